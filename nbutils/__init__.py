@@ -1,0 +1,9 @@
+"""Hard negatives for text embeddings: the mechanisms that the six notebooks show."""
+
+import logging
+
+__version__ = "0.1.0"
+
+# bitsandbytes notes at import that an optional CPU kernel is not installed; a reader
+# can do nothing with it and the results are the same.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

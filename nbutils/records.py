@@ -1,0 +1,261 @@
+"""The records that flow from room to room, and the files that hold them.
+
+JSONL for records that people read, parquet for tables. Every write is atomic: a file
+is whole or it is not there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nbutils.errors import LabError
+
+Level = Literal["N1", "N2", "N3", "N4"]
+LEVELS: tuple[Level, ...] = ("N1", "N2", "N3", "N4")
+"""N1 is the hardest negative, N4 the easiest (Negative Matters, MGH)."""
+
+Split = Literal["train", "dev", "held-out-tasks", "held-out-family"]
+HELD_OUT_FAMILY = "industry"
+
+GROUPS = ("short-long", "long-short", "short-short", "long-long", "sts")
+
+
+class Record(BaseModel):
+    """Base of all records: no unknown field, no silent conversion, no change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Task(Record):
+    """One brainstormed embedding task (E5-mistral, stage 1)."""
+
+    id: str
+    family: str
+    group: str
+    index: int
+    text: str = Field(min_length=1)
+    split: Split
+
+
+class GradedExample(Record):
+    """A query, its positive and four negatives of falling similarity, N1 to N4."""
+
+    id: str
+    family: str
+    group: str
+    task_id: str
+    task: str
+    query: str = Field(min_length=1)
+    positive: str = Field(min_length=1)
+    negatives: tuple[str, str, str, str]
+    split: Split
+
+    def documents(self) -> dict[str, str]:
+        """Document id to text: the positive `…/P`, then `…/N1` to `…/N4`."""
+        named = zip(("P", *LEVELS), (self.positive, *self.negatives), strict=True)
+        return {f"{self.id}/{name}": text for name, text in named}
+
+
+class RetrievalItem(Record):
+    """A query with three independent positives; the first is the labelled one.
+
+    The other two are true positives that stay unlabelled on purpose: a miner that
+    takes one of them has taken a false negative, and it can be counted exactly.
+    """
+
+    id: str
+    family: str
+    domain: str
+    query: str = Field(min_length=1)
+    title: str = Field(min_length=1)
+    positives: tuple[str, str, str]
+    split: Split
+
+    def documents(self) -> dict[str, str]:
+        """Document id to text: `…/P0` is labelled, `…/P1` and `…/P2` are planted."""
+        return {f"{self.id}/P{i}": text for i, text in enumerate(self.positives)}
+
+
+class SynegExample(Record):
+    """Two hard negatives that SyNeg's self-reflection prompt wrote for an item."""
+
+    id: str
+    item_id: str
+    family: str
+    attribute: Literal["matched", "free"]
+    level: str
+    reasoning: str
+    negatives: tuple[str, str]
+    split: Split
+
+
+class Rejection(Record):
+    """An answer that did not become a record, and why."""
+
+    id: str
+    reason: str
+    detail: str
+
+
+class TrainingInstance(Record):
+    """A query with its positive and everything that may serve as its negative.
+
+    `graded` maps a level to its text; `synthetic` are SyNeg's; `retrieved` are mined.
+    """
+
+    id: str
+    dataset: str
+    instruction: str
+    query: str
+    positive: str
+    graded: dict[str, str] = {}
+    synthetic: tuple[str, ...] = ()
+    retrieved: tuple[str, ...] = ()
+
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def split_of(family: str, task_index: int | None, tasks: int, example: int) -> Split:
+    """The split of an example of task `task_index` (of `tasks` in its group).
+
+    The family `industry` and the last task of each group are held out. Of every other
+    task the last recorded example (number 5) is for development. Items without a task
+    (`task_index` None) follow their family.
+    """
+    if family == HELD_OUT_FAMILY:
+        return "held-out-family"
+    if task_index is None:
+        return "train"
+    if task_index == tasks - 1:
+        return "held-out-tasks"
+    return "dev" if example == 5 else "train"
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path` that replaces it only if the block succeeds."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix
+    )
+    os.close(handle)
+    os.chmod(name, 0o644)
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_jsonl(path: str | Path, records: Iterable[BaseModel | dict]) -> int:
+    """Write one record a line; returns how many."""
+    count = 0
+    with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for record in records:
+            row = record.model_dump() if isinstance(record, BaseModel) else record
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def read_jsonl(path: str | Path, kind: type[R] | None = None) -> list[Any]:
+    """The rows of a JSONL file, as dicts or validated records of `kind`.
+
+    Raises LabError that names the file, the line and the first fault in it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise LabError(f"{path} does not exist")
+    rows = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                rows.append(
+                    kind.model_validate_json(line) if kind else json.loads(line)
+                )
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(str(part) for part in first["loc"]) or "the record"
+                raise LabError(
+                    f"{path}, line {number}: {where}: {first['msg']}; "
+                    "restore the file or write it anew"
+                ) from None
+            except json.JSONDecodeError as error:
+                raise LabError(
+                    f"{path}, line {number}: not JSON ({error.msg}); the file is "
+                    "truncated or damaged: restore it or write it anew"
+                ) from None
+    return rows
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a JSON file, indented, with a newline at its end."""
+    with atomic(path) as temporary:
+        text = json.dumps(value, indent=1, ensure_ascii=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def write_table(path: str | Path, table: pd.DataFrame) -> None:
+    """Write a parquet table (or csv, by the file's ending)."""
+    with atomic(path) as temporary:
+        if temporary.suffix == ".csv":
+            table.to_csv(temporary, index=False)
+        else:
+            table.to_parquet(temporary, index=False)
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """Read a parquet or csv table; LabError where it is missing or damaged."""
+    path = Path(path)
+    if not path.is_file():
+        raise LabError(f"{path} does not exist")
+    try:
+        return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise LabError(f"{path} cannot be read as a table: {error}") from None
+
+
+def sha256(path: str | Path) -> str:
+    """Hex digest of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(folder: Path, names: Iterable[str] | None = None) -> None:
+    """Check files of `folder` against its `SHA256SUMS`.
+
+    Raises LabError for a file that is missing, changed or not listed.
+    """
+    sums = folder / "SHA256SUMS"
+    if not sums.is_file():
+        raise LabError(f"{sums} is missing: restore it with 'git checkout {sums}'")
+    listed = {}
+    for line in sums.read_text().splitlines():
+        digest, _, name = line.partition("  ")
+        listed[name] = digest
+    for name in listed if names is None else names:
+        path = folder / name
+        if name not in listed:
+            raise LabError(f"{path} is not listed in {sums}")
+        if not path.is_file():
+            raise LabError(f"{path} is missing: restore it with 'git checkout {path}'")
+        if sha256(path) != listed[name]:
+            raise LabError(
+                f"{path} is truncated or changed (its sha256 is not the one in {sums}): "
+                f"restore it with 'git checkout {path}'"
+            )

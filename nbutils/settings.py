@@ -1,0 +1,333 @@
+"""Profiles: every setting of the lab with its unit, its default and where it is from.
+
+A profile is data. No other module asks which profile is in force; they read settings.
+The order of precedence is: command line, notebook parameters, YAML file, profile,
+default.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from nbutils.errors import LabError
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "data"
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+FAMILIES = ["health", "money", "computing", "nature", "culture", "home", "industry"]
+
+
+def _setting(
+    default: Any, text: str, *, unit: str = "", source: str = "ours", **limits
+):
+    extra = {"unit": unit, "source": source}
+    return Field(default=default, description=text, json_schema_extra=extra, **limits)
+
+
+class Settings(BaseModel):
+    """Every setting, flat, so that each can be overridden by one name.
+
+    `source` in a field's schema says which paper a default is from; "ours" marks a
+    choice of this lab where the papers are silent or the machine is smaller.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    profile: str = _setting("workshop", "name of the profile these settings began from")
+    seed: int = _setting(0, "seed of every random draw", ge=0)
+    device: Literal["auto", "cpu", "cuda"] = _setting("auto", "where models run")
+    min_memory_gb: float = _setting(
+        4.0, "free memory without which a run is refused", unit="GB", ge=0
+    )
+
+    # -- synthesis (notebooks 01 and 02)
+    families: list[str] = _setting(FAMILIES, "families of domains to work with")
+    llm_mode: Literal["replay", "live"] = _setting(
+        "replay", "replay: recorded answers only; live: ask a server for missing ones"
+    )
+    llm_model: str = _setting(
+        "recorded",
+        "name of the model, part of the key of every answer",
+        source="Negative Matters (GPT-4o) in the paper profile",
+    )
+    llm_temperature: float = _setting(
+        1.0, "decoding temperature", source="E5-mistral", ge=0, le=2
+    )
+    llm_top_p: float = _setting(1.0, "nucleus", source="E5-mistral", gt=0, le=1)
+    llm_max_tokens: int = _setting(2048, "longest answer", unit="tokens", gt=0)
+    llm_structured: Literal["json_schema", "json_object", "none"] = _setting(
+        "json_schema", "how the server is told the form of an answer"
+    )
+    llm_in_flight: int = _setting(8, "requests under way at once", gt=0)
+    llm_timeout_s: float = _setting(120.0, "patience per request", unit="s", gt=0)
+    llm_retries: int = _setting(5, "attempts of the SDK after a failure", ge=0)
+    llm_store: str = _setting(
+        "runs/answers.sqlite", "file that keeps every live answer as it arrives"
+    )
+
+    # -- encoder (notebooks 04 and 05)
+    encoder: str = _setting(MINILM, "encoder that measures similarity in the figures")
+    student: str = _setting(
+        MINILM,
+        "model to train: hub name, folder, or tiny-mistral / tiny-bert",
+        source="Negative Matters (Mistral-7B-Instruct-v0.2) in the paper profile",
+    )
+    quantization: Literal["nf4", "none"] = _setting(
+        "nf4", "weights of the frozen backbone", source="QLoRA"
+    )
+    compute_dtype: Literal["auto", "bfloat16", "float32"] = _setting(
+        "auto", "matrix products; auto: bfloat16 where the processor has it"
+    )
+    lora_r: int = _setting(16, "LoRA rank", source="LLM2Vec", gt=0)
+    lora_alpha: int = _setting(32, "LoRA scale", source="LLM2Vec", gt=0)
+    lora_dropout: float = _setting(0.0, "LoRA dropout", ge=0, lt=1)
+    bidirectional: bool = _setting(
+        True, "decoders attend both ways", source="LLM2Vec, section 2"
+    )
+    pooling: Literal["mean", "last", "first", "weighted_mean", "ata"] = _setting(
+        "ata", "tokens to one vector", source="Negative Matters, ATA"
+    )
+    text_format: Literal["plain", "inst", "e5"] = _setting(
+        "plain",
+        "how instruction and text are written together",
+        source="LLM2Vec (inst) in the paper profile",
+    )
+    max_length: int = _setting(160, "longest text", unit="tokens", gt=7)
+    encode_batch: int = _setting(64, "texts encoded at once", unit="texts", gt=0)
+    gradient_checkpointing: bool = _setting(
+        False, "recompute activations to save memory"
+    )
+
+    # -- mining (notebook 03)
+    teachers: list[str] = _setting(
+        ["bm25", MINILM],
+        "who scores candidates: bm25, a hub name or a folder",
+        source="NV-Retriever (e5-mistral-7b-instruct) in the paper profile",
+    )
+    candidate_depth: int = _setting(
+        100,
+        "candidates kept per query",
+        unit="documents",
+        gt=0,
+        source="NV-Retriever (at least 100)",
+    )
+    negatives_per_query: int = _setting(
+        4, "negatives mined per query", unit="documents", gt=0, source="NV-Retriever"
+    )
+    mining_method: Literal["naive", "shifted", "abs", "margin_pos", "perc_pos"] = (
+        _setting("perc_pos", "which candidates may be negatives", source="NV-Retriever")
+    )
+    shift: int = _setting(10, "ranks dropped by `shifted`", source="NV-Retriever", ge=0)
+    abs_threshold: float = _setting(0.7, "ceiling of `abs`", source="NV-Retriever")
+    margin: float = _setting(0.05, "margin of `margin_pos`", source="NV-Retriever")
+    perc: float = _setting(0.95, "share of `perc_pos`", source="NV-Retriever", gt=0)
+    sample_from: int = _setting(
+        10, "top candidates to sample from", source="NV-Retriever", gt=0
+    )
+
+    # -- training (notebook 05)
+    schedule: Literal[
+        "curriculum", "reverse", "random", "fixed-1", "fixed-2", "fixed-3", "fixed-4"
+    ] = _setting("curriculum", "order of the levels", source="Negative Matters")
+    steps_per_level: int = _setting(
+        16,
+        "steps on each level",
+        unit="steps",
+        gt=0,
+        source="Negative Matters (400, our reading) in the paper profile",
+    )
+    batch_size: int = _setting(32, "queries a step", unit="queries", gt=0)
+    mini_batch: int = _setting(
+        32, "queries whose activations are kept at once", unit="queries", gt=0
+    )
+    learning_rate: float = _setting(1e-3, "peak learning rate", gt=0)
+    warmup_steps: int = _setting(8, "linear warm-up", unit="steps", ge=0)
+    weight_decay: float = _setting(0.0, "AdamW's weight decay", ge=0)
+    temperature: float = _setting(
+        0.05,
+        "InfoNCE temperature",
+        gt=0,
+        source="LLM2Vec (0.02) in the paper profile",
+    )
+    mixing: Literal["synthetic", "retrieved", "direct", "hybrid"] = _setting(
+        "hybrid", "how retrieved negatives join the synthetic ones", source="SyNeg"
+    )
+    retrieved_per_query: int = _setting(
+        2, "retrieved negatives beside a synthetic one", source="SyNeg (1 + 2)", ge=0
+    )
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = _setting(
+        "adamw", "paged_adamw_8bit needs a GPU"
+    )
+
+    # -- evaluation (notebook 06)
+    tasks: list[str] = _setting(
+        ["local"], "local: tasks from held-out recordings; otherwise mteb task names"
+    )
+    bootstrap_samples: int = _setting(2000, "resamples of an interval", gt=99)
+    max_items: int = _setting(
+        0, "at most so many recorded items per kind and family; 0: all", ge=0
+    )
+
+
+LLM2VEC_SUBSET = [
+    "SciFact",
+    "ArguAna",
+    "NFCorpus",
+    "StackOverflowDupQuestions",
+    "SciDocsRR",
+    "BiorxivClusteringS2S",
+    "MedrxivClusteringS2S",
+    "TwentyNewsgroupsClustering",
+    "SprintDuplicateQuestions",
+    "Banking77Classification",
+    "EmotionClassification",
+    "MassiveIntentClassification",
+    "STS17",
+    "SICK-R",
+    "STSBenchmark",
+]
+
+PROFILES: dict[str, dict[str, Any]] = {
+    "workshop": {},
+    "smoke": {
+        "min_memory_gb": 1.0,
+        "families": ["health", "industry"],
+        "max_items": 12,
+        "student": "tiny-mistral",
+        "encoder": "tiny-bert",
+        "teachers": ["bm25", "tiny-bert"],
+        "text_format": "inst",
+        "max_length": 48,
+        "steps_per_level": 2,
+        "batch_size": 8,
+        "mini_batch": 8,
+        "warmup_steps": 2,
+        "bootstrap_samples": 200,
+        "candidate_depth": 20,
+    },
+    "paper": {
+        "device": "cuda",
+        "min_memory_gb": 16.0,
+        "llm_mode": "live",
+        "llm_model": "gpt-4o",
+        "student": "mistralai/Mistral-7B-Instruct-v0.2",
+        "text_format": "inst",
+        "max_length": 512,
+        "compute_dtype": "bfloat16",
+        "gradient_checkpointing": True,
+        "teachers": ["bm25", "intfloat/e5-mistral-7b-instruct"],
+        "steps_per_level": 400,
+        "batch_size": 512,
+        "mini_batch": 16,
+        "learning_rate": 2e-4,
+        "warmup_steps": 300,
+        "temperature": 0.02,
+        "optimizer": "paged_adamw_8bit",
+        "tasks": LLM2VEC_SUBSET,
+    },
+}
+
+
+def nearest(name: str, known: Any) -> str:
+    """`; did you mean 'x'?` for the closest known name, or nothing."""
+    match = difflib.get_close_matches(name, [str(k) for k in known], n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def resolve(
+    profile: str = "workshop",
+    overrides: dict[str, Any] | None = None,
+    *,
+    config: str | Path | None = None,
+) -> Settings:
+    """Settings of a profile, changed by a YAML file, then by `overrides`.
+
+    Raises LabError for an unknown profile, an unknown name (naming the nearest
+    setting) or a value of the wrong type: the string "false" is not a boolean.
+    """
+    if profile not in PROFILES:
+        raise LabError(
+            f"unknown profile {profile!r}{nearest(profile, PROFILES)} "
+            f"(known: {', '.join(PROFILES)})"
+        )
+    values = {
+        **PROFILES[profile],
+        **(read_config(config) if config else {}),
+        **(overrides or {}),
+    }
+    for name in values:
+        if name not in Settings.model_fields:
+            raise LabError(
+                f"unknown setting {name!r}{nearest(name, Settings.model_fields)}"
+            )
+    try:
+        return Settings(**{"profile": profile, **values})
+    except ValidationError as error:
+        raise LabError(_one_line(error)) from None
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """A YAML file of settings as a dict. LabError if it is missing or is no mapping."""
+    path = Path(path)
+    if not path.is_file():
+        raise LabError(f"settings file {path} does not exist")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise LabError(f"settings file {path} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise LabError(f"settings file {path} must hold 'name: value' lines")
+    return values
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """`name=value` of the command line as (name, typed value).
+
+    The value is read as the setting's type: `bidirectional=false` is the boolean.
+    """
+    name, equals, raw = text.partition("=")
+    if not equals:
+        raise LabError(f"{text!r} is not of the form name=value")
+    if name not in Settings.model_fields:
+        raise LabError(
+            f"unknown setting {name!r}{nearest(name, Settings.model_fields)}"
+        )
+    field = Settings.model_fields[name]
+    try:
+        value = yaml.safe_load(raw)
+    except yaml.YAMLError:
+        value = raw
+    adapter = TypeAdapter(Annotated[field.annotation, field])
+    if field.annotation is str:
+        value = raw
+    try:
+        return name, adapter.validate_python(value, strict=False)
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
+        raise LabError(f"setting {name!r} cannot be {raw!r}: {problem}") from None
+
+
+def table() -> list[dict[str, Any]]:
+    """One row per setting: name, default, each profile's value, unit, source, text."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        extra = field.json_schema_extra
+        row = {"name": name, "unit": extra["unit"], "source": extra["source"]}
+        for profile, values in PROFILES.items():
+            row[profile] = (
+                profile if name == "profile" else values.get(name, field.default)
+            )
+        rows.append({**row, "text": field.description})
+    return rows
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    return f"setting {name!r} cannot be {first['input']!r}: {first['msg']}"
