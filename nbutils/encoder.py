@@ -1,0 +1,223 @@
+"""Encoders as SentenceTransformers: made, saved, loaded, identified, and run.
+
+The student is backbone, pooling and normalisation; teachers and measuring encoders are
+any SentenceTransformer. Vectors are kept on disk by content: a changed weight, text
+format or length is never served old vectors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Normalize
+
+from nbutils.backbone import (
+    TINY,
+    Backbone,
+    compute_dtype,
+    device_of,
+    load_pretrained,
+    tiny_folder,
+)
+from nbutils.errors import LabError
+from nbutils.pooling import TokenPooling
+from nbutils.settings import ROOT, Settings
+
+VECTORS = ROOT / ".cache" / "vectors"
+
+
+def build_student(settings: Settings) -> SentenceTransformer:
+    """A fresh student: 4-bit backbone, LoRA adapters, pooling, unit length.
+
+    Everything follows the settings; only the adapters are trainable. Before training
+    the adapters change nothing.
+    """
+    device = device_of(settings)
+    backbone = Backbone(
+        settings.student,
+        quantization=settings.quantization,
+        dtype=settings.compute_dtype,
+        bidirectional=settings.bidirectional,
+        text_format=settings.text_format,
+        max_seq_length=settings.max_length,
+        tap=settings.pooling == "ata",
+        device=device,
+    )
+    backbone.add_lora(
+        settings.lora_r, settings.lora_alpha, settings.lora_dropout, settings.seed
+    )
+    if settings.gradient_checkpointing:
+        backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
+    dimension = backbone.model.config.hidden_size
+    modules = [backbone, TokenPooling(settings.pooling, dimension), Normalize()]
+    return SentenceTransformer(modules=modules, device=device)
+
+
+def save_student(model: SentenceTransformer, folder: str | Path) -> Path:
+    """Save to a folder that `load_student` opens; whole or not at all."""
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        made = Path(temporary, "model")
+        model.save(str(made), create_model_card=False)
+        if folder.is_dir():
+            os.replace(folder, Path(temporary, "old"))
+        os.replace(made, folder)
+    return folder
+
+
+def load_student(folder: str | Path) -> SentenceTransformer:
+    """A student that `save_student` wrote. LabError if the folder holds none."""
+    folder = Path(folder)
+    if not (folder / "modules.json").is_file():
+        raise LabError(f"{folder} holds no trained encoder: run notebook 05 first")
+    return SentenceTransformer(str(folder), trust_remote_code=True)
+
+
+def load_encoder(settings: Settings, name: str | None = None) -> SentenceTransformer:
+    """An encoder as its authors made it, by hub name or folder (None: the setting).
+
+    Runs on the settings' device with their length limit. LabError where the model
+    cannot be found.
+    """
+    name = settings.encoder if name is None else name
+    device = device_of(settings)
+    if name in TINY:
+        modules = [
+            Backbone(name, quantization="none", tap=False, device=device),
+            TokenPooling("mean", 64),
+            Normalize(),
+        ]
+        model = SentenceTransformer(modules=modules, device=device)
+    else:
+        model = load_pretrained(_Loader(device), name)
+    model.max_seq_length = min(settings.max_length, model.max_seq_length or 10**6)
+    return model
+
+
+class _Loader:
+    """SentenceTransformer behind `from_pretrained`, so that one check serves all."""
+
+    def __init__(self, device: str):
+        self.device = device
+
+    def from_pretrained(self, name: str) -> SentenceTransformer:
+        trusted = Path(name).is_dir() and _is_ours(Path(name))
+        return SentenceTransformer(name, device=self.device, trust_remote_code=trusted)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a saved encoder's own modules are all this package's."""
+    types = [m["type"] for m in json.loads((folder / "modules.json").read_text())]
+    return all(t.startswith(("nbutils.", "sentence_transformers.")) for t in types)
+
+
+def fingerprint(model: SentenceTransformer) -> str:
+    """Sixteen hex digits that change with anything that changes a vector.
+
+    Covers every weight (4-bit codes and adapters too), the modules' settings, the
+    tokenizer and the length limit.
+    """
+    digest = hashlib.sha256()
+    for module in model:
+        settings = getattr(module, "get_config_dict", dict)()
+        digest.update(f"{type(module).__name__}{settings}".encode())
+    digest.update(str(model.max_seq_length).encode())
+    vocabulary = model.tokenizer.get_vocab()
+    digest.update(json.dumps(sorted(vocabulary.items())).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        if isinstance(tensor, torch.Tensor):
+            digest.update(name.encode())
+            bytes_ = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+            digest.update(bytes_.numpy())
+    return digest.hexdigest()[:16]
+
+
+def embed(
+    model: SentenceTransformer,
+    texts: Sequence[str],
+    settings: Settings,
+    prompt: str | None = None,
+    *,
+    cache: Path | None = VECTORS,
+) -> np.ndarray:
+    """Unit vectors of `texts`, float32 (texts, dimension), in their order.
+
+    `prompt` is the instruction. Equal texts are encoded once; vectors already in
+    `cache` (None: no cache) under the model's fingerprint are read instead.
+    """
+    keys = [_key(text, prompt) for text in texts]
+    wanted = dict(zip(keys, texts, strict=True))
+    name = fingerprint(model) if cache else ""
+    known = _read_vectors(cache / f"{name}.sqlite", wanted) if cache else {}
+    missing = [key for key in wanted if key not in known]
+    if missing:
+        fresh = _encode(model, [wanted[key] for key in missing], settings, prompt)
+        known.update(zip(missing, fresh, strict=True))
+        if cache:
+            _write_vectors(cache / f"{name}.sqlite", missing, fresh)
+    width = model.get_embedding_dimension()
+    rows = [known[key] for key in keys]
+    return np.stack(rows) if rows else np.zeros((0, width), np.float32)
+
+
+def _encode(model, texts, settings: Settings, prompt: str | None) -> np.ndarray:
+    device = model.device.type
+    dtype = compute_dtype(settings.compute_dtype, device)
+    autocast = torch.autocast(device, torch.bfloat16, enabled=dtype == torch.bfloat16)
+    with autocast, warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        vectors = model.encode(
+            list(texts),
+            prompt=prompt,
+            batch_size=settings.encode_batch,
+            convert_to_tensor=True,
+            normalize_embeddings=True,
+            show_progress_bar=False,
+        )
+    vectors = torch.nn.functional.normalize(vectors.float(), dim=-1)
+    return vectors.cpu().numpy()
+
+
+def _key(text: str, prompt: str | None) -> bytes:
+    return hashlib.sha256(f"{prompt or ''}\0{text}".encode()).digest()
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(path, timeout=60)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, value BLOB)"
+    )
+    return connection
+
+
+def _read_vectors(path: Path, wanted) -> dict[bytes, np.ndarray]:
+    if not path.is_file():
+        return {}
+    connection = _open(path)
+    rows = connection.execute("SELECT key, value FROM vectors")
+    found = {k: np.frombuffer(v, np.float32) for k, v in rows if k in wanted}
+    connection.close()
+    return found
+
+
+def _write_vectors(path: Path, keys: list[bytes], vectors: np.ndarray) -> None:
+    connection = _open(path)
+    with connection:
+        connection.executemany(
+            "INSERT OR IGNORE INTO vectors VALUES (?, ?)",
+            [(k, v.tobytes()) for k, v in zip(keys, vectors, strict=True)],
+        )
+    connection.close()
