@@ -1,0 +1,271 @@
+"""The plan of requests: which prompt, filled with which variables.
+
+Every draw is seeded by the request's own id, so a request can be rendered again alone,
+in any order. The attributes are those of E5-mistral's and SyNeg's prompts; the counts,
+the families and their domains are the lab's (`data/recordings/plan.json`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from nbutils.errors import LabError
+from nbutils.llm import Answer, ChatRequest, chat_request
+from nbutils.records import read_jsonl, verify
+from nbutils.settings import DATA, Settings
+
+RECORDINGS = DATA / "recordings"
+PROMPTS = DATA / "prompts"
+TEMPLATES = ("brainstorm", "seed", "mgh", "syneg")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A request before it is rendered: a template and what fills it.
+
+    `sample` numbers the askings of a stage: the draws of two examples of a task often
+    coincide, and the same prompt asked twice must not be answered once.
+    """
+
+    id: str
+    template: str
+    variables: Mapping[str, Any]
+    sample: int = 0
+
+    @property
+    def family(self) -> str:
+        return self.id.split("/")[0]
+
+    @property
+    def stage(self) -> str:
+        return self.id.split("/")[1]
+
+    @property
+    def prompt(self) -> str:
+        """The prompt as the model reads it."""
+        return prompts()[self.template].format(**self.variables)
+
+    def chat(self, settings: Settings) -> ChatRequest:
+        """The request that goes to the client."""
+        return chat_request(self.id, self.prompt, self.template, settings, self.sample)
+
+
+@lru_cache
+def plan() -> dict[str, Any]:
+    """Families and domains, attribute lists and counts, with the groups' specs."""
+    verify(RECORDINGS, ["plan.json", "groups.json"])
+    value = json.loads((RECORDINGS / "plan.json").read_text(encoding="utf-8"))
+    groups = json.loads((RECORDINGS / "groups.json").read_text(encoding="utf-8"))
+    return {**value, "groups": groups}
+
+
+@lru_cache
+def prompts() -> dict[str, str]:
+    """The four prompt templates by name."""
+    verify(PROMPTS)
+    return {
+        name: (PROMPTS / f"{name}.txt").read_text(encoding="utf-8")
+        for name in TEMPLATES
+    }
+
+
+def domains(family: str) -> list[str]:
+    """The domains of a family. LabError for a family that is not planned."""
+    known = plan()["families"]
+    if family not in known:
+        raise LabError(f"unknown family {family!r} (known: {', '.join(known)})")
+    return known[family]
+
+
+def brainstorm_requests(family: str) -> Iterator[Planned]:
+    """One request per group: brainstorm its tasks (E5-mistral, section 3.1)."""
+    for group, count in plan()["tasks_per_group"].items():
+        yield Planned(
+            f"{family}/brainstorm/{group}",
+            "brainstorm",
+            {
+                "num_tasks": count,
+                "group": group,
+                "group_definition": plan()["groups"][group]["definition"],
+                "domains": ", ".join(domains(family)),
+            },
+        )
+
+
+def seed_requests(family: str) -> Iterator[Planned]:
+    """One request per retrieval item: a query with three independent positives."""
+    spec, known = plan()["seed"], domains(family)
+    for i in range(spec["per_family"]):
+        draw = random.Random(f"{family}/seed/{i}")
+        forms = spec["query_form"]
+        yield Planned(
+            f"{family}/seed/{i:02d}",
+            "seed",
+            {
+                "domain": known[i % len(known)],
+                "query_form": forms[i // len(known) % len(forms)],
+                "difficulty": draw.choice(spec["difficulty"]),
+                "num_words": draw.choice(spec["num_words"]),
+            },
+            sample=i,
+        )
+
+
+def mgh_requests(
+    family: str, tasks: Mapping[str, Mapping[int, str]]
+) -> Iterator[Planned]:
+    """Requests for graded examples; `tasks` maps a group to {task number: text}."""
+    for group in plan()["groups"]:
+        for number, task in tasks.get(group, {}).items():
+            for example in range(plan()["mgh"]["examples_per_task"]):
+                yield mgh_request(family, group, number, example, task)
+
+
+def mgh_request(
+    family: str, group: str, number: int, example: int, task: str
+) -> Planned:
+    """The request for one graded example of one task (Negative Matters, MGH)."""
+    spec, kind = plan()["mgh"], plan()["groups"][group]
+    draw = random.Random(f"{family}/{group}/{number}/{example}")
+    lengths = spec["num_words"]
+    # The order of the draws is part of the plan: each moves the generator on.
+    chosen = {
+        "query_type": draw.choice(spec["query_type"]),
+        "query_length": draw.choice(spec["query_length"]),
+        "num_words": draw.choice(lengths.get(group, lengths["other"])),
+        "unit": draw.choice(spec["unit"]),
+        "high_score": draw.choice(spec["high_score"]),
+    }
+    return Planned(
+        f"{family}/mgh/{group}/{number}/{example}",
+        "mgh",
+        {
+            "task": task,
+            "group_definition": kind["definition"],
+            "query_spec": kind["query_spec"].format(**chosen),
+            "document_spec": kind["document_spec"].format(**chosen),
+            "language": spec["language"],
+            "difficulty": draw.choice(spec["difficulty"]),
+            "clarity": draw.choice(spec["clarity"]),
+        },
+        sample=example,
+    )
+
+
+def syneg_requests(
+    family: str, items: Mapping[int, tuple[str, str]]
+) -> Iterator[Planned]:
+    """Requests for SyNeg negatives; `items` maps a number to (query, positive).
+
+    Each item is asked at the positive's own level ("syneg"); where the freely drawn
+    level is another one, as the paper has it, also at that level ("syneg-free").
+    """
+    spec, known = plan()["syneg"], domains(family)
+    for i, (query, positive) in items.items():
+        draw = random.Random(f"{family}/syneg/{i}")
+        free, length = draw.choice(spec["levels"]), draw.choice(spec["lengths"])
+        matched = spec["matched_level"]
+        kinds = [("syneg", matched)] + [("syneg-free", free)] * (free != matched)
+        example = {"user_query": query, "positive_document": positive}
+        for kind, level in kinds:
+            yield Planned(
+                f"{family}/{kind}/{i:02d}",
+                "syneg",
+                {
+                    "domain_name": known[i % len(known)],
+                    "example": json.dumps(example, indent=1, ensure_ascii=False),
+                    "num_negatives": spec["num_negatives"],
+                    "difficult_level": level,
+                    "length": length,
+                },
+            )
+
+
+def recorded_responses(family: str, folder: Path | None = None) -> dict[str, Any]:
+    """Request id to recorded response, from verified files.
+
+    Raises LabError that names the file, and the line where it can be told.
+    """
+    folder = folder or RECORDINGS
+    name = f"answers/{family}.jsonl"
+    try:
+        verify(folder, [name])
+    except LabError as error:
+        line = _damaged_line(folder, name)
+        where = f"; the first fault is in line {line}" if line else ""
+        raise LabError(f"{error}{where}") from None
+    return {row["id"]: row["response"] for row in read_jsonl(folder / name)}
+
+
+def recorded_requests(family: str, responses: Mapping[str, Any]) -> Iterator[Planned]:
+    """Every planned request of a family whose recorded answers are `responses`."""
+    yield from brainstorm_requests(family)
+    yield from seed_requests(family)
+    tasks = {
+        group: dict(enumerate(responses.get(f"{family}/brainstorm/{group}", [])))
+        for group in plan()["groups"]
+    }
+    yield from mgh_requests(family, tasks)
+    items = {}
+    for i in range(plan()["seed"]["per_family"]):
+        if seed := responses.get(f"{family}/seed/{i:02d}"):
+            items[i] = (seed["query"], seed["positives"][0])
+    yield from syneg_requests(family, items)
+
+
+def recorded_answers(
+    families: Iterable[str], settings: Settings, folder: Path | None = None
+) -> dict[str, Answer]:
+    """Key to recorded answer, the raw JSON text, for every recorded request.
+
+    The recordings stand for the model "recorded" and the default decoding settings;
+    under any others the same prompt is another request.
+    """
+    names = ("llm_model", "llm_temperature", "llm_top_p", "llm_max_tokens")
+    default = {name: Settings.model_fields[name].default for name in names}
+    recorded_with = settings.model_copy(update=default)
+    answers = {}
+    for family in families:
+        domains(family)
+        responses = recorded_responses(family, folder)
+        for request in recorded_requests(family, responses):
+            if request.id in responses:
+                key = request.chat(recorded_with).key
+                text = json.dumps(responses[request.id], ensure_ascii=False)
+                answers[key] = Answer(key, text, model="recorded", time="2026-11")
+    return answers
+
+
+def prompt_digest(request: Planned) -> str:
+    """First 16 hex digits of the sha256 of the rendered prompt."""
+    return hashlib.sha256(request.prompt.encode()).hexdigest()[:16]
+
+
+def line_digest(line: bytes) -> str:
+    """First 16 hex digits of the sha256 of a line without its end."""
+    return hashlib.sha256(line.rstrip(b"\r\n")).hexdigest()[:16]
+
+
+def digests(family: str) -> list[tuple[str, str, str]]:
+    """(request id, prompt's digest, answer line's digest) in the file's order."""
+    rows = (RECORDINGS / "digests.csv").read_text(encoding="utf-8").splitlines()[1:]
+    split = (tuple(row.split(",")) for row in rows)
+    return [row for row in split if row[0].startswith(f"{family}/")]
+
+
+def _damaged_line(folder: Path, name: str) -> int | None:
+    path, family = folder / name, Path(name).stem
+    if not path.is_file() or not (RECORDINGS / "digests.csv").is_file():
+        return None
+    lines = path.read_bytes().splitlines()
+    for number, row in enumerate(digests(family), 1):
+        if number > len(lines) or line_digest(lines[number - 1]) != row[2]:
+            return number
+    return None

@@ -1,0 +1,223 @@
+"""Synthesis: brainstorm, MGH and SyNeg, each as request → answer → checked record.
+
+Stage 1 brainstorms tasks; stage 2 writes one graded example a call (Negative Matters,
+after E5-mistral's two-step prompt). SyNeg adds negatives to a query and its positive.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import pandas as pd
+
+from nbutils import plan
+from nbutils.llm import Client
+from nbutils.parsing import PARSERS, SCHEMAS
+from nbutils.records import (
+    GradedExample,
+    Record,
+    Rejection,
+    RetrievalItem,
+    Split,
+    SynegExample,
+    Task,
+    split_of,
+)
+from nbutils.settings import Settings
+from nbutils.text import normalise
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True)
+class Records:
+    """Everything that synthesis yields, and what was refused on the way."""
+
+    tasks: list[Task] = field(default_factory=list)
+    graded: list[GradedExample] = field(default_factory=list)
+    items: list[RetrievalItem] = field(default_factory=list)
+    syneg: list[SynegExample] = field(default_factory=list)
+    rejections: list[Rejection] = field(default_factory=list)
+
+
+def open_client(settings: Settings, folder: Path | None = None) -> Client:
+    """The client over the recorded answers of the settings' families.
+
+    `folder` holds other recordings than the shipped ones. Raises LabError for a
+    recording that is missing, truncated or changed, with its line where it can be told.
+    """
+    recorded = plan.recorded_answers(settings.families, settings, folder)
+    return Client(settings, recorded, SCHEMAS)
+
+
+def brainstorm(
+    settings: Settings, client: Client
+) -> tuple[list[Task], list[Rejection]]:
+    """The tasks of every family, without repeats. Always all: examples need them."""
+    requests = [r for f in settings.families for r in plan.brainstorm_requests(f)]
+    answered, rejections = fulfil(requests, settings, client)
+    tasks = [task for group in answered for task in group]
+    kept, repeats = without_repeats(tasks, lambda t: t.text, "duplicate_task")
+    return kept, rejections + repeats
+
+
+def graded_examples(
+    tasks: Iterable[Task], settings: Settings, client: Client
+) -> tuple[list[GradedExample], list[Rejection]]:
+    """Graded examples of the given tasks, six a task, `max_items` a family."""
+    by_family: dict[str, dict[str, dict[int, str]]] = defaultdict(dict)
+    for task in tasks:
+        by_family[task.family].setdefault(task.group, {})[task.index] = task.text
+    requests = []
+    for family, groups in by_family.items():
+        planned = list(plan.mgh_requests(family, groups))
+        requests += spread(planned, settings.max_items, _stratum)
+    examples, rejections = fulfil(requests, settings, client)
+    kept, repeats = without_repeats(examples, lambda e: e.query, "duplicate_query")
+    return kept, rejections + repeats
+
+
+def retrieval_items(
+    settings: Settings, client: Client
+) -> tuple[list[RetrievalItem], list[Rejection]]:
+    """Queries with three independent positives each, `max_items` a family."""
+    requests = []
+    for family in settings.families:
+        planned = list(plan.seed_requests(family))
+        requests += planned[: settings.max_items or None]
+    items, rejections = fulfil(requests, settings, client)
+    kept, repeats = without_repeats(items, lambda i: i.query, "duplicate_query")
+    return kept, rejections + repeats
+
+
+def syneg_examples(
+    items: Iterable[RetrievalItem], settings: Settings, client: Client
+) -> tuple[list[SynegExample], list[Rejection]]:
+    """SyNeg negatives of the given items: attribute matched, then freely drawn."""
+    by_family: dict[str, dict[int, tuple[str, str]]] = defaultdict(dict)
+    for item in items:
+        number = int(item.id.rsplit("/", 1)[1])
+        by_family[item.family][number] = (item.query, item.positives[0])
+    requests = [
+        request
+        for family, pairs in by_family.items()
+        for request in plan.syneg_requests(family, pairs)
+    ]
+    return fulfil(requests, settings, client)
+
+
+def load(settings: Settings, client: Client | None = None) -> Records:
+    """All records of the settings' families, in one call; replay takes seconds."""
+    client = client or open_client(settings)
+    tasks, r1 = brainstorm(settings, client)
+    graded, r2 = graded_examples(tasks, settings, client)
+    items, r3 = retrieval_items(settings, client)
+    syneg, r4 = syneg_examples(items, settings, client)
+    return Records(tasks, graded, items, syneg, r1 + r2 + r3 + r4)
+
+
+def fulfil(
+    requests: Sequence[plan.Planned], settings: Settings, client: Client
+) -> tuple[list, list[Rejection]]:
+    """Ask, then parse: (accepted, rejected), each in the order of the requests."""
+    answers = client.complete_many([r.chat(settings) for r in requests])
+    accepted, rejections = [], []
+    for request, answer in zip(requests, answers, strict=True):
+        outcome = PARSERS[request.template](request, answer.text)
+        (rejections if isinstance(outcome, Rejection) else accepted).append(outcome)
+    return accepted, rejections
+
+
+def without_repeats(
+    records: Iterable[R], text_of: Callable[[R], str], reason: str
+) -> tuple[list[R], list[Rejection]]:
+    """Keep the first record of each text; equality ignores case and punctuation."""
+    first: dict[str, str] = {}
+    kept, rejections = [], []
+    for record in records:
+        text = normalise(text_of(record))
+        if text in first:
+            detail = f"same as {first[text]}"
+            rejections.append(Rejection(id=record.id, reason=reason, detail=detail))
+        else:
+            first[text] = record.id
+            kept.append(record)
+    return kept, rejections
+
+
+def spread(
+    planned: Sequence[plan.Planned],
+    count: int,
+    stratum: Callable[[plan.Planned], tuple[str, str]],
+) -> list[plan.Planned]:
+    """The first `count` (0: all) when groups and splits take turns, in plan order.
+
+    A short run then still holds every group, and something to train on and to test.
+    """
+    if not count or count >= len(planned):
+        return list(planned)
+    queues: dict[tuple[str, str], list[plan.Planned]] = defaultdict(list)
+    for request in planned:
+        queues[stratum(request)].append(request)
+    groups, splits = (list(dict.fromkeys(part)) for part in zip(*queues, strict=True))
+    lap = math.lcm(len(groups), len(splits))
+    chosen: list[plan.Planned] = []
+    for turn in itertools.count():
+        # After a lap the pairs come round again: shift, so that all pairs are met.
+        key = groups[turn % len(groups)], splits[(turn + turn // lap) % len(splits)]
+        if queues.get(key):
+            chosen.append(queues[key].pop(0))
+        if len(chosen) == count:
+            return sorted(chosen, key=planned.index)
+
+
+def corpus(
+    items: Iterable[RetrievalItem],
+    graded: Iterable[GradedExample],
+    splits: Iterable[Split],
+) -> pd.DataFrame:
+    """The passages of some splits as a table: id, text, family, kind, ids.
+
+    `kind` is the last part of the id: P0 labelled, P1 and P2 planted, P and N1 to N4
+    of a graded example. Passages with the same text are one row under the first id;
+    `ids` lists every id that the row stands for.
+    """
+    wanted = set(splits)
+    rows: dict[str, dict] = {}
+    for record in (*items, *graded):
+        if record.split not in wanted:
+            continue
+        for name, text in record.documents().items():
+            row = rows.setdefault(
+                normalise(text),
+                {"id": name, "text": text, "family": record.family,
+                 "kind": name.rsplit("/", 1)[1], "ids": []},
+            )  # fmt: skip
+            row["ids"].append(name)
+    columns = ["id", "text", "family", "kind", "ids"]
+    return pd.DataFrame(list(rows.values()), columns=columns)
+
+
+def counts(records: Records) -> Mapping[str, int]:
+    """How many of each kind there are."""
+    matched = sum(example.attribute == "matched" for example in records.syneg)
+    return {
+        "tasks": len(records.tasks),
+        "graded": len(records.graded),
+        "items": len(records.items),
+        "syneg_matched": matched,
+        "syneg_free": len(records.syneg) - matched,
+        "rejections": len(records.rejections),
+    }
+
+
+def _stratum(request: plan.Planned) -> tuple[str, str]:
+    family, _, group, number, example = request.id.split("/")
+    tasks = plan.plan()["tasks_per_group"][group]
+    return group, split_of(family, int(number), tasks, int(example))
