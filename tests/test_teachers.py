@@ -1,0 +1,274 @@
+"""Teachers and the candidate table: exact, deterministic, bound to what made it."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from nbutils import encoder, mining
+from nbutils.candidates import Search, digest, read, search_stored, top_k, write
+from nbutils.errors import LabError
+from nbutils.exclusion import prepare
+from nbutils.settings import resolve
+from nbutils.teachers import BM25Teacher, EncoderTeacher, candidates, load_teacher
+
+CORPUS = pd.DataFrame(
+    {
+        "id": ["bread", "steel", "tides", "starter", "moon"],
+        "text": [
+            "Sourdough bread rises slowly because wild yeast works slowly.",
+            "Steel is annealed to make it softer.",
+            "Tides follow the pull of the moon.",
+            "A sourdough starter is flour and water with wild yeast.",
+            "The moon has no bread.",
+        ],
+    }
+)
+
+
+class Given:
+    """A teacher whose scores are given: query text to one score a document."""
+
+    name, floor = "given", None
+
+    def __init__(self, scores):
+        self.scores, self.calls = scores, []
+        self.fingerprint = digest({k: list(map(float, v)) for k, v in scores.items()})
+
+    def scorer(self, texts):
+        def scores(queries):
+            self.calls.append(len(queries))
+            return np.array([self.scores[query] for query in queries], np.float32)
+
+        return scores
+
+
+def grid(count, size, seed=0, levels=None):
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(size=(count, size))
+    if levels:
+        scores = np.round(scores * levels) / levels
+    corpus = pd.DataFrame({"id": [f"d{n}" for n in range(size)]})
+    corpus["text"] = corpus["id"]
+    queries = {f"q{n}": f"query {n}" for n in range(count)}
+    teacher = Given(dict(zip(queries.values(), scores, strict=True)))
+    positives = {name: [f"d{n % size}"] for n, name in enumerate(queries)}
+    return teacher, queries, corpus, positives
+
+
+# -- exact search ----------------------------------------------------------------------
+
+
+def test_top_k_breaks_ties_by_document_order():
+    scores = np.array([[1, 2, 2, 2, 0], [0, 0, 0, 0, 0], [5, 4, 3, 2, 1]], np.float32)
+    columns, values = top_k(scores, 2)
+    assert columns.tolist() == [[1, 2], [0, 1], [0, 1]]
+    assert values.tolist() == [[2, 2], [0, 0], [5, 4]]
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 6, size=(200, 60)).astype(np.float32)
+    want = np.argsort(-scores, axis=1, kind="stable")
+    for k in (1, 7, 60, 99):
+        assert (top_k(scores, k)[0] == want[:, :k]).all()
+
+
+def test_blocks_do_not_change_the_table():
+    inputs = grid(30, 50, levels=3)
+    whole = candidates(*inputs, 10)
+    inputs[0].calls.clear()
+    blocks = candidates(*inputs, 10, budget=4 * 50 * 7)
+    assert inputs[0].calls == [7, 7, 7, 7, 2]
+    pd.testing.assert_frame_equal(whole.table, blocks.table)
+    pd.testing.assert_frame_equal(whole.positives, blocks.positives)
+    assert whole.fingerprint == blocks.fingerprint
+
+
+def test_positives_outside_the_top_are_scored_directly():
+    scores = [0.9, 0.8, 0.7, 0.1, -0.3]
+    teacher = Given({"ask": scores})
+    found = candidates(teacher, {"q": "ask"}, CORPUS, {"q": ["moon", "bread"]}, depth=2)
+    assert found.table["document_id"].tolist() == ["bread", "steel"]
+    assert found.positives["document_id"].tolist() == ["moon", "bread"]
+    assert found.positives["score"].tolist() == [
+        pytest.approx(-0.3),
+        pytest.approx(0.9),
+    ]
+    assert found.positives["rank"].tolist() == [5, 1]
+
+
+def test_a_query_whose_table_lies_above_its_ceiling_is_deepened():
+    teacher, queries, corpus, _ = grid(6, 400)
+    scores = np.array(list(teacher.scores.values()))
+    positives = {q: [f"d{np.argsort(-scores[n])[150]}"] for n, q in enumerate(queries)}
+    search = Search(teacher, queries, corpus, positives, depth=20)
+    shallow = search.candidates()
+
+    def once(table):
+        pool = prepare(table, queries, corpus)
+        return mining.mine(pool, method="perc_pos", perc=0.95, k=4)
+
+    assert len(once(shallow).shortfalls) == 6  # what filtering after the cut gives
+    mined = mining.mine_until_full(shallow, once, search.deepen)
+    assert mined.shortfalls.empty
+    for n, (query, own) in enumerate(positives.items()):
+        ceiling = 0.95 * scores[n][int(own[0][1:])]
+        order = np.argsort(-scores[n], kind="stable")
+        want = [f"d{column}" for column in order if scores[n][column] < ceiling][:4]
+        rows = mined.negatives[mined.negatives["query_id"] == query]
+        assert rows["document_id"].tolist() == want
+        ranks = [list(order).index(int(name[1:])) + 1 for name in want]
+        assert rows["rank"].tolist() == ranks
+    assert not mined.explain().duplicated(["query_id", "document_id"]).any()
+
+
+def test_deepening_ends_when_the_corpus_has_no_more():
+    teacher = Given({"ask": [0.9, 0.8, 0.7, 0.6, 0.1]})
+    search = Search(teacher, {"q": "ask"}, CORPUS, {"q": ["starter"]}, depth=2)
+
+    def once(table):
+        return mining.mine(prepare(table, {"q": "ask"}, CORPUS), method="abs",
+                           threshold=0.5, k=3)  # fmt: skip
+
+    mined = mining.mine_until_full(search.candidates(), once, search.deepen)
+    assert mined.negatives["document_id"].tolist() == ["moon"]
+    assert mined.shortfalls["found"].tolist() == [1]
+
+
+# -- teachers --------------------------------------------------------------------------
+
+
+def test_bm25_on_a_tiny_corpus():
+    teacher = BM25Teacher()
+    queries = {"q1": "why does sourdough rise with wild yeast", "q2": "zzz unheard of"}
+    positives = {"q1": ["bread"], "q2": ["steel"]}
+    found = candidates(teacher, queries, CORPUS, positives, depth=5)
+    assert set(found.table["query_id"]) == {"q1"}  # q2 shares no word with anything
+    assert set(found.table["document_id"]) == {"bread", "starter"}
+    assert (found.table["score"] > 0).all()
+    assert found.positives.set_index("query_id")["score"]["q2"] == 0
+    with pytest.raises(LabError, match="no words"):
+        candidates(
+            teacher, {"q": "a"}, pd.DataFrame({"id": ["d"], "text": ["?"]}),
+            {"q": ["d"]}, 1,
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    settings = resolve("smoke")
+    return settings, encoder.load_encoder(settings, "tiny-bert")
+
+
+def test_encoder_teacher_gives_cosines(tiny):
+    settings, model = tiny
+    teacher = EncoderTeacher(model, settings, name="tiny-bert")
+    found = candidates(
+        teacher, {"q": CORPUS["text"][2]}, CORPUS, {"q": ["tides"]}, depth=3
+    )
+    assert len(found.table) == 3
+    assert found.positives["score"].tolist() == [pytest.approx(1, abs=1e-3)]
+    assert found.table["document_id"].tolist()[0] == "tides"
+    assert found.table["score"].is_monotonic_decreasing
+
+
+def test_one_changed_weight_is_another_teacher(tiny):
+    settings, model = tiny
+    before = EncoderTeacher(model, settings, name="tiny-bert").fingerprint
+    prompted = EncoderTeacher(model, settings, name="tiny-bert", query_prompt="ask: ")
+    assert prompted.fingerprint != before
+    weight = next(model.parameters())
+    with torch.no_grad():
+        kept = weight.view(-1)[0].item()
+        weight.view(-1)[0] += 0.5
+        after = EncoderTeacher(model, settings, name="tiny-bert").fingerprint
+        weight.view(-1)[0] = kept
+    assert after != before
+
+
+def test_teachers_are_loaded_by_name():
+    assert load_teacher("bm25", resolve("smoke")).name == "bm25"
+    assert load_teacher("tiny-bert", resolve("smoke")).name == "tiny-bert"
+    with pytest.raises(LabError, match="no-such-model"):
+        load_teacher("nobody/no-such-model", resolve("smoke"))
+
+
+# -- the stored table ------------------------------------------------------------------
+
+
+def test_store_round_trip_and_wrong_fingerprint(tmp_path):
+    inputs = grid(5, 20)
+    search = Search(*inputs, depth=6)
+    found, path = search.candidates(), tmp_path / "candidates.parquet"
+    write(path, found)
+    back = read(path, search.fingerprint)
+    pd.testing.assert_frame_equal(back.table, found.table)
+    pd.testing.assert_frame_equal(back.positives, found.positives)
+    assert (back.teacher, back.fingerprint) == (found.teacher, found.fingerprint)
+    with pytest.raises(LabError, match="another teacher or from other texts"):
+        read(path, Search(*inputs, depth=7).fingerprint)
+    with pytest.raises(LabError, match="does not exist"):
+        read(tmp_path / "none.parquet")
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(LabError, match="not a whole candidate table"):
+        read(path)
+    pd.DataFrame({"a": [1]}).to_parquet(path)
+    with pytest.raises(LabError, match="not a whole candidate table"):
+        read(path)
+
+
+def test_anything_that_changes_the_table_changes_the_fingerprint():
+    teacher, queries, corpus, positives = grid(3, 9)
+    name = Search(teacher, queries, corpus, positives, 4).fingerprint
+    others = [
+        Search(grid(3, 9, seed=1)[0], queries, corpus, positives, 4),
+        Search(teacher, {**queries, "q1": "reworded"}, corpus, positives, 4),
+        Search(teacher, queries, corpus.assign(text="other"), positives, 4),
+        Search(teacher, queries, corpus, {**positives, "q1": ["d8"]}, 4),
+        Search(teacher, queries, corpus, positives, 5),
+    ]
+    assert len({name, *(other.fingerprint for other in others)}) == 6
+
+
+def test_a_stored_search_is_not_repeated_but_a_stale_one_is_replaced(tmp_path):
+    teacher, queries, corpus, positives = grid(3, 9)
+    path = tmp_path / "table.parquet"
+    first = search_stored(path, Search(teacher, queries, corpus, positives, 4))
+    teacher.calls.clear()
+    again = search_stored(path, Search(teacher, queries, corpus, positives, 4))
+    assert teacher.calls == []
+    pd.testing.assert_frame_equal(first.table, again.table)
+    deeper = search_stored(path, Search(teacher, queries, corpus, positives, 5))
+    assert teacher.calls == [3] and len(deeper.table) == 15
+
+
+# -- misuse ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"corpus": CORPUS[:0]}, "the corpus is empty"),
+        ({"corpus": CORPUS.drop(columns="text")}, "lacks the column 'text'"),
+        ({"corpus": pd.concat([CORPUS, CORPUS])}, "'bread' stands twice"),
+        ({"queries": {}}, "no queries"),
+        ({"positives": {"q": []}}, "'q' has no labelled positive"),
+        ({"positives": {"q": ["cake"]}}, "positive 'cake' of query 'q' is not in the"),
+        ({"depth": 0}, "at least 1"),
+    ],
+)
+def test_misuse_is_one_clear_line(change, message):
+    inputs = {
+        "queries": {"q": "bread"},
+        "corpus": CORPUS,
+        "positives": {"q": ["bread"]},
+        "depth": 3,
+        **change,
+    }
+    with pytest.raises(LabError, match=message) as caught:
+        candidates(BM25Teacher(), **inputs)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_teacher_that_gives_nan_is_refused():
+    teacher = Given({"ask": [0.1, np.nan, 0.2, 0.3, 0.4]})
+    with pytest.raises(LabError, match="not numbers"):
+        candidates(teacher, {"q": "ask"}, CORPUS, {"q": ["bread"]}, 2)
