@@ -1,0 +1,198 @@
+"""The command line: `python -m nbutils COMMAND`. Heavy modules load when needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from nbutils.errors import LabError
+
+
+class LabGroup(TyperGroup):
+    """Shows a LabError as one line on stderr, exit code 1, without a traceback."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except LabError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=LabGroup,
+    help="Hard negatives for text embeddings: run and check the six notebooks.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Profile = Annotated[str, typer.Option(help="smoke, workshop or paper")]
+Out = Annotated[str, typer.Option(help="folder of the runs")]
+
+
+def gather(assignments: list[str], config: Path | None) -> dict[str, Any]:
+    """Overrides from a YAML file and `name=value` words; the words win."""
+    from nbutils import settings
+
+    values = settings.read_config(config) if config else {}
+    return {**values, **dict(settings.parse_assignment(text) for text in assignments)}
+
+
+@app.command()
+def run(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="notebooks by name or number, such as 03; all if none"),
+    ] = None,
+    profile: Profile = "workshop",
+    assign: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="change a setting; repeat"),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings")] = None,
+    out: Out = "runs",
+    write: Annotated[
+        bool, typer.Option("--write", help="rewrite notebooks/ with their outputs")
+    ] = False,
+    timeout: Annotated[
+        int | None, typer.Option(help="seconds that one cell may take; 0: no limit")
+    ] = None,
+) -> None:
+    """Run notebooks headless, in order; write them, their metrics and an index."""
+    overrides = gather(assign or [], config)
+    from nbutils import headless
+
+    outcomes = headless.run_all(
+        names or headless.NAMES, out, profile, overrides, timeout, write, typer.echo
+    )
+    show(outcomes, out)
+    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+    for outcome in failed:
+        typer.echo(f"error: {outcome.error}", err=True)
+    raise typer.Exit(1 if failed else 0)
+
+
+def show(outcomes: list[Any], out: str) -> None:
+    """Print the timing table of a run, and where its index is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    parts = ("import", "encoding", "training", "other")
+    table = Table(
+        "notebook", "state", title="Wall time in seconds", title_justify="left"
+    )
+    for head in ("total", *parts, "peak GB"):
+        table.add_column(head, justify="right")
+    for outcome in outcomes:
+        report = outcome.metrics
+        cells = [f"{report['seconds'][part]:.1f}" if report else "" for part in parts]
+        peak = f"{report['peak_memory_gb']:.2f}" if report else ""
+        total = f"{outcome.seconds:.1f}" if outcome.seconds else ""
+        table.add_row(outcome.name, outcome.state, total, *cells, peak)
+    total = sum(outcome.seconds for outcome in outcomes)
+    table.add_section()
+    table.add_row("all", "", f"{total:.1f}")
+    console = Console(width=100)
+    console.print(table)
+    console.print(f"index: {Path(out) / 'index.html'}", highlight=False)
+
+
+@app.command()
+def train(
+    seeds: Annotated[str, typer.Option(help="seeds, such as 0,1,2")] = "0",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="csv of per-query scores; rows of other seeds are kept"),
+    ] = None,
+    profile: Profile = "workshop",
+    assign: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="change a setting; repeat"),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings")] = None,
+) -> None:
+    """Train one student a seed and score the held-out sets before and after."""
+    overrides = gather(assign or [], config)
+    wanted = parse_seeds(seeds)
+    from nbutils import machine, settings, studies
+
+    out = out or Path("runs", profile, "held_out_by_seed.csv")
+    for seed in wanted:
+        chosen = settings.resolve(profile, {**overrides, "seed": seed})
+        machine.check_machine(chosen, "05_qlora_curriculum_training")
+        studies.add_rows(out, studies.run_seed(chosen))
+        typer.echo(f"seed {seed}: written to {out}")
+    for line in studies.report(out):
+        typer.echo(line)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`0,1,2` as whole numbers; LabError for anything else."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise LabError(f"--seeds takes numbers such as 0,1,2, not {text!r}") from None
+
+
+@app.command()
+def check() -> None:
+    """Check data, prompts, model, settings and notebooks; exit 1 on a fault."""
+    from nbutils import checks
+
+    faults = checks.check_all(typer.echo)
+    if faults:
+        raise LabError(f"{faults} of the checks found a fault")
+
+
+@app.command("settings")
+def list_settings(profile: Profile = "workshop") -> None:
+    """Print every setting with its value in a profile, unit, source and meaning."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from nbutils import settings
+
+    settings.resolve(profile)
+    table = Table("setting", profile, "default", "unit", "source", "meaning")
+    for row in settings.table():
+        value, default = str(row[profile]), str(row["workshop"])
+        table.add_row(
+            row["name"],
+            Text(value, style="bold" if value != default else ""),
+            Text("" if value == default else default),
+            *(row["unit"], row["source"], row["text"]),
+        )
+    console = Console()
+    Console(width=None if console.is_terminal else 160).print(table)
+
+
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help="suite")] = "notebooks",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="also write the rows here")
+    ] = None,
+    profile: Profile = "workshop",
+    out: Out = "runs",
+) -> None:
+    """Print measurements as rows of name, value, peer, ratio and unit."""
+    from nbutils import bench as suites
+
+    rows = suites.bench(name, out, profile)
+    for row in rows:
+        peer = "" if row["peer"] is None else f"  peer {row['peer']:.4g}"
+        ratio = "" if row["ratio"] is None else f"  ratio {row['ratio']:.3g}"
+        typer.echo(
+            f"{row['name']:<48} {row['value']:>10.4g} {row['unit']}{peer}{ratio}"
+        )
+    if json_file:
+        suites.write(json_file, rows)
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m nbutils")

@@ -1,0 +1,93 @@
+"""Is everything that a run needs here and whole? One line per check, without running.
+
+Each check is a function that raises LabError for a fault and returns a remark.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from nbutils import notebooks, records, settings
+from nbutils.errors import LabError
+from nbutils.headless import NAMES
+from nbutils.settings import DATA, ROOT
+
+
+def data() -> str:
+    """Every file that a SHA256SUMS under data/ lists is there, unchanged."""
+    sums = sorted(DATA.rglob("SHA256SUMS"))
+    if not sums:
+        raise LabError("data/ holds no SHA256SUMS: restore it with 'git checkout data'")
+    for path in sums:
+        records.verify(path.parent)
+    return ", ".join(str(path.parent.relative_to(ROOT)) for path in sums)
+
+
+def prompts() -> str:
+    """The prompt templates are those that the recorded answers belong to."""
+    from nbutils import plan
+
+    return ", ".join(plan.prompts())
+
+
+def model() -> str:
+    """MiniLM's files are on this machine and are the official ones."""
+    from nbutils import models
+
+    models.minilm_folder()
+    return settings.MINILM
+
+
+def table() -> str:
+    """Every profile resolves, and every setting has a text and a source."""
+    for profile in settings.PROFILES:
+        settings.resolve(profile)
+    for row in settings.table():
+        if not row["text"] or not row["source"]:
+            raise LabError(f"setting {row['name']!r} has no text or no source")
+    return f"{len(settings.Settings.model_fields)} settings"
+
+
+def writable() -> str:
+    """runs/ can be written to."""
+    folder = ROOT / "runs"
+    try:
+        folder.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return "runs"
+    except OSError as error:
+        raise LabError(f"{folder} cannot be written to: {error.strerror}") from None
+
+
+def page(path: Path) -> str:
+    """A committed notebook is sound, and its outputs are those of its code."""
+    notebook = notebooks.load(path)
+    notebooks.check_source(notebook, path.stem)
+    notebooks.check_fresh(notebook)
+    notebooks.check_outputs(notebook)
+    return f"{path.stat().st_size / 1000:.0f} kB"
+
+
+def checks() -> Iterator[tuple[str, Callable[[], str]]]:
+    """(what is checked, the check) in the order in which they are reported."""
+    yield "settings", table
+    yield "data", data
+    yield "prompts", prompts
+    yield "model", model
+    yield "output folder", writable
+    for name in NAMES:
+        yield f"notebook {name}", lambda n=name: page(ROOT / "notebooks" / f"{n}.ipynb")
+
+
+def check_all(say: Callable[[str], None] = print) -> int:
+    """Run every check, say one line each, return the number of faults."""
+    faults = 0
+    for subject, check in checks():
+        try:
+            say(f"✓ {subject}: {check()}")
+        except LabError as error:
+            faults += 1
+            say(f"✗ {subject}: {error}")
+    return faults
