@@ -15,6 +15,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from nbutils.pooling import POOLINGS, attention_matrix, attention_tap, token_weights
+from nbutils.statistics import interval
 
 CLASSES = ("first token", "last token", "punctuation", "word")
 
@@ -89,16 +90,14 @@ def anchor_table(
 def class_means(table: pd.DataFrame, samples: int, seed: int) -> pd.DataFrame:
     """Mean relative weight of each class with a 95 % bootstrap interval over texts."""
     per_text = table.groupby(["text", "class"])["relative"].mean().unstack()
-    rng = np.random.default_rng(seed)
     rows = []
     for name in [c for c in CLASSES if c in per_text]:
         values = per_text[name].dropna().to_numpy()
-        draws = values[rng.integers(len(values), size=(samples, len(values)))].mean(1)
-        low, high = np.percentile(draws, [2.5, 97.5])
+        mean, low, high = interval(values, samples, seed)
         rows.append(
             {
                 "class": name,
-                "mean": values.mean(),
+                "mean": mean,
                 "low": low,
                 "high": high,
                 "texts": len(values),

@@ -21,15 +21,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 
-from nbutils.backbone import (
-    TINY,
-    Backbone,
-    compute_dtype,
-    device_of,
-    load_pretrained,
-    tiny_folder,
-)
+from nbutils.backbone import Backbone
 from nbutils.errors import LabError
+from nbutils.models import TINY, compute_dtype, device_of, load_pretrained
 from nbutils.pooling import TokenPooling
 from nbutils.settings import ROOT, Settings
 

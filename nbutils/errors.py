@@ -1,4 +1,4 @@
-"""The one kind of error that a user is meant to read: what was wrong, and what to do."""
+"""The one kind of error that a user reads: what was wrong, and what to do."""
 
 
 class LabError(Exception):

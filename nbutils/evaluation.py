@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import mteb
 import numpy as np
@@ -331,46 +330,3 @@ def beats_n1(run: Mapping[str, Mapping[str, float]], data: LocalSet) -> pd.Serie
             for query, ids in data.ladder.items()
         }
     ).sort_index()
-
-
-# -- statistics ----------------------------------------------------------------------
-
-
-def paired_difference(
-    before: np.ndarray, after: np.ndarray, *, samples: int = 2000, seed: int = 0
-) -> dict[str, float]:
-    """Mean of after − before with its 95 % bootstrap interval.
-
-    Arrays are (queries,) or (seeds, queries), paired by position. With seeds, both
-    seeds and queries are drawn with replacement, so that the interval speaks of a new
-    seed on new queries. Returns mean, low, high, and `distinguishable` (1.0 where the
-    interval leaves out zero).
-    """
-    gain = np.atleast_2d(np.asarray(after, float) - np.asarray(before, float))
-    if gain.size == 0 or not np.isfinite(gain).all():
-        raise LabError("a paired comparison needs finite scores of the same queries")
-    rng = np.random.default_rng(seed)
-    seeds, queries = gain.shape
-    means = np.empty(samples)
-    for k in range(samples):
-        rows = rng.integers(seeds, size=seeds)
-        columns = rng.integers(queries, size=queries)
-        means[k] = gain[np.ix_(rows, columns)].mean()
-    low, high = np.percentile(means, [2.5, 97.5])
-    return {
-        "mean": float(gain.mean()),
-        "low": float(low),
-        "high": float(high),
-        "distinguishable": float(low > 0 or high < 0),
-    }
-
-
-def in_words(difference: Mapping[str, float], unit: str = "") -> str:
-    """`+0.051 [0.032, 0.070]`, and "not distinguishable here" where it is not."""
-    text = (
-        f"{difference['mean']:+.3f}{unit} "
-        f"[{difference['low']:+.3f}, {difference['high']:+.3f}]"
-    )
-    return (
-        text if difference["distinguishable"] else f"{text}: not distinguishable here"
-    )

@@ -140,9 +140,11 @@ def tapped_weights(tap: dict[str, Any], mask: Tensor, *, gradient: bool) -> Tens
             "transformers' attention interface; choose pooling mean, last or first"
         )
     call = tap["call"]
-    with torch.set_grad_enabled(gradient and torch.is_grad_enabled()):
-        with torch.autocast(call["query"].device.type, enabled=False):
-            return received_attention(mask=mask, **call)
+    with (
+        torch.set_grad_enabled(gradient and torch.is_grad_enabled()),
+        torch.autocast(call["query"].device.type, enabled=False),
+    ):
+        return received_attention(mask=mask, **call)
 
 
 def token_weights(mode: str, mask: Tensor, received: Tensor | None = None) -> Tensor:

@@ -256,6 +256,6 @@ def verify(folder: Path, names: Iterable[str] | None = None) -> None:
             raise LabError(f"{path} is missing: restore it with 'git checkout {path}'")
         if sha256(path) != listed[name]:
             raise LabError(
-                f"{path} is truncated or changed (its sha256 is not the one in {sums}): "
+                f"{path} is truncated or changed (its sha256 is not in {sums}): "
                 f"restore it with 'git checkout {path}'"
             )

@@ -1,0 +1,130 @@
+"""Local mteb tasks, BM25 beside them, and paired statistics."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nbutils import encoder, evaluation, statistics, studies, synthesis
+from nbutils.errors import LabError
+from nbutils.settings import resolve
+
+
+@pytest.fixture(scope="module")
+def settings():
+    return resolve("smoke", {"max_items": 0, "families": ["health", "industry"]})
+
+
+@pytest.fixture(scope="module")
+def records(settings):
+    return synthesis.load(settings)
+
+
+def test_the_sets_hold_all_true_positives_and_nothing_of_training(records):
+    for name in studies.HELD_OUT:
+        data = evaluation.local_set(name, records.graded, records.items)
+        trained = {r.query for r in [*records.graded, *records.items]
+                   if r.split == "train"}  # fmt: skip
+        assert not trained & set(data.queries.values())
+        for query, judged in data.qrels.items():
+            assert len(judged) == (3 if "/seed/" in query else 1)
+    family = evaluation.local_set("held-out-family", records.graded, records.items)
+    assert {query.split("/")[0] for query in family.queries} == {"industry"}
+    assert sum("/seed/" in query for query in family.queries) == 48
+
+
+def test_document_ids_do_not_tell_the_positive():
+    ids = [evaluation.blind(f"a/mgh/sts/0/{n}/{p}") for n in range(200) for p in "PN"]
+    first = [ids[i] > ids[i + 1] for i in range(0, 400, 2)]
+    assert 70 < sum(first) < 130  # ties would be won by either, about equally
+
+
+def test_per_query_scores_are_mtebs_own(records, settings):
+    data = evaluation.local_set("held-out-tasks", records.graded, records.items)
+    tasks = evaluation.local_tasks(data)
+    model = encoder.load_encoder(settings)
+    cached = evaluation.CachedEncoder(model, settings, "tiny")
+    table, runs = evaluation.evaluate(cached, tasks)
+    scores = table.set_index("type")["score"]
+    assert set(scores.index) == {"Retrieval", "Reranking", "STS", "PairClassification"}
+    ndcg = evaluation.ndcg_per_query(runs["LabHeldOutTasksRetrieval"], data.qrels)
+    assert ndcg.mean() == pytest.approx(scores["Retrieval"], abs=1e-5)
+    beats = evaluation.beats_n1(runs["LabHeldOutTasksReranking"], data)
+    assert set(beats.unique()) <= {0.0, 1.0} and len(beats) == len(data.ladder)
+
+
+class Oracle:
+    """Knows every true positive: what a perfect model scores."""
+
+    mteb_model_meta = evaluation._meta("oracle")
+
+    def __init__(self, data, sign):
+        self.data, self.sign = data, sign
+
+    def index(self, corpus, **kwargs):
+        self.ids = list(corpus["id"])
+
+    def search(self, queries, *, top_k, top_ranked=None, **kwargs):
+        found = {}
+        for query in queries["id"]:
+            pool = top_ranked[query] if top_ranked else self.ids
+            true = self.data.qrels[query]
+            found[query] = {d: self.sign * float(d in true) for d in pool}
+        return found
+
+
+@pytest.mark.parametrize(("sign", "ndcg", "share"), [(1, 1.0, 1.0), (-1, 0.0, 0.0)])
+def test_a_perfect_and_a_perverse_model(records, sign, ndcg, share):
+    data = evaluation.local_set("held-out-family", records.graded, records.items)
+    tasks = evaluation.local_tasks(data)[:2]
+    table, runs = evaluation.evaluate(Oracle(data, sign), tasks)
+    assert table["score"][0] == pytest.approx(ndcg)
+    reranking = runs["LabHeldOutFamilyReranking"]
+    assert evaluation.beats_n1(reranking, data).mean() == share
+
+
+def test_bm25_finds_a_shared_word(records):
+    data = evaluation.local_set("held-out-family", records.graded, records.items)
+    table, _ = evaluation.evaluate(
+        evaluation.BM25Search(), evaluation.local_tasks(data)[:2]
+    )
+    assert (table["score"] > 0.1).all() and (table["score"] < 0.9).all()
+
+
+def test_an_empty_split_and_an_unknown_task_are_errors(records):
+    with pytest.raises(LabError, match="no recorded example"):
+        evaluation.local_set("held-out-tasks", [], [])
+    with pytest.raises(LabError, match="did you mean 'SciFact'"):
+        evaluation.named_tasks(["SciFakt"])
+
+
+def test_paired_difference_covers_and_says_so():
+    rng = np.random.default_rng(0)
+    before = rng.random(300)
+    better = statistics.paired_difference(before, before + 0.05)
+    assert better["low"] == pytest.approx(0.05) and better["distinguishable"] == 1
+    noise = statistics.paired_difference(before, before + rng.normal(0, 0.3, 300))
+    assert noise["low"] < 0 < noise["high"] and noise["distinguishable"] == 0
+    assert "not distinguishable here" in statistics.in_words(noise)
+    with pytest.raises(LabError, match="finite"):
+        statistics.paired_difference([0.0], [np.nan])
+
+
+def test_the_interval_over_seeds_is_wider_than_over_queries_alone():
+    rng = np.random.default_rng(0)
+    seeds = rng.normal(0.1, 0.2, (4, 1)) + rng.normal(0, 0.05, (4, 100))
+    both = statistics.paired_difference(np.zeros((4, 100)), seeds)
+    one = statistics.paired_difference(np.zeros(100), seeds.mean(0))
+    assert both["high"] - both["low"] > 2 * (one["high"] - one["low"])
+
+
+def test_shipped_seeds_are_complete_and_match_the_held_out_queries():
+    table = pd.read_csv(studies.SEEDS)
+    records = synthesis.load(resolve())
+    assert table["seed"].nunique() >= 3
+    for name in studies.HELD_OUT:
+        data = evaluation.local_set(name, records.graded, records.items)
+        for _, part in table[table["split"] == name].groupby("seed"):
+            assert set(part["query_id"]) == set(data.queries)
+    columns = [c for c in table if c.startswith("ndcg")]
+    assert table[columns].notna().all().all()
+    assert table[columns].to_numpy().min() >= 0 and table[columns].to_numpy().max() <= 1

@@ -1,0 +1,170 @@
+"""Curriculum, loss, batches, and training that trains."""
+
+import numpy as np
+import pytest
+import torch
+
+from nbutils import curriculum, encoder, training
+from nbutils.errors import LabError
+from nbutils.records import TrainingInstance
+from nbutils.settings import resolve
+
+
+def instance(number: int, **changes) -> TrainingInstance:
+    graded = {f"N{k}": f"negative {k} of {number}" for k in (1, 2, 3, 4)}
+    base = {
+        "id": f"q{number}", "dataset": "mgh/sts", "instruction": "Find it",
+        "query": f"query {number}", "positive": f"positive {number}", "graded": graded,
+        "retrieved": tuple(f"found {k} for {number}" for k in range(4)),
+    }  # fmt: skip
+    return TrainingInstance(**{**base, **changes})
+
+
+def test_curriculum_goes_from_coarse_to_fine():
+    order = curriculum.level_order("curriculum", 2)
+    assert order == ["N4", "N4", "N3", "N3", "N2", "N2", "N1", "N1"]
+    assert curriculum.level_order("reverse", 2) == order[::-1]
+    assert curriculum.level_order("fixed-3", 1) == ["N3"] * 4
+    drawn = curriculum.level_order("random", 50, seed=3)
+    assert sorted(drawn) == sorted(curriculum.level_order("curriculum", 50))
+    assert drawn != curriculum.level_order("random", 50, seed=4)
+    with pytest.raises(LabError, match="did you mean 'curriculum'"):
+        curriculum.level_order("curiculum", 2)
+
+
+def test_batches_are_seeded_and_hold_no_instance_twice():
+    first = curriculum.batches(10, 4, 5, seed=0)
+    again = curriculum.batches(10, 4, 5, seed=0)
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert all(len(set(batch)) == 4 for batch in first)
+    assert not np.array_equal(first, curriculum.batches(10, 4, 5, seed=1))
+    with pytest.raises(LabError, match="lower batch_size"):
+        curriculum.batches(3, 4, 1, seed=0)
+
+
+def test_hybrid_gives_every_instance_both_kinds():
+    for number in range(20):
+        chosen = curriculum.negatives_for(instance(number), "N2", step=number)
+        assert chosen[0] == f"negative 2 of {number}"
+        assert len(chosen) == 3 and all("found" in text for text in chosen[1:])
+        assert len(set(chosen)) == 3
+
+
+def test_direct_mixes_over_the_data_set_and_keeps_its_draw():
+    kinds = {}
+    for number in range(60):
+        seen = set()
+        for step in range(4):
+            chosen = curriculum.negatives_for(
+                instance(number), "N1", mixing="direct", retrieved=1, step=step
+            )
+            seen |= {"found" in text for text in chosen}
+        assert len(seen) == 1, "one instance, one kind"
+        kinds[number] = seen.pop()
+    assert 15 < sum(kinds.values()) < 45  # half and half, within chance
+
+
+def test_negatives_do_not_depend_on_the_order_of_calls():
+    calls = [(n, s) for n in range(5) for s in range(5)]
+    forward = {
+        c: curriculum.negatives_for(instance(c[0]), "N1", step=c[1]) for c in calls
+    }
+    backward = {
+        c: curriculum.negatives_for(instance(c[0]), "N1", step=c[1])
+        for c in reversed(calls)
+    }
+    assert forward == backward
+    assert len({tuple(v[1:]) for (n, _), v in forward.items() if n == 0}) > 1
+
+
+def test_info_nce_against_its_definition():
+    torch.manual_seed(0)
+    documents = torch.nn.functional.normalize(torch.randn(7, 5), dim=-1)
+    queries = torch.nn.functional.normalize(torch.randn(3, 5), dim=-1)
+    excluded = torch.zeros(3, 7, dtype=torch.bool)
+    excluded[0, 4] = True
+    got = training.info_nce(queries, documents, excluded, 0.1)
+    wanted = 0.0
+    for i in range(3):
+        terms = [
+            np.exp(float(queries[i] @ documents[j]) / 0.1)
+            for j in range(7) if not excluded[i, j]
+        ]  # fmt: skip
+        wanted -= (
+            np.log(np.exp(float(queries[i] @ documents[i]) / 0.1) / sum(terms)) / 3
+        )
+    assert got.item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_repeated_negative_weighs_twice():
+    documents = torch.eye(4)[[0, 1, 2, 2]]
+    nothing = torch.zeros(1, 4, dtype=torch.bool)
+    once = training.info_nce(torch.eye(4)[:1], documents[:3], nothing[:, :3], 1.0)
+    twice = training.info_nce(torch.eye(4)[:1], documents, nothing, 1.0)
+    e = np.e
+    assert once.item() == pytest.approx(np.log((e + 2) / e))
+    assert twice.item() == pytest.approx(np.log((e + 3) / e))
+
+
+def test_texts_equal_to_a_positive_or_the_query_are_excluded():
+    batch = [instance(0), instance(1, positive="Positive  0!")]
+    documents = ["positive 0", "Positive  0!", "QUERY 1", "other"]
+    excluded = training.false_negatives(batch, documents).numpy()
+    assert excluded.tolist() == [
+        [False, True, False, False],
+        [True, False, True, False],
+    ]
+
+
+def test_token_vectors_keep_order_and_encode_equal_texts_once():
+    settings = resolve("smoke", {"compute_dtype": "float32"})
+    model = encoder.build_student(settings)
+    texts = ["long text " * 8, "short", "long text " * 8, "middle text here"]
+    prompts = ["", "Find it", "", ""]
+    with torch.no_grad():
+        got = training.token_vectors(model, texts, prompts, chunk=2).numpy()
+    for i, (text, prompt) in enumerate(zip(texts, prompts, strict=True)):
+        alone = encoder.embed(model, [text], settings, prompt or None, cache=None)
+        assert np.allclose(got[i], alone[0], atol=1e-5)
+
+
+def test_training_lowers_the_loss_and_moves_only_adapters():
+    settings = resolve(
+        "smoke", {"steps_per_level": 4, "learning_rate": 5e-3, "warmup_steps": 1}
+    )
+    model = encoder.build_student(settings)
+    frozen = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}
+    data = [instance(n) for n in range(16)]
+    log = training.train(model, data, settings, progress=False)
+    steps, _ = log.frames()
+    assert list(steps["level"].unique()) == ["N4", "N3", "N2", "N1"]
+    assert steps["loss"].iloc[-4:].mean() < steps["loss"].iloc[:4].mean()
+    for name, parameter in model.named_parameters():
+        if name in frozen:
+            assert torch.equal(parameter, frozen[name]), name
+
+
+def test_the_same_seed_gives_the_same_run():
+    settings = resolve("smoke", {"steps_per_level": 1})
+    losses = []
+    for _ in range(2):
+        model = encoder.build_student(settings)
+        log = training.train(
+            model, [instance(n) for n in range(16)], settings, progress=False
+        )
+        losses.append([row["loss"] for row in log.steps])
+    assert losses[0] == losses[1]
+
+
+def test_bad_steps_are_named():
+    with pytest.raises(LabError, match="not finite at step 3"):
+        training.check_step(2, float("nan"), 1.0)
+    with pytest.raises(LabError, match="no gradient"):
+        training.check_step(0, 1.0, 0.0)
+    training.check_step(1, 1.0, 0.0)
+
+
+def test_paged_optimizer_needs_a_gpu():
+    settings = resolve("smoke", {"optimizer": "paged_adamw_8bit"})
+    with pytest.raises(LabError, match="needs a GPU"):
+        training.make_optimizer([torch.nn.Parameter(torch.ones(1))], settings)
