@@ -257,5 +257,5 @@ class Backbone(InputModule):
         """The module from a folder that `save` wrote (a local one)."""
         folder = Path(model_name_or_path, subfolder)
         config = json.loads((folder / cls.config_file_name).read_text())
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(**config, folder=str(folder), device=device)
+        device = kwargs.get("device") or "cpu"
+        return cls(**config, folder=str(folder), device=str(device))

@@ -7,6 +7,7 @@ format or length is never served old vectors.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -45,6 +46,7 @@ def build_student(settings: Settings) -> SentenceTransformer:
         text_format=settings.text_format,
         max_seq_length=settings.max_length,
         tap=settings.pooling == "ata",
+        tap_gradient=settings.ata_gradient,
         device=device,
     )
     backbone.add_lora(
@@ -70,12 +72,37 @@ def save_student(model: SentenceTransformer, folder: str | Path) -> Path:
     return folder
 
 
-def load_student(folder: str | Path) -> SentenceTransformer:
-    """A student that `save_student` wrote. LabError if the folder holds none."""
+def load_student(
+    folder: str | Path, settings: Settings | None = None
+) -> SentenceTransformer:
+    """A student that `save_student` wrote, on the settings' device.
+
+    With `settings`, LabError where it was trained as another model, format or pooling
+    than they say, because scores under them would be of something else.
+    """
     folder = Path(folder)
     if not (folder / "modules.json").is_file():
         raise LabError(f"{folder} holds no trained encoder: run notebook 05 first")
-    return SentenceTransformer(str(folder), trust_remote_code=True)
+    device = device_of(settings) if settings else None
+    model = SentenceTransformer(str(folder), device=device, trust_remote_code=True)
+    if settings:
+        backbone = model[0]
+        found = {
+            "student": backbone.name,
+            "quantization": backbone.quantization,
+            "bidirectional": backbone.bidirectional,
+            "text_format": backbone.text_format,
+            "max_length": backbone.max_seq_length,
+            "pooling": model[1].mode,
+        }
+        for name, value in found.items():
+            if value != getattr(settings, name):
+                raise LabError(
+                    f"the student in {folder} was trained with {name}={value!r}, the "
+                    f"settings say {getattr(settings, name)!r}: run notebook 05 with "
+                    "these settings first"
+                )
+    return model
 
 
 def load_encoder(settings: Settings, name: str | None = None) -> SentenceTransformer:
@@ -106,29 +133,38 @@ class _Loader:
         self.device = device
 
     def from_pretrained(self, name: str) -> SentenceTransformer:
-        trusted = Path(name).is_dir() and _is_ours(Path(name))
+        trusted = _is_ours(Path(name))
         return SentenceTransformer(name, device=self.device, trust_remote_code=trusted)
 
 
 def _is_ours(folder: Path) -> bool:
     """Whether a saved encoder's own modules are all this package's."""
-    types = [m["type"] for m in json.loads((folder / "modules.json").read_text())]
-    return all(t.startswith(("nbutils.", "sentence_transformers.")) for t in types)
+    path = folder / "modules.json"
+    if not path.is_file():
+        return False
+    types = [module["type"] for module in json.loads(path.read_text())]
+    known = all(t.startswith(("nbutils.", "sentence_transformers.")) for t in types)
+    return known and any(t.startswith("nbutils.") for t in types)
 
 
 def fingerprint(model: SentenceTransformer) -> str:
     """Sixteen hex digits that change with anything that changes a vector.
 
     Covers every weight (4-bit codes and adapters too), the modules' settings, the
-    tokenizer and the length limit.
+    adapters' scale, the tokenizer, stored prompts and the length limit.
     """
     digest = hashlib.sha256()
     for module in model:
         settings = getattr(module, "get_config_dict", dict)()
         digest.update(f"{type(module).__name__}{settings}".encode())
-    digest.update(str(model.max_seq_length).encode())
-    vocabulary = model.tokenizer.get_vocab()
-    digest.update(json.dumps(sorted(vocabulary.items())).encode())
+    adapters = getattr(getattr(model[0], "model", None), "peft_config", {})
+    scales = {k: (a.r, a.lora_alpha) for k, a in adapters.items()}
+    prompts = (model.prompts, model.default_prompt_name)
+    digest.update(f"{model.max_seq_length}{prompts}{scales}".encode())
+    tokenizer = json.loads(model.tokenizer.backend_tokenizer.to_str())
+    for state in ("padding", "truncation"):  # these are of the latest call
+        tokenizer.pop(state, None)
+    digest.update(json.dumps(tokenizer, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         if isinstance(tensor, torch.Tensor):
             digest.update(name.encode())
@@ -143,26 +179,33 @@ def embed(
     settings: Settings,
     prompt: str | None = None,
     *,
-    cache: Path | None = VECTORS,
+    cache: Path | str | None = "default",
 ) -> np.ndarray:
     """Unit vectors of `texts`, float32 (texts, dimension), in their order.
 
     `prompt` is the instruction. Equal texts are encoded once; vectors already in
-    `cache` (None: no cache) under the model's fingerprint are read instead.
+    `cache` (a folder; None: no cache) under the model's fingerprint and the dtype of
+    its products are read instead.
     """
     keys = [_key(text, prompt) for text in texts]
     wanted = dict(zip(keys, texts, strict=True))
-    name = fingerprint(model) if cache else ""
-    known = _read_vectors(cache / f"{name}.sqlite", wanted) if cache else {}
+    folder = VECTORS if cache == "default" else cache
+    path = _vector_file(Path(folder), model, settings) if folder else None
+    known = _read_vectors(path, wanted) if path else {}
     missing = [key for key in wanted if key not in known]
     if missing:
         fresh = _encode(model, [wanted[key] for key in missing], settings, prompt)
         known.update(zip(missing, fresh, strict=True))
-        if cache:
-            _write_vectors(cache / f"{name}.sqlite", missing, fresh)
+        if path:
+            _write_vectors(path, missing, fresh)
     width = model.get_embedding_dimension()
     rows = [known[key] for key in keys]
     return np.stack(rows) if rows else np.zeros((0, width), np.float32)
+
+
+def _vector_file(folder: Path, model, settings: Settings) -> Path:
+    dtype = compute_dtype(settings.compute_dtype, model.device.type)
+    return folder / f"{fingerprint(model)}-{str(dtype).split('.')[1]}.sqlite"
 
 
 def _encode(model, texts, settings: Settings, prompt: str | None) -> np.ndarray:
@@ -200,11 +243,13 @@ def _open(path: Path) -> sqlite3.Connection:
 def _read_vectors(path: Path, wanted) -> dict[bytes, np.ndarray]:
     if not path.is_file():
         return {}
-    connection = _open(path)
-    rows = connection.execute("SELECT key, value FROM vectors")
-    found = {k: np.frombuffer(v, np.float32) for k, v in rows if k in wanted}
-    connection.close()
-    return found
+    try:
+        with contextlib.closing(_open(path)) as connection:
+            rows = connection.execute("SELECT key, value FROM vectors")
+            return {k: np.frombuffer(v, np.float32) for k, v in rows if k in wanted}
+    except sqlite3.DatabaseError:
+        path.unlink()  # damaged: a cache can be made again
+        return {}
 
 
 def _write_vectors(path: Path, keys: list[bytes], vectors: np.ndarray) -> None:

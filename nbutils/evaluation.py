@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import pytrec_eval
 import torch
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 from mteb.abstasks import AbsTaskPairClassification, AbsTaskRetrieval, AbsTaskSTS
 from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.models.model_meta import ModelMeta
@@ -204,12 +204,18 @@ def local_tasks(data: LocalSet) -> list[mteb.AbsTask]:
 
 
 def named_tasks(names: Sequence[str]) -> list[mteb.AbsTask]:
-    """mteb tasks by name. LabError for an unknown name, naming the nearest."""
+    """mteb tasks by name, their English part; LabError for an unknown name.
+
+    LLM2Vec's subset is English; some of its tasks hold many languages.
+    """
     known = {task.metadata.name for task in mteb.get_tasks()}
     for name in names:
         if name not in known:
             raise LabError(f"mteb knows no task {name!r}{nearest(name, known)}")
-    return list(mteb.get_tasks(tasks=list(names)))
+    english = mteb.get_tasks(
+        tasks=list(names), languages=["eng"], exclusive_language_filter=True
+    )
+    return list(english)
 
 
 # -- models --------------------------------------------------------------------------
@@ -223,12 +229,14 @@ class CachedEncoder:
     """A SentenceTransformer as mteb sees it, through `encoder.embed`.
 
     The four tasks of a set share most texts; each is encoded once. Instructions go on
-    queries only, and only for text formats that have them.
+    queries only, and only for a student whose text format has a place for them.
     """
 
     def __init__(self, model: SentenceTransformer, settings: Settings, name: str):
         self.model, self.settings = model, settings
         self.mteb_model_meta = _meta(name)
+        self.instructed = getattr(model[0], "text_format", "plain") != "plain"
+        self.known: dict[tuple[str | None, str], np.ndarray] = {}
 
     def encode(
         self, inputs, *, task_metadata, hf_split, hf_subset, prompt_type=None, **kwargs
@@ -236,10 +244,13 @@ class CachedEncoder:
         """Unit vectors (texts, dim) of mteb's batches of texts."""
         texts = [text for batch in inputs for text in batch["text"]]
         prompt = None
-        if self.settings.text_format != "plain" and prompt_type == PromptType.query:
+        if self.instructed and prompt_type == PromptType.query:
             written = task_metadata.prompt
             prompt = written.get("query") if isinstance(written, dict) else written
-        return encoder.embed(self.model, texts, self.settings, prompt)
+        new = list({t for t in texts if (prompt, t) not in self.known})
+        vectors = encoder.embed(self.model, new, self.settings, prompt, cache=None)
+        self.known |= {(prompt, t): v for t, v in zip(new, vectors, strict=True)}
+        return np.stack([self.known[prompt, text] for text in texts])
 
     def similarity(self, a, b) -> torch.Tensor:
         """Cosines (rows of a, rows of b)."""
@@ -285,6 +296,7 @@ def evaluate(
     anything mteb takes. Nothing is cached: an old score is never shown for a new model.
     """
     rows, runs = [], {}
+    disable_progress_bars()
     with TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         results = mteb.evaluate(
@@ -309,7 +321,7 @@ def evaluate(
             stored = json.loads(path.read_text())
             name = path.name.removesuffix("_predictions.json")
             if "default" in stored and name.endswith(("Retrieval", "Reranking")):
-                runs[name] = stored["default"]["test"]
+                runs[name] = stored["default"].get("test", {})
     return pd.DataFrame(rows), runs
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import os
+import tempfile
 import warnings
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from nbutils import __version__
 from nbutils.errors import LabError
 from nbutils.records import sha256
 from nbutils.settings import DATA, MINILM, Settings
@@ -107,7 +110,9 @@ def resolve_model(name: str) -> str:
             raise LabError(f"folder {path} holds no model (no config.json)")
         return str(path)
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
-        raise LabError(f"model folder {name} does not exist")
+        raise LabError(
+            f"model folder {name} does not exist (a hub model is named owner/name)"
+        )
     return name
 
 
@@ -191,10 +196,14 @@ def tiny_model(kind: str, vocabulary: int, seed: int = 0):
 
 def tiny_folder(kind: str, cache: Path) -> Path:
     """Folder of a tiny random model, written on first use."""
-    folder = cache / kind
-    if not (folder / "model.safetensors").is_file():
-        tokenizer = tiny_tokenizer()
-        folder.mkdir(parents=True, exist_ok=True)
-        tokenizer.save_pretrained(folder)
-        tiny_model(kind, len(tokenizer)).save_pretrained(folder)
+    folder = cache / f"{kind}-{__version__}"
+    if folder.is_dir():
+        return folder
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as temporary:
+        tokenizer, made = tiny_tokenizer(), Path(temporary, kind)
+        tokenizer.save_pretrained(made)
+        tiny_model(kind, len(tokenizer)).save_pretrained(made)
+        with contextlib.suppress(OSError):  # another process was faster
+            os.replace(made, folder)
     return folder

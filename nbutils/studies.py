@@ -6,6 +6,7 @@ here (`python -m nbutils train`).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from nbutils import (
     training,
 )
 from nbutils.errors import LabError
-from nbutils.records import TrainingInstance, read_table, write_table
+from nbutils.records import TrainingInstance, read_table, write_json, write_table
 from nbutils.settings import DATA, Settings
 
 MINED = DATA / "results" / "mined_negatives.parquet"
@@ -34,15 +35,24 @@ def training_data(
 ) -> list[TrainingInstance]:
     """Training instances with their retrieved negatives from a mined table.
 
-    The table holds `query_id` and `document_id`; its documents are those of the
-    training corpus. LabError if it is missing or names documents that are not there.
+    The table holds `query_id` and `document_id`; rows of queries or documents that are
+    not in these records' training split (fewer families, say) are left out, and said.
+    LabError if the table is missing, has other columns, or nothing of it is left.
     """
     table = read_table(mined)
+    if not {"query_id", "document_id"} <= set(table.columns):
+        raise LabError(f"{mined} is no table of mined negatives: run notebook 03 first")
     corpus = synthesis.corpus(records.items, records.graded, ["train"])
     texts = dict(zip(corpus["id"], corpus["text"], strict=True))
     wanted = {r.id for r in [*records.graded, *records.items] if r.split == "train"}
     table = table[table["query_id"].isin(wanted)]
-    table = table.assign(text=table["document_id"].map(texts)).dropna(subset="text")
+    kept = table.assign(text=table["document_id"].map(texts)).dropna(subset="text")
+    if kept.empty:
+        raise LabError(f"{mined} has no row for these records: run notebook 03 first")
+    if len(kept) < len(table):
+        left = len(table) - len(kept)
+        print(f"{left} of {len(table)} mined rows are of other passages: left out")
+    table = kept
     return curriculum.instances(records.graded, records.items, records.syneg, table)
 
 
@@ -101,14 +111,32 @@ def run_seed(settings: Settings, progress: bool = True) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def add_rows(path: Path, rows: pd.DataFrame) -> None:
-    """Add a seed's rows to a csv file, replacing older rows of the same seed."""
+def add_rows(path: Path, rows: pd.DataFrame, settings: Settings) -> None:
+    """Add a seed's rows to a csv file, replacing older rows of the same seed.
+
+    The settings stand beside the file as json. LabError if it holds rows of others.
+    """
     path = Path(path)
+    wanted = settings.model_dump(exclude={"seed"})
+    beside = path.with_suffix(".settings.json")
     if path.is_file():
+        stored = json.loads(beside.read_text()) if beside.is_file() else None
+        if stored != wanted:
+            raise LabError(
+                f"{path} holds rows of other settings: give another --out, or remove it"
+            )
         kept = read_table(path)
         kept = kept[~kept["seed"].isin(rows["seed"])]
         rows = pd.concat([kept, rows]).sort_values(["seed", "split", "query_id"])
+    write_json(beside, wanted)
     write_table(path, rows.round(5))
+
+
+def other_settings(settings: Settings, path: Path = SEEDS) -> list[str]:
+    """Names of settings that differ from those a table of seeds was made under."""
+    beside = Path(path).with_suffix(".settings.json")
+    stored = json.loads(beside.read_text()) if beside.is_file() else {}
+    return [name for name, value in stored.items() if value != getattr(settings, name)]
 
 
 def report(path: Path) -> list[str]:
@@ -133,10 +161,11 @@ def gains(
     part = table[table["split"] == split].dropna(subset=f"{metric}_after")
     if part.empty:
         raise LabError(f"the table of seeds has no row of split {split!r}")
-    wide = [
+    before, after = (
         part.pivot(index="seed", columns="query_id", values=f"{metric}_{when}")
         for when in ("before", "after")
-    ]
+    )
+    units = [statistics.unit_of(query) for query in before.columns]
     return statistics.paired_difference(
-        wide[0].to_numpy(), wide[1].to_numpy(), samples=samples
+        before.to_numpy(), after.to_numpy(), units=units, samples=samples
     )

@@ -90,59 +90,97 @@ def make_batch(
     return Batch(list(chosen), documents, false_negatives(chosen, documents), level)
 
 
-def token_vectors(
-    model: SentenceTransformer,
-    texts: Sequence[str],
-    prompts: Sequence[str],
-    chunk: int,
-) -> Tensor:
-    """Unit vectors (texts, dim) with gradient; equal texts are encoded once.
+@dataclass
+class Chunks:
+    """Texts in groups that go through the model together, and the way back.
 
-    Texts of similar length go through the model together, `chunk` at a time, so that
-    little is padded. A prompt is an instruction, "" for none.
+    `groups` holds (prompt, texts); `order` maps the asked texts to rows of the groups'
+    vectors put end to end. Equal texts are one row.
     """
+
+    groups: list[tuple[str, list[str]]]
+    order: list[int]
+
+
+def make_chunks(texts: Sequence[str], prompts: Sequence[str], size: int) -> Chunks:
+    """Group texts of one prompt and similar length, at most `size` a group."""
     pairs = list(dict.fromkeys(zip(prompts, texts, strict=True)))
     pairs.sort(key=lambda pair: (pair[0], len(pair[1])))
-    if model[0].text_format == "plain":
-        pairs.sort(key=lambda pair: len(pair[1]))
-    vectors = []
-    for prompt, group in _runs(pairs, chunk, model[0].text_format != "plain"):
-        features = model.preprocess(group, prompt=prompt or None)
-        features = {key: value.to(model.device) for key, value in features.items()}
-        vectors.append(model(features)["sentence_embedding"])
-    place = {pair: i for i, pair in enumerate(pairs)}
-    order = [place[pair] for pair in zip(prompts, texts, strict=True)]
-    return torch.cat(vectors)[order]
+    groups: list[tuple[str, list[str]]] = []
+    for prompt, text in pairs:
+        if not groups or groups[-1][0] != prompt or len(groups[-1][1]) == size:
+            groups.append((prompt, []))
+        groups[-1][1].append(text)
+    place = {pair: row for row, pair in enumerate(pairs)}
+    return Chunks(groups, [place[pair] for pair in zip(prompts, texts, strict=True)])
 
 
-def _runs(pairs, chunk: int, split_prompts: bool):
-    """Consecutive (prompt, texts) of at most `chunk` texts that share one prompt."""
-    start = 0
-    while start < len(pairs):
-        stop = start + 1
-        while (
-            stop < len(pairs)
-            and stop - start < chunk
-            and (not split_prompts or pairs[stop][0] == pairs[start][0])
-        ):
-            stop += 1
-        yield pairs[start][0], [text for _, text in pairs[start:stop]]
-        start = stop
+def group_vectors(model: SentenceTransformer, group: tuple[str, list[str]]) -> Tensor:
+    """Unit vectors (texts, dim) of one group, with gradient where it is enabled."""
+    prompt, texts = group
+    features = model.preprocess(texts, prompt=prompt or None)
+    features = {key: value.to(model.device) for key, value in features.items()}
+    return model(features)["sentence_embedding"]
+
+
+def batch_chunks(batch: Batch, settings: Settings) -> Chunks:
+    """A batch's queries, then its documents. Instructions go on queries only."""
+    prompted = settings.text_format != "plain"
+    queries = [instance.query for instance in batch.instances]
+    prompts = [i.instruction if prompted else "" for i in batch.instances]
+    prompts += [""] * len(batch.documents)
+    return make_chunks(queries + batch.documents, prompts, settings.mini_batch)
+
+
+def vectors_loss(vectors: Tensor, batch: Batch, settings: Settings) -> Tensor:
+    """InfoNCE of a batch from its vectors: queries first, then documents."""
+    count = len(batch.instances)
+    excluded = batch.excluded.to(vectors.device)
+    return info_nce(vectors[:count], vectors[count:], excluded, settings.temperature)
 
 
 def batch_loss(model: SentenceTransformer, batch: Batch, settings: Settings) -> Tensor:
-    """InfoNCE of one batch. Instructions go on queries only (E5-mistral)."""
-    count = len(batch.instances)
-    prompted = settings.text_format != "plain"
-    prompts = [i.instruction if prompted else "" for i in batch.instances]
-    vectors = token_vectors(
-        model,
-        [i.query for i in batch.instances] + batch.documents,
-        prompts + [""] * len(batch.documents),
-        chunk=settings.mini_batch,
-    )
-    excluded = batch.excluded.to(vectors.device)
-    return info_nce(vectors[:count], vectors[count:], excluded, settings.temperature)
+    """InfoNCE of one batch, with the whole batch's activations kept."""
+    chunks = batch_chunks(batch, settings)
+    vectors = torch.cat([group_vectors(model, group) for group in chunks.groups])
+    return vectors_loss(vectors[chunks.order], batch, settings)
+
+
+def cached_backward(
+    model: SentenceTransformer, batch: Batch, settings: Settings
+) -> Tensor:
+    """The loss, and the gradients of `batch_loss`, with one mini-batch kept at a time.
+
+    GradCache: vectors without activations, the loss's gradient at the vectors, then
+    each mini-batch once more with its activations. Random states are replayed, so that
+    dropout is the same in both passes.
+    """
+    chunks = batch_chunks(batch, settings)
+    devices = [model.device] if model.device.type == "cuda" else []
+    states, first = [], []
+    with torch.no_grad():
+        for group in chunks.groups:
+            states.append(_random_state(devices))
+            first.append(group_vectors(model, group))
+    vectors = torch.cat(first).requires_grad_()
+    loss = vectors_loss(vectors[chunks.order], batch, settings)
+    loss.backward()
+    parts = vectors.grad.split([len(part) for part in first])
+    for group, state, gradient in zip(chunks.groups, states, parts, strict=True):
+        with torch.random.fork_rng(devices):
+            _set_random_state(state, devices)
+            group_vectors(model, group).backward(gradient)
+    return loss
+
+
+def _random_state(devices: list) -> tuple:
+    return torch.get_rng_state(), [torch.cuda.get_rng_state(d) for d in devices]
+
+
+def _set_random_state(state: tuple, devices: list) -> None:
+    torch.set_rng_state(state[0])
+    for device, value in zip(devices, state[1], strict=True):
+        torch.cuda.set_rng_state(value, device)
 
 
 def learning_rate_at(step: int, steps: int, warmup: int) -> float:
@@ -179,6 +217,11 @@ def train(
     adapters that get no gradient at the first step.
     """
     levels = level_order(settings.schedule, settings.steps_per_level, settings.seed)
+    if settings.warmup_steps >= len(levels):
+        raise LabError(
+            f"warmup_steps={settings.warmup_steps} is not below the {len(levels)} steps"
+            ": the peak learning rate would never be reached"
+        )
     order = batches(len(data), settings.batch_size, len(levels), settings.seed)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = make_optimizer(parameters, settings)
@@ -222,8 +265,11 @@ def training_step(
     """One step; returns the loss and the adapters' gradient norm (before it)."""
     model.train()
     optimizer.zero_grad()
-    loss = batch_loss(model, batch, settings)
-    loss.backward()
+    if settings.gradient_cache:
+        loss = cached_backward(model, batch, settings)
+    else:
+        loss = batch_loss(model, batch, settings)
+        loss.backward()
     parameters = [p for g in optimizer.param_groups for p in g["params"]]
     norm = torch.nn.utils.get_total_norm(
         [p.grad for p in parameters if p.grad is not None]

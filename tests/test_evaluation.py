@@ -109,18 +109,49 @@ def test_paired_difference_covers_and_says_so():
         statistics.paired_difference([0.0], [np.nan])
 
 
-def test_the_interval_over_seeds_is_wider_than_over_queries_alone():
-    rng = np.random.default_rng(0)
-    seeds = rng.normal(0.1, 0.2, (4, 1)) + rng.normal(0, 0.05, (4, 100))
-    both = statistics.paired_difference(np.zeros((4, 100)), seeds)
-    one = statistics.paired_difference(np.zeros(100), seeds.mean(0))
-    assert both["high"] - both["low"] > 2 * (one["high"] - one["low"])
+def coverage(draw_gain, units=None, trials=200) -> float:
+    """Share of intervals that hold the true mean, zero."""
+    held = 0
+    for trial in range(trials):
+        gain = draw_gain(np.random.default_rng(trial))
+        found = statistics.paired_difference(
+            np.zeros_like(gain), gain, units=units, samples=300
+        )
+        held += found["low"] <= 0 <= found["high"]
+    return held / trials
+
+
+def test_intervals_cover_over_queries_over_tasks_and_over_seeds():
+    assert 0.89 <= coverage(lambda rng: rng.normal(size=80)) <= 0.99
+    tasks = np.repeat(np.arange(30), 6)
+
+    def alike(rng):
+        return rng.normal(size=30)[tasks] + rng.normal(size=180)
+
+    assert coverage(alike) < 0.8  # queries of a task are no independent units
+    assert 0.88 <= coverage(alike, units=tasks) <= 0.99
+
+    def seeded(rng):
+        return rng.normal(0, 0.2, (4, 1)) + rng.normal(0, 0.05, (4, 100))
+
+    assert coverage(seeded) >= 0.9
+
+
+def test_units_of_recorded_queries():
+    assert statistics.unit_of("health/mgh/sts/2/5") == "health/mgh/sts/2"
+    assert statistics.unit_of("industry/seed/07") == "industry/seed/07"
+
+
+def test_named_tasks_are_english_only():
+    (task,) = evaluation.named_tasks(["STS17"])
+    assert task.hf_subsets == ["en-en"]
 
 
 def test_shipped_seeds_are_complete_and_match_the_held_out_queries():
     table = pd.read_csv(studies.SEEDS)
     records = synthesis.load(resolve())
-    assert table["seed"].nunique() >= 3
+    assert table["seed"].nunique() == 5
+    assert studies.other_settings(resolve()) == []
     for name in studies.HELD_OUT:
         data = evaluation.local_set(name, records.graded, records.items)
         for _, part in table[table["split"] == name].groupby("seed"):

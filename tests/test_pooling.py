@@ -71,15 +71,33 @@ def test_tapped_weights_equal_those_of_eager_matrices(kind, both_ways, side):
     assert wanted.std(-1).min() > 0.01  # far from the flat vector of a mean
 
 
-def test_blocks_do_not_change_the_weights():
+def masks(kind: str, mask: torch.Tensor) -> dict:
+    """The ways in which a layer may tell what is allowed."""
+    batch, length = mask.shape
+    square = torch.tril(torch.ones(batch, 1, length, length, dtype=torch.bool))
+    row = mask[:, None, None, :].bool()
+    return {
+        "none": {},
+        "causal": {"causal": True},
+        "square": {"allowed": square & row},
+        "row": {"allowed": row},
+        "added": {"allowed": torch.zeros(square.shape).masked_fill(~square, -1e9)},
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["none", "causal", "square", "row", "added"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_blocks_do_not_change_the_weights(kind, rows):
     torch.manual_seed(0)
     query, key = torch.randn(2, 4, 37, 8), torch.randn(2, 2, 37, 8)
     mask = torch.ones(2, 37)
-    whole = received_attention(query, key, mask, causal=True)
-    pieces = received_attention(
-        query, key, mask, causal=True, block_bytes=4 * 2 * 4 * 37
-    )
-    assert torch.allclose(whole, pieces, atol=1e-5)
+    mask[1, :9] = 0
+    told = masks(kind, mask)
+    whole = received_attention(query, key, mask, **told)
+    one_row = 4 * 2 * 4 * 37
+    pieces = received_attention(query, key, mask, block_bytes=rows * one_row, **told)
+    assert torch.allclose(whole, pieces, atol=1e-4)
+    assert (whole[1, :9] == 0).all() and (whole[:, 20:] > 0).all()
 
 
 def test_gradient_flows_only_when_asked():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nbutils import curriculum, encoder, training
+from nbutils import curriculum, encoder, studies, synthesis, training
 from nbutils.errors import LabError
 from nbutils.records import TrainingInstance
 from nbutils.settings import resolve
@@ -116,13 +116,16 @@ def test_texts_equal_to_a_positive_or_the_query_are_excluded():
     ]
 
 
-def test_token_vectors_keep_order_and_encode_equal_texts_once():
+def test_chunks_keep_order_and_encode_equal_texts_once():
     settings = resolve("smoke", {"compute_dtype": "float32"})
     model = encoder.build_student(settings)
     texts = ["long text " * 8, "short", "long text " * 8, "middle text here"]
     prompts = ["", "Find it", "", ""]
+    chunks = training.make_chunks(texts, prompts, size=1)
+    assert [len(group[1]) for group in chunks.groups] == [1, 1, 1]
     with torch.no_grad():
-        got = training.token_vectors(model, texts, prompts, chunk=2).numpy()
+        rows = torch.cat([training.group_vectors(model, g) for g in chunks.groups])
+    got = rows[chunks.order].numpy()
     for i, (text, prompt) in enumerate(zip(texts, prompts, strict=True)):
         alone = encoder.embed(model, [text], settings, prompt or None, cache=None)
         assert np.allclose(got[i], alone[0], atol=1e-5)
@@ -142,18 +145,22 @@ def test_training_lowers_the_loss_and_moves_only_adapters():
     for name, parameter in model.named_parameters():
         if name in frozen:
             assert torch.equal(parameter, frozen[name]), name
+        elif "lora_B" in name:
+            assert parameter.abs().max() > 0, f"{name} did not move"
 
 
-def test_the_same_seed_gives_the_same_run():
-    settings = resolve("smoke", {"steps_per_level": 1})
+def test_the_same_seed_gives_the_same_run_and_another_gives_another():
     losses = []
-    for _ in range(2):
+    for seed in (0, 0, 1):
+        settings = resolve(
+            "smoke", {"steps_per_level": 1, "warmup_steps": 1, "seed": seed}
+        )
         model = encoder.build_student(settings)
         log = training.train(
             model, [instance(n) for n in range(16)], settings, progress=False
         )
         losses.append([row["loss"] for row in log.steps])
-    assert losses[0] == losses[1]
+    assert losses[0] == losses[1] != losses[2]
 
 
 def test_bad_steps_are_named():
@@ -168,3 +175,78 @@ def test_paged_optimizer_needs_a_gpu():
     settings = resolve("smoke", {"optimizer": "paged_adamw_8bit"})
     with pytest.raises(LabError, match="needs a GPU"):
         training.make_optimizer([torch.nn.Parameter(torch.ones(1))], settings)
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora_dropout": 0.3}, {"pooling": "mean"}])
+@pytest.mark.parametrize("size", [1, 3, 64])
+def test_cached_gradients_equal_those_of_the_whole_batch(changes, size):
+    settings = resolve("smoke", {"compute_dtype": "float32", **changes})
+    model = encoder.build_student(settings)
+    with torch.no_grad():  # adapters that do something
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    batch = training.make_batch([instance(n) for n in range(5)], "N2", settings, 0)
+    settings = settings.model_copy(update={"mini_batch": size})
+    model.train()
+    found = []
+    for backward in (plain_backward, training.cached_backward):
+        model.zero_grad()
+        torch.manual_seed(7)
+        loss = backward(model, batch, settings)
+        found.append((loss.item(), gradients(model)))
+    (plain, wanted), (cached, got) = found
+    assert cached == pytest.approx(plain, rel=1e-5)
+    assert max(float(g.abs().max()) for g in wanted.values()) > 1e-4
+    for name, gradient in wanted.items():
+        assert torch.allclose(got[name], gradient, atol=1e-5), name
+
+
+def plain_backward(model, batch, settings):
+    loss = training.batch_loss(model, batch, settings)
+    loss.backward()
+    return loss
+
+
+def gradients(model):
+    return {
+        n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None
+    }
+
+
+def test_gradient_checkpointing_trains_and_changes_nothing():
+    found = []
+    for asked in (False, True):
+        settings = resolve(
+            "smoke", {"gradient_checkpointing": asked, "compute_dtype": "float32"}
+        )
+        model = encoder.build_student(settings)
+        model.train()
+        batch = training.make_batch([instance(n) for n in range(4)], "N1", settings, 0)
+        plain_backward(model, batch, settings)
+        found.append(gradients(model))
+    assert all(torch.allclose(found[0][n], found[1][n], atol=1e-6) for n in found[0])
+
+
+def test_rate_warms_up_and_decays_to_zero():
+    rates = [training.learning_rate_at(step, 6, 2) for step in range(6)]
+    assert rates == pytest.approx([0.5, 1.0, 1.0, 0.75, 0.5, 0.25])
+    settings = resolve("smoke", {"steps_per_level": 1, "warmup_steps": 2})
+    model = encoder.build_student(settings)
+    log = training.train(
+        model, [instance(n) for n in range(8)], settings, progress=False
+    )
+    wanted = [training.learning_rate_at(step, 4, 2) for step in range(4)]
+    rates = [row["learning_rate"] / settings.learning_rate for row in log.steps]
+    assert rates == pytest.approx(wanted)
+    with pytest.raises(LabError, match="would never be reached"):
+        short = settings.model_copy(update={"warmup_steps": 4})
+        training.train(model, [instance(n) for n in range(8)], short, progress=False)
+
+
+def test_smoke_trains_on_the_recordings_with_their_own_instructions():
+    settings = resolve("smoke", {"steps_per_level": 1, "warmup_steps": 1})
+    data = studies.training_data(synthesis.load(settings))
+    model = encoder.build_student(settings)
+    log = training.train(model, data, settings, progress=False)
+    assert len(log.steps) == 4 and all(row["loss"] > 0 for row in log.steps)
