@@ -120,11 +120,11 @@ def train(
     wanted = parse_seeds(seeds)
     from nbutils import machine, settings, studies
 
-    out = out or Path("runs", profile, "held_out_by_seed.csv")
+    out = out or settings.ROOT / "runs" / profile / "held_out_by_seed.csv"
     for seed in wanted:
         chosen = settings.resolve(profile, {**overrides, "seed": seed})
-        machine.check_machine(chosen, "05_qlora_curriculum_training")
-        studies.add_rows(out, studies.run_seed(chosen))
+        machine.check_machine(chosen)
+        studies.add_rows(out, studies.run_seed(chosen), chosen)
         typer.echo(f"seed {seed}: written to {out}")
     for line in studies.report(out):
         typer.echo(line)

@@ -12,6 +12,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from nbutils.statistics import interval
+
 PALETTE = sns.color_palette("colorblind")
 MARKERS = "os^Dv*XP"
 LINES = ["-", "--", ":", "-."]
@@ -33,6 +35,20 @@ def canvas(width: float = 7.0, height: float = 3.6, columns: int = 1, **grid):
     )
 
 
+def _with_interval(value: float, low: float, high: float, form: str = ".0%") -> str:
+    return f"{value:{form}} ({low:{form}} to {high:{form}})"
+
+
+def _share(flags: pd.Series, units: pd.Series | None = None) -> str:
+    """`52% (48% to 56%)`: the mean of 0/1 flags and its interval over units."""
+    flags = pd.Series(np.asarray(flags, dtype=float))
+    if flags.empty:
+        return "none"
+    if units is not None:
+        flags = flags.groupby(np.asarray(units)).mean()
+    return _with_interval(*interval(flags))
+
+
 # -- tasks and the ladder (notebooks 01 and 02)
 
 RUNG_ORDER = ["P", "N1", "N2", "N3", "N4"]
@@ -52,11 +68,11 @@ def task_map(tasks: pd.DataFrame) -> Plot:
     axis.set(xlabel="first projection", ylabel="second projection")
     axis.set(xticks=[], yticks=[])
     axis.legend(bbox_to_anchor=(1.01, 1), loc="upper left", fontsize=8, frameon=False)
-    family = (tasks["family"] == tasks["near_family"]).mean()
-    group = (tasks["group"] == tasks["near_group"]).mean()
+    family = _share(tasks["family"] == tasks["near_family"])
+    group = _share(tasks["group"] == tasks["near_group"])
     return fig, (
         f"Map of {len(tasks)} brainstormed tasks: the nearest other is of the same "
-        f"family for {family:.0%} and of the same group for {group:.0%} of them."
+        f"family for {family} and of the same group for {group} of them."
     )
 
 
@@ -91,7 +107,10 @@ def ladder_levels(measured: pd.DataFrame, published: pd.DataFrame) -> Plot:
     axis.legend(frameon=False, fontsize=8)
     means = [
         f"to the {name} "
-        + ", ".join(f"{r.measure} {r.value:.2f}" for r in part.itertuples())
+        + ", ".join(
+            f"{r.measure} {_with_interval(r.value, r.low, r.high, '.2f')}"
+            for r in part.itertuples()
+        )
         for name, part in measured.groupby("by", sort=False)
     ]
     drop = paper.iloc[0] - paper.iloc[-1]
@@ -116,15 +135,15 @@ def ladder_shares(summary: pd.DataFrame, title: str) -> Plot:
         axis.set_yticks(range(len(parts)), parts)
     axes[0].invert_yaxis()
     fig.suptitle(title, fontsize=10)
-    first = summary[summary["measure"] == "P above N1"]
-    top, bottom = first.loc[first["value"].idxmax()], first.loc[first["value"].idxmin()]
-    apart = "apart" if top["low"] > bottom["high"] else "overlapping: not told apart"
-    return fig, (
-        f"{title}: the positive stands above N1 in {bottom['value']:.0%} "
-        f"({bottom['by']}, {bottom['low']:.0%} to {bottom['high']:.0%}) up to "
-        f"{top['value']:.0%} ({top['by']}, {top['low']:.0%} to {top['high']:.0%}) of "
-        f"the examples; the two intervals are {apart}."
-    )
+    found = [
+        f"{measure}: "
+        + ", ".join(
+            f"{r.by} {_with_interval(r.value, r.low, r.high)}"
+            for r in summary[summary["measure"] == measure].itertuples()
+        )
+        for measure in measures
+    ]
+    return fig, f"{title}, share of examples. {'; '.join(found)}."
 
 
 def text_only_leak(auc: pd.DataFrame) -> Plot:
@@ -149,9 +168,13 @@ def text_only_leak(auc: pd.DataFrame) -> Plot:
 
 
 def words_by_rung(lengths: pd.DataFrame) -> Plot:
-    """Mean words per rung, a line a group: columns group, rung, words."""
+    """Mean words per rung, a line a group: columns id, group, rung, words.
+
+    One row a text; `id` is its example's.
+    """
     fig, axis = canvas(7.0, 3.2)
-    table = lengths.pivot(index="group", columns="rung", values="words")[RUNG_ORDER]
+    texts = lengths.pivot(index=["group", "id"], columns="rung", values="words")
+    table = texts[RUNG_ORDER].groupby("group", sort=False).mean()
     for number, (group, row) in enumerate(table.iterrows()):
         axis.plot(
             RUNG_ORDER, row, label=group, color=PALETTE[number],
@@ -159,9 +182,11 @@ def words_by_rung(lengths: pd.DataFrame) -> Plot:
         )  # fmt: skip
     axis.set(xlabel="rung", ylabel="words", ylim=(0, None))
     axis.legend(bbox_to_anchor=(1.01, 1), loc="upper left", fontsize=8, frameon=False)
-    share = table["N4"] / table["P"] - 1
-    found = ", ".join(f"{group} {value:+.0%}" for group, value in share.items())
-    return fig, f"Words of N4 against the positive, by group: {found}."
+    fewer = (texts["N4"] - texts["P"]).groupby("group", sort=False)
+    found = ", ".join(
+        f"{group} {_with_interval(*interval(part), '+.1f')}" for group, part in fewer
+    )
+    return fig, f"Words that N4 has more than its positive, by group: {found}."
 
 
 def _errorbars(axis, rows, order: list[str], number: int, label: str) -> None:
@@ -185,9 +210,10 @@ def _dots(axis, rows, places, number: int, label: str | None = None) -> None:
 
 
 def rank_curves(ranks: pd.DataFrame, depth: int) -> Plot:
-    """Share of positives ranked at or above each rank: columns teacher, kind, rank.
+    """Share of positives ranked at or above each rank.
 
-    kind is "labelled" or "planted"; `depth` is the candidate table's.
+    ranks: teacher, kind ("labelled" or "planted"), query_id, rank. `depth` is the
+    candidate table's.
     """
     fig, axis = canvas(7.0, 3.2)
     found = []
@@ -200,7 +226,9 @@ def rank_curves(ranks: pd.DataFrame, depth: int) -> Plot:
             color=PALETTE[teachers.index(teacher)], ls=LINES[kind != "labelled"],
             label=f"{teacher}, {kind}",
         )  # fmt: skip
-        found.append(f"{teacher}, {kind} {(order <= 10).mean():.0%}")
+        found.append(
+            f"{teacher}, {kind} {_share(part['rank'] <= 10, part['query_id'])}"
+        )
     axis.axvline(depth, color="black", lw=1, ls=":", label=f"table's depth, {depth}")
     axis.set(xscale="log", xlabel="rank in the corpus", ylabel="share at or above")
     axis.set_ylim(0, 1)
@@ -211,7 +239,7 @@ def rank_curves(ranks: pd.DataFrame, depth: int) -> Plot:
 def score_clouds(candidates: pd.DataFrame, ceilings: pd.DataFrame) -> Plot:
     """Candidates' scores against their positive's, with each method's ceiling.
 
-    candidates: positive_score, score, planted (bool); ceilings: method,
+    candidates: query_id, positive_score, score, planted (bool); ceilings: method,
     positive_score, ceiling.
     """
     fig, axis = canvas(7.0, 3.6)
@@ -233,7 +261,8 @@ def score_clouds(candidates: pd.DataFrame, ceilings: pd.DataFrame) -> Plot:
         limit = np.interp(
             planted["positive_score"], line["positive_score"], line["ceiling"]
         )
-        share.append(f"{method} {(planted['score'] < limit).mean():.0%}")
+        below = _share(planted["score"] < limit, planted["query_id"])
+        share.append(f"{method} {below}")
     axis.set(xlabel="score of the labelled positive", ylabel="score of the candidate")
     axis.legend(bbox_to_anchor=(1.01, 1), loc="upper left", fontsize=8, frameon=False)
     return fig, (
@@ -274,8 +303,8 @@ def false_negative_rates(rates: pd.DataFrame, published: float) -> Plot:
 def hardness_tradeoff(grid: pd.DataFrame) -> Plot:
     """False negatives against hardness over each method's grid.
 
-    grid: method, setting, rate, hardness, best (the paper's setting), full (share of
-    queries with all negatives).
+    grid: method, setting, rate, low, high, hardness, best (the paper's setting), full
+    (share of queries with all negatives).
     """
     fig, axis = canvas(7.0, 3.8)
     found = []
@@ -293,16 +322,19 @@ def hardness_tradeoff(grid: pd.DataFrame) -> Plot:
                 text, (row.hardness, row.rate), xytext=(-8, 8), fontsize=8,
                 textcoords="offset points", ha="right",
             )  # fmt: skip
-            found.append(f"{text} {row.hardness:.2f} and {row.rate:.0%}")
+            rate = _with_interval(row.rate, row.low, row.high)
+            found.append(f"{text} {row.hardness:.2f} and {rate}")
     axis.set(
         xlabel="hardness: true negatives' mean score / positives' mean score",
         ylabel="share of false negatives",
-        xlim=(max(grid["hardness"].min(), grid["hardness"].max() - 0.4) - 0.02, None),
     )
-    axis.legend(frameon=False, fontsize=8, loc="upper left")
+    if len(grid):
+        low, high = grid["hardness"].min(), grid["hardness"].max()
+        axis.set_xlim(max(low, high - 0.4) - 0.02, None)
+        axis.legend(frameon=False, fontsize=8, loc="upper left")
     return fig, (
         "Hardness and false negatives at the paper's best settings (large marks): "
-        f"{'; '.join(found)}."
+        f"{'; '.join(found) or 'none mined enough here'}."
     )
 
 
@@ -358,8 +390,8 @@ def heat_strips(
     grid = np.full((len(rows), width), np.nan)
     for r, (_, share) in enumerate(rows):
         grid[r, : len(share)] = share
-    image = axis.imshow(grid, cmap="cividis", aspect="auto", vmin=0.5)
-    middle = (np.nanmax(grid) + 0.5) / 2
+    image = axis.imshow(grid, cmap="cividis", aspect="auto")
+    middle = (np.nanmax(grid) + np.nanmin(grid)) / 2
     for r, (tokens, share) in enumerate(rows):
         for c, token in enumerate(tokens):
             colour = "black" if share[c] > middle else "white"
@@ -404,11 +436,11 @@ def pooling_scores(table: pd.DataFrame) -> Plot:
     axis.set_yticks(place, table["pooling"])
     axis.invert_yaxis()
     axis.set_xlabel("NDCG@10 on the development queries")
-    best = table.loc[table["mean"].idxmax()]
-    told = ", ".join(f"{r['pooling']} {r['mean']:.3f}" for _, r in table.iterrows())
-    return fig, (
-        f"NDCG@10 before training by pooling: {told}; highest is {best['pooling']}."
+    told = "; ".join(
+        f"{r['pooling']} {r['mean']:.3f} [{r['low']:.3f}, {r['high']:.3f}]"
+        for _, r in table.iterrows()
     )
+    return fig, (f"NDCG@10 before training by pooling, with 95 % intervals: {told}.")
 
 
 # -- notebook 05 ---------------------------------------------------------------------
@@ -472,11 +504,15 @@ def task_scores(table: pd.DataFrame) -> Plot:
     axis.invert_yaxis()
     axis.set_xlabel("main score of the task")
     axis.legend(fontsize=8)
-    means = table.groupby("model", sort=False)["score"].agg(["mean", "size"])
-    told = ", ".join(
-        f"{m} {r['mean']:.3f} ({int(r['size'])} tasks)" for m, r in means.iterrows()
-    )
-    return fig, f"mteb scores by task and model; mean over tasks: {told}."
+    told = []
+    for task, part in table[table["metric"] == "ndcg_at_10"].groupby(
+        "task", sort=False
+    ):
+        scores = ", ".join(
+            f"{row['model']} {row['score']:.3f}" for _, row in part.iterrows()
+        )
+        told.append(f"{task}: {scores}")
+    return fig, "mteb scores by task and model; NDCG@10 of " + "; ".join(told) + "."
 
 
 def paired_gains(table: pd.DataFrame) -> Plot:

@@ -83,9 +83,9 @@ def execute(
     settings = resolve(profile, overrides)
     passed = {**parameters, "profile": profile, "overrides": overrides, "out": str(out)}
     page = check(notebook, passed)
-    check_machine(settings, name)
+    check_machine(settings)
     folder = Path(ROOT, out, settings.profile, name)
-    _clear(folder, name)
+    _clear(folder)
     page, fault, last = _run(page, passed, settings, timeout)
     try:
         if fault:
@@ -115,12 +115,17 @@ def check(notebook: str | Path, passed: dict[str, Any]) -> NotebookNode:
     return page
 
 
-def _clear(folder: Path, name: str) -> None:
-    """Remove what an earlier run reported, so that it cannot pass for this one's."""
-    for filename in (f"{name}.ipynb", f"{name}.failed.ipynb", f"{name}.html"):
-        (folder / filename).unlink(missing_ok=True)
-    (folder / "metrics.json").unlink(missing_ok=True)
-    shutil.rmtree(folder / "figures", ignore_errors=True)
+def _clear(folder: Path) -> None:
+    """Empty a notebook's output folder, so that no older file passes for this run's.
+
+    Candidate tables stay: each names what it was made from and is used for nothing
+    else. A run's folder is the run's own; nothing else is safe in it.
+    """
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif not path.match("candidates-*.parquet"):
+            path.unlink()
 
 
 def _metrics(folder: Path, last_cell_began: float) -> dict[str, Any]:
@@ -234,7 +239,7 @@ def run_all(
     settings = resolve(profile, overrides)
     for path in paths:
         check(path, {"profile": profile, "overrides": overrides or {}, "out": out})
-        check_machine(settings, path.stem)
+    check_machine(settings)
     outcomes = [Outcome(p.stem, Path(ROOT, out, profile, p.stem)) for p in paths]
     for path, outcome in zip(paths, outcomes, strict=True):
         began = time.perf_counter()

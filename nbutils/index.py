@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nbutils import notebooks, records
+from nbutils.settings import PROFILES
 
 THUMBNAIL = 420
 """Width of a figure on the index, in pixels."""
@@ -60,7 +61,7 @@ def write_index(out: Path) -> Path:
     """Write OUT/index.html from the runs under OUT/PROFILE/NAME; returns its path."""
     runs = sorted(p for p in out.glob("*/*") if _page(p) is not None)
     profiles = list(dict.fromkeys(run.parent.name for run in runs))
-    profiles.sort(key=lambda name: (name != "workshop", name))
+    profiles.sort(key=lambda name: ([*PROFILES, name].index(name), name))
     body = "".join(
         _profile(name, [run for run in runs if run.parent.name == name])
         for name in profiles

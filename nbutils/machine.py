@@ -19,9 +19,6 @@ from nbutils.errors import LabError
 from nbutils.settings import MINILM, ROOT, Settings
 
 PACKAGES = ("torch", "transformers", "sentence-transformers", "peft", "bitsandbytes")
-ASKS_THE_MODEL = ("01_task_brainstorming", "02_graded_negative_synthesis")
-"""The notebooks that send requests to a language model; the others need no key."""
-
 GB = 1024**3
 
 
@@ -104,10 +101,12 @@ def environment(settings: Settings) -> dict[str, str]:
     return values
 
 
-def check_machine(settings: Settings, name: str = "") -> None:
+def check_machine(settings: Settings) -> None:
     """Refuse a run that this machine cannot finish, before anything starts.
 
     Raises LabError when free memory, a GPU, or the language model's key is missing.
+    The key is asked of every notebook in live mode: each reads all records, and what
+    no store holds yet is requested then.
     """
     free = psutil.virtual_memory().available / GB
     if free < settings.min_memory_gb:
@@ -122,8 +121,8 @@ def check_machine(settings: Settings, name: str = "") -> None:
             "profiles workshop and smoke run on a CPU"
         )
     keys = ("OPENAI_API_KEY", "OPENAI_BASE_URL")
-    asks = settings.llm_mode == "live" and name in ("", *ASKS_THE_MODEL)
-    if asks and not any(os.environ.get(key) for key in keys):
+    live = settings.llm_mode == "live"
+    if live and not any(os.environ.get(key) for key in keys):
         raise LabError(
             "llm_mode is 'live', but OPENAI_API_KEY and OPENAI_BASE_URL are not set: "
             "export the key (and the URL, for a server other than OpenAI's), or set "

@@ -236,18 +236,69 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+SUMS = "SHA256SUMS"
+"""One line a file, `digest  name`; names may hold folders, as in `a/b.json`."""
+
+
+def files_of(folder: str | Path) -> list[str]:
+    """Names of all files under `folder`, sorted; hidden ones and its sums left out."""
+    folder = Path(folder)
+    paths = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+    shown = (p for p in paths if not any(part.startswith(".") for part in p.parts))
+    return sorted(p.as_posix() for p in shown if p.as_posix() != SUMS)
+
+
+def write_sums(folder: str | Path) -> int:
+    """Write `folder`/SHA256SUMS over every file under it; returns how many.
+
+    This is how the sums of everything under data/ are made.
+    """
+    folder = Path(folder)
+    names = files_of(folder)
+    with atomic(folder / SUMS) as temporary:
+        lines = [f"{sha256(folder / name)}  {name}\n" for name in names]
+        temporary.write_text("".join(lines), encoding="utf-8")
+    return len(names)
+
+
+def verify_shipped(path: str | Path) -> None:
+    """Check a shipped file, or all of a shipped folder, against the sums above it.
+
+    The sums are those of the nearest folder that has a SHA256SUMS. Raises LabError for
+    a file that is missing, changed or not listed.
+    """
+    path = Path(path).resolve()
+    around = path.parents if path.is_file() else (path, *path.parents)
+    folder = next((f for f in around if (f / SUMS).is_file()), None)
+    if folder is None:
+        sums = path.parent / SUMS
+        raise LabError(f"{sums} is missing: restore it with 'git checkout {sums}'")
+    if path.is_file():
+        return verify(folder, [path.relative_to(folder).as_posix()])
+    within = path.relative_to(folder)
+    there = {(within / name).as_posix() for name in files_of(path)}
+    listed = {n for n in read_sums(folder) if Path(n).is_relative_to(within)}
+    return verify(folder, sorted(there | listed))
+
+
+def read_sums(folder: Path) -> dict[str, str]:
+    """Name to digest, from `folder`/SHA256SUMS. LabError if there is none."""
+    sums = folder / SUMS
+    if not sums.is_file():
+        raise LabError(f"{sums} is missing: restore it with 'git checkout {sums}'")
+    listed = {}
+    for line in sums.read_text(encoding="utf-8").splitlines():
+        digest, _, name = line.partition("  ")
+        listed[name] = digest
+    return listed
+
+
 def verify(folder: Path, names: Iterable[str] | None = None) -> None:
     """Check files of `folder` against its `SHA256SUMS`.
 
     Raises LabError for a file that is missing, changed or not listed.
     """
-    sums = folder / "SHA256SUMS"
-    if not sums.is_file():
-        raise LabError(f"{sums} is missing: restore it with 'git checkout {sums}'")
-    listed = {}
-    for line in sums.read_text().splitlines():
-        digest, _, name = line.partition("  ")
-        listed[name] = digest
+    sums, listed = folder / SUMS, read_sums(folder)
     for name in listed if names is None else names:
         path = folder / name
         if name not in listed:

@@ -6,13 +6,13 @@ from the command line is in `headless`; nothing here needs Jupyter to be running
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.machinery import SourceFileLoader
@@ -94,7 +94,7 @@ def start(
     """
     settings = resolve(profile, overrides)
     os.chdir(ROOT)
-    check_machine(settings, name)
+    check_machine(settings)
     _apply(environment(settings))
     run = Run(name, settings, Path(ROOT, out, settings.profile, name))
     needs = network_needs(settings)
@@ -107,8 +107,6 @@ def start(
 
 def _apply(values: Mapping[str, str]) -> None:
     os.environ.update(values)
-    # libraries ask for a widget bar when they are imported; text bars are wanted here
-    warnings.filterwarnings("ignore", message="IProgress not found")
     hub = sys.modules.get("huggingface_hub.constants")
     if hub is not None and "HF_HUB_OFFLINE" in values:
         hub.HF_HUB_OFFLINE = True  # it read the environment when it was imported
@@ -135,6 +133,7 @@ class Run:
         now = time.time()
         # only the first run of a headless kernel owns the time since the kernel began
         first = os.environ.pop(HEADLESS, "") == "1"
+        self.interactive = not first  # somebody watches: progress bars are welcome
         self._began = psutil.Process().create_time() if first else now
         self._boot = now - self._began
         self._imports = ImportClock()
@@ -151,27 +150,36 @@ class Run:
     def input(self, notebook: str, filename: str, shipped: Path | None = None) -> Path:
         """A file or folder that `notebook` wrote, else the shipped one; says which.
 
-        Only a run of the same profile and `out` counts. Raises LabError, naming the
-        notebook to run, where neither exists.
+        Only a run of the same profile and `out` counts, and only one that finished:
+        its metrics.json stands beside its files. The shipped one is checked against
+        the SHA256SUMS above it. Raises LabError, naming the notebook to run, where
+        neither exists, and for a shipped file that is not as it was listed.
         """
         made = self.folder.parent / notebook / filename
-        if made.exists():
+        finished = (self.folder.parent / notebook / "metrics.json").is_file()
+        if made.exists() and finished:
             print(f"reads {_shown(made)}{self._other_settings(notebook)}")
             return made
         if shipped is not None and Path(shipped).exists():
-            print(f"reads {_shown(Path(shipped))} (shipped; {notebook} has not run)")
+            records.verify_shipped(shipped)
+            state = "has not finished" if made.exists() else "has not run"
+            print(f"reads {_shown(Path(shipped))} (shipped; {notebook} {state})")
             return Path(shipped)
+        state = "is from an unfinished run" if made.exists() else "is missing"
         raise LabError(
-            f"{_shown(made)} is missing: run 'python -m nbutils run {notebook} "
+            f"{_shown(made)} {state}: run 'python -m nbutils run {notebook} "
             f"--profile {self.settings.profile}' first"
         )
 
     def _other_settings(self, notebook: str) -> str:
         """Which settings an earlier notebook's run had otherwise, as a remark."""
         path = self.folder.parent / notebook / "metrics.json"
-        if not path.is_file():
-            return ""
-        theirs = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        try:
+            theirs = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        except (ValueError, KeyError, TypeError):
+            raise LabError(
+                f"{_shown(path)} is damaged: run {notebook} again, or remove its folder"
+            ) from None
         ours = self.settings.model_dump()
         changed = [key for key in ours if theirs.get(key) != ours[key]]
         return f" (made with another {', '.join(changed)})" if changed else ""
@@ -189,9 +197,7 @@ class Run:
             raise LabError(f"figure {name!r} has no description: say what it shows")
         path = self.path(f"figures/{name}.png")
         with records.atomic(path) as temporary:
-            figure.savefig(
-                temporary, metadata={"Software": None}, pil_kwargs={"optimize": True}
-            )
+            _write_png(figure, temporary)
         _close(figure)
         display(Image(filename=path, alt=description))
         print(description)
@@ -249,6 +255,19 @@ class Run:
         for row in rows:
             print(f"{row['name']:<{width}}  {_text(row['value']):>10}  {row['unit']}")
         print(f"{seconds['total']:.0f} s, peak {report['peak_memory_gb']:.1f} GB")
+
+
+def _write_png(figure: Any, path: Path) -> None:
+    """Write a figure with 128 colours: a third of the bytes, and no visible change.
+
+    Executed notebooks carry their figures, and are kept under 400 kB.
+    """
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    picture = Image.open(buffer).convert("RGB")
+    picture.quantize(128).save(path, optimize=True)
 
 
 def _close(figure: Any) -> None:

@@ -37,7 +37,9 @@ class Settings(BaseModel):
     choice of this lab where the papers are silent or the machine is smaller.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False
+    )
 
     profile: str = _setting("workshop", "name of the profile these settings began from")
     seed: int = _setting(0, "seed of every random draw", ge=0)
@@ -47,7 +49,9 @@ class Settings(BaseModel):
     )
 
     # -- synthesis (notebooks 01 and 02)
-    families: list[str] = _setting(FAMILIES, "families of domains to work with")
+    families: list[str] = _setting(
+        FAMILIES, "families of domains to work with", min_length=1
+    )
     llm_mode: Literal["replay", "live"] = _setting(
         "replay", "replay: recorded answers only; live: ask a server for missing ones"
     )
@@ -93,6 +97,9 @@ class Settings(BaseModel):
     pooling: Literal["mean", "last", "first", "weighted_mean", "ata"] = _setting(
         "ata", "tokens to one vector", source="Negative Matters, ATA"
     )
+    ata_gradient: bool = _setting(
+        False, "gradient also through ATA's weights (the paper does not say)"
+    )
     text_format: Literal["plain", "inst", "e5"] = _setting(
         "plain",
         "how instruction and text are written together",
@@ -108,6 +115,7 @@ class Settings(BaseModel):
     teachers: list[str] = _setting(
         ["bm25", MINILM],
         "who scores candidates: bm25, a hub name or a folder",
+        min_length=1,
         source="NV-Retriever (e5-mistral-7b-instruct) in the paper profile",
     )
     candidate_depth: int = _setting(
@@ -136,15 +144,20 @@ class Settings(BaseModel):
         "curriculum", "reverse", "random", "fixed-1", "fixed-2", "fixed-3", "fixed-4"
     ] = _setting("curriculum", "order of the levels", source="Negative Matters")
     steps_per_level: int = _setting(
-        16,
+        12,
         "steps on each level",
         unit="steps",
         gt=0,
         source="Negative Matters (400, our reading) in the paper profile",
     )
-    batch_size: int = _setting(32, "queries a step", unit="queries", gt=0)
+    batch_size: int = _setting(24, "queries a step", unit="queries", gt=0)
     mini_batch: int = _setting(
-        32, "queries whose activations are kept at once", unit="queries", gt=0
+        24, "texts that go through the model at once", unit="texts", gt=0
+    )
+    gradient_cache: bool = _setting(
+        False,
+        "keep the activations of one mini-batch only, for a second forward pass",
+        source="GradCache",
     )
     learning_rate: float = _setting(1e-3, "peak learning rate", gt=0)
     warmup_steps: int = _setting(8, "linear warm-up", unit="steps", ge=0)
@@ -159,7 +172,10 @@ class Settings(BaseModel):
         "hybrid", "how retrieved negatives join the synthetic ones", source="SyNeg"
     )
     retrieved_per_query: int = _setting(
-        2, "retrieved negatives beside a synthetic one", source="SyNeg (1 + 2)", ge=0
+        1,
+        "retrieved negatives beside a synthetic one",
+        source="SyNeg (2) in the paper profile",
+        ge=0,
     )
     optimizer: Literal["adamw", "paged_adamw_8bit"] = _setting(
         "adamw", "paged_adamw_8bit needs a GPU"
@@ -167,7 +183,9 @@ class Settings(BaseModel):
 
     # -- evaluation (notebook 06)
     tasks: list[str] = _setting(
-        ["local"], "local: tasks from held-out recordings; otherwise mteb task names"
+        ["local"],
+        "local: tasks from held-out recordings; otherwise mteb task names",
+        min_length=1,
     )
     bootstrap_samples: int = _setting(2000, "resamples of an interval", gt=99)
     max_items: int = _setting(
@@ -203,7 +221,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "encoder": "tiny-bert",
         "teachers": ["bm25", "tiny-bert"],
         "text_format": "inst",
-        "max_length": 48,
+        "max_length": 160,
         "steps_per_level": 2,
         "batch_size": 8,
         "mini_batch": 8,
@@ -221,6 +239,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "max_length": 512,
         "compute_dtype": "bfloat16",
         "gradient_checkpointing": True,
+        "gradient_cache": True,
         "teachers": ["bm25", "intfloat/e5-mistral-7b-instruct"],
         "steps_per_level": 400,
         "batch_size": 512,
@@ -228,6 +247,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "learning_rate": 2e-4,
         "warmup_steps": 300,
         "temperature": 0.02,
+        "retrieved_per_query": 2,
         "optimizer": "paged_adamw_8bit",
         "tasks": LLM2VEC_SUBSET,
     },
@@ -236,8 +256,20 @@ PROFILES: dict[str, dict[str, Any]] = {
 
 def nearest(name: str, known: Any) -> str:
     """`; did you mean 'x'?` for the closest known name, or nothing."""
-    match = difflib.get_close_matches(name, [str(k) for k in known], n=1, cutoff=0.5)
+    known = [str(k) for k in known]
+    match = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def _check_name(name: Any) -> None:
+    if name == "profile":
+        raise LabError(
+            "the profile is chosen with --profile (or the parameter `profile`), "
+            "not as a setting"
+        )
+    if name not in Settings.model_fields:
+        near = nearest(name, Settings.model_fields)
+        raise LabError(f"unknown setting {name!r}{near}")
 
 
 def resolve(
@@ -249,7 +281,8 @@ def resolve(
     """Settings of a profile, changed by a YAML file, then by `overrides`.
 
     Raises LabError for an unknown profile, an unknown name (naming the nearest
-    setting) or a value of the wrong type: the string "false" is not a boolean.
+    setting or family) or a value of the wrong type: the string "false" is not a
+    boolean. The profile itself is no setting.
     """
     if profile not in PROFILES:
         raise LabError(
@@ -262,28 +295,55 @@ def resolve(
         **(overrides or {}),
     }
     for name in values:
-        if name not in Settings.model_fields:
-            raise LabError(
-                f"unknown setting {name!r}{nearest(name, Settings.model_fields)}"
-            )
+        _check_name(name)
     try:
-        return Settings(**{"profile": profile, **values})
+        settings = Settings(**{**values, "profile": profile})
     except ValidationError as error:
         raise LabError(_one_line(error)) from None
+    _check_lists(settings)
+    return settings
+
+
+def _check_lists(settings: Settings) -> None:
+    for family in settings.families:
+        if family not in FAMILIES:
+            raise LabError(
+                f"unknown family {family!r}{nearest(family, FAMILIES)} "
+                f"(known: {', '.join(FAMILIES)})"
+            )
+    for name in ("families", "teachers", "tasks"):
+        values = getattr(settings, name)
+        twice = next((v for v in values if values.count(v) > 1), None)
+        if twice is not None:
+            raise LabError(f"setting {name!r} holds {twice!r} twice: name it once")
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """A YAML file of settings as a dict. LabError if it is missing or is no mapping."""
+    """A YAML file of settings as a dict. LabError if it is missing or is no mapping.
+
+    YAML reads `2e-4` as a text; where a setting is a number, so is its value here.
+    """
     path = Path(path)
     if not path.is_file():
         raise LabError(f"settings file {path} does not exist")
     try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise LabError(f"settings file {path} is not valid YAML: {error}") from None
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        cause = " ".join(str(error).split())
+        raise LabError(f"settings file {path} is not valid YAML: {cause}") from None
     if not isinstance(values, dict):
         raise LabError(f"settings file {path} must hold 'name: value' lines")
-    return values
+    return {name: _as_number(name, value) for name, value in values.items()}
+
+
+def _as_number(name: Any, value: Any) -> Any:
+    field = Settings.model_fields.get(name)
+    if field is None or field.annotation is not float or not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value  # refused with the setting's name when it is resolved
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
@@ -294,16 +354,14 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     name, equals, raw = text.partition("=")
     if not equals:
         raise LabError(f"{text!r} is not of the form name=value")
-    if name not in Settings.model_fields:
-        raise LabError(
-            f"unknown setting {name!r}{nearest(name, Settings.model_fields)}"
-        )
+    _check_name(name)
     field = Settings.model_fields[name]
     try:
         value = yaml.safe_load(raw)
     except yaml.YAMLError:
         value = raw
-    adapter = TypeAdapter(Annotated[field.annotation, field])
+    finite = ConfigDict(allow_inf_nan=False)
+    adapter = TypeAdapter(Annotated[field.annotation, field], config=finite)
     if field.annotation is str:
         value = raw
     try:

@@ -17,6 +17,9 @@ from pathlib import Path
 
 from nbutils.errors import LabError
 
+UNFINISHED = ("length", "content_filter")
+"""Reasons why a server stopped that leave an answer in the middle."""
+
 
 @dataclass(frozen=True)
 class ChatRequest:
@@ -64,11 +67,17 @@ class Answer:
     time: str = ""
     finish: str = ""
 
+    @property
+    def whole(self) -> bool:
+        """Whether the model came to its end and said something."""
+        return bool(self.text.strip()) and self.finish not in UNFINISHED
+
 
 class Store:
     """Answers in one sqlite file (WAL), written as each arrives.
 
-    Several threads and processes may write; an answer that is there already stays.
+    Several threads and processes may write; a whole answer that is there stays, one
+    that was cut off, filtered or empty gives way to the next.
     The file is made on the first write. No credential is ever among its columns.
     """
 
@@ -100,10 +109,13 @@ class Store:
             json.dumps(dict(answer.usage)), answer.model, answer.latency,
             answer.time, answer.finish,
         )  # fmt: skip
+        names = self.COLUMNS.split(", ")[1:]
+        anew = ", ".join(f"{name} = excluded.{name}" for name in names)
         self._execute(
-            f"INSERT OR IGNORE INTO answers ({self.COLUMNS}) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            row,
+            f"INSERT INTO answers ({self.COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
+            f"ON CONFLICT (key) DO UPDATE SET {anew} "
+            "WHERE answers.finish IN (?, ?) OR trim(answers.text, ?) = ''",
+            (*row, *UNFINISHED, " \t\r\n"),
         )
 
     def __len__(self) -> int:

@@ -90,18 +90,40 @@ class EncoderTeacher:
         return scores
 
 
-def load_teacher(name: str, settings) -> Teacher:
-    """The teacher called `name`: `bm25`, a hub name or a folder.
+def load_teachers(settings) -> dict[str, Teacher]:
+    """Every teacher of the settings under a name of its own, in their order.
 
-    Raises LabError where the encoder cannot be found.
+    The name is the last part of the model's; where two share it, the whole of it with
+    `--` for `/`, so that neither takes the other's place or file. Raises LabError where
+    an encoder cannot be found, and for one model named twice.
+    """
+    parts = [_parts(name) for name in settings.teachers]
+    last = [part[-1] for part in parts]
+    called = [p[-1] if last.count(p[-1]) == 1 else "--".join(p) for p in parts]
+    twice = next((name for name in called if called.count(name) > 1), None)
+    if twice is not None:
+        raise LabError(f"`teachers` names {twice!r} twice: name each teacher once")
+    pairs = zip(called, settings.teachers, strict=True)
+    return {own: load_teacher(name, settings, own) for own, name in pairs}
+
+
+def _parts(name: str) -> list[str]:
+    return [part for part in name.split("/") if part not in ("", ".")] or [name]
+
+
+def load_teacher(name: str, settings, called: str | None = None) -> Teacher:
+    """The teacher of model `name`: `bm25`, a hub name or a folder.
+
+    `called` is what its table's column `teacher` says, otherwise the last part of
+    `name`. Raises LabError where the encoder cannot be found.
     """
     if name == "bm25":
         return BM25Teacher()
     model = encoder.load_encoder(settings, name)
     prompts = getattr(model, "prompts", None) or {}
     prompt = next((prompts[key] for key in QUERY_PROMPTS if prompts.get(key)), None)
-    short = name.rstrip("/").rsplit("/", 1)[-1]
-    return EncoderTeacher(model, settings, name=short, query_prompt=prompt)
+    called = called or _parts(name)[-1]
+    return EncoderTeacher(model, settings, name=called, query_prompt=prompt)
 
 
 def candidates(

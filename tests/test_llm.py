@@ -26,6 +26,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.seen: list[dict] = []
         self.status = 200
+        self.cut = {}  # finish reason and text to send instead
         responses = plan.recorded_responses("health")
         self.answers = {
             request.prompt: json.dumps(responses[request.id])
@@ -42,11 +43,12 @@ class _Handler(BaseHTTPRequestHandler):
             value = {"error": {"message": f"Incorrect API key: {secret}"}}
         else:
             text = self.server.answers[body["messages"][0]["content"]]
+            reason, text = self.server.cut.get("now", ("stop", text))
             message = {"role": "assistant", "content": text}
             value = {
                 "id": "x", "object": "chat.completion", "created": 0,
                 "model": body["model"],
-                "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+                "choices": [{"index": 0, "message": message, "finish_reason": reason}],
                 "usage": {
                     "prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12
                 },
@@ -182,6 +184,26 @@ def test_stored_answer_carries_usage_model_latency_and_time(server, tmp_path):
     assert answer.usage["completion_tokens"] == 5
     assert (answer.model, answer.finish) == ("other", "stop")
     assert answer.latency > 0 and answer.time.startswith("20")
+
+
+@pytest.mark.parametrize(
+    "cut", [("length", '["Given a'), ("content_filter", "I can"), ("stop", " \n")]
+)
+def test_an_answer_that_is_not_whole_is_asked_for_again(cut, server, tmp_path):
+    settings = live(tmp_path)
+    request, other = first_requests(settings, 2)
+    server.cut["now"] = cut
+    client = synthesis.open_client(settings)
+    assert client.complete(request).text == cut[1]
+    replay = synthesis.open_client(live(tmp_path, llm_mode="replay"))
+    assert replay.complete(request).text == cut[1]  # a parser will name the fault
+    server.cut.clear()
+    client.complete(other)
+    whole = client.complete(request)
+    assert whole.finish == "stop" and json.loads(whole.text)
+    assert client.store.get(request.key) == whole
+    assert client.complete(request) == whole and client.complete(other)
+    assert (client.requested, len(client.store)) == (3, 2)
 
 
 def test_many_keep_their_order_and_a_repeat_is_asked_once(server, tmp_path):

@@ -16,11 +16,41 @@ def imports(name: str) -> set[str]:
     tree = ast.parse((ROOT / "nbutils" / f"{name}.py").read_text())
     found = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module == "nbutils":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "")[:8] == "nbutils.":
-            found.add(node.module.split(".")[1])
+        found |= imported(node)
     return found
+
+
+def imported(node: ast.AST) -> set[str]:
+    """The modules of the package that a statement imports, however it is written."""
+    if isinstance(node, ast.Import):
+        names = [alias.name.split(".") for alias in node.names]
+        return {parts[1] for parts in names if parts[0] == "nbutils" and parts[1:]}
+    if not isinstance(node, ast.ImportFrom):
+        return set()
+    whole = (node.module or "").split(".")
+    if node.level:
+        whole = ["nbutils", *filter(None, whole)]
+    if whole[0] != "nbutils":
+        return set()
+    if whole[1:]:
+        return {whole[1]}
+    return {a.name for a in node.names if not a.name.startswith("__")}
+
+
+def test_every_form_of_import_is_seen():
+    forms = {
+        "import nbutils.a": {"a"},
+        "import os, nbutils.a.b as c": {"a"},
+        "import nbutils": set(),
+        "from nbutils import a, b": {"a", "b"},
+        "from nbutils.a import b": {"a"},
+        "from . import a": {"a"},
+        "from .a import b": {"a"},
+        "from nbutils import __version__": set(),
+        "from numpy import a": set(),
+    }
+    for source, found in forms.items():
+        assert imported(ast.parse(source).body[0]) == found, source
 
 
 def test_every_module_stands_in_the_map_once():

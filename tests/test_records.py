@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from nbutils import records
 from nbutils.errors import LabError
 from nbutils.records import GradedExample, RetrievalItem, Task
+from nbutils.settings import DATA
 
 TASK = Task(id="t/1", family="t", group="sts", index=0, text="Find é", split="train")
 GRADED = {
@@ -182,6 +183,30 @@ def test_a_changed_missing_or_unlisted_file_is_named(folder):
     (folder / "SHA256SUMS").unlink()
     with pytest.raises(LabError, match="SHA256SUMS is missing"):
         records.verify(folder)
+
+
+def test_sums_list_every_file_once_and_in_order(tmp_path):
+    for name in ("b.txt", "README.md", "deep/er/a.txt", ".DS_Store", "deep/.x/y"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert records.write_sums(tmp_path) == 3
+    first = (tmp_path / "SHA256SUMS").read_text()
+    names = [line.split("  ")[1] for line in first.splitlines()]
+    assert names == ["README.md", "b.txt", "deep/er/a.txt"]
+    records.write_sums(str(tmp_path))
+    assert (tmp_path / "SHA256SUMS").read_text() == first
+    records.verify(tmp_path)
+    records.verify_shipped(tmp_path)
+    records.verify_shipped(tmp_path / "deep")
+
+
+DATA_FOLDERS = [f for f in sorted(DATA.iterdir()) if f.is_dir() and records.files_of(f)]
+
+
+@pytest.mark.parametrize("folder", DATA_FOLDERS, ids=lambda folder: folder.name)
+def test_the_sums_of_a_data_folder_are_complete_and_right(folder):
+    assert sorted(records.read_sums(folder)) == records.files_of(folder)
+    records.verify(folder)
 
 
 def test_json_of_a_record_is_what_is_written(tmp_path):

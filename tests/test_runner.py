@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import os
 import time
@@ -13,7 +14,7 @@ import pytest
 from conftest import PARAMETERS, probe
 from nbformat.v4 import new_output
 
-from nbutils import bench, headless, index, machine, notebooks, runner
+from nbutils import bench, headless, index, machine, notebooks, records, runner
 from nbutils.errors import LabError
 from nbutils.settings import ROOT, resolve
 
@@ -63,9 +64,9 @@ def test_metrics_say_what_ran_and_where_the_time_went(sound):
     seconds = report["seconds"]
     parts = ("import", "encoding", "training", "other")
     assert sum(seconds[p] for p in parts) == pytest.approx(seconds["total"], abs=0.01)
-    assert 0.3 <= seconds["training"] < 0.6
+    assert seconds["training"] >= 0.3  # what the page slept in that part
     assert seconds["encoding"] == 0
-    assert seconds["import"] > 0.1  # the kernel's start and pandas at the least
+    assert seconds["import"] > 0  # the kernel's start and pandas at the least
     assert 0.03 < report["peak_memory_gb"] < 1.5
 
 
@@ -152,7 +153,9 @@ def test_a_faulty_run_is_an_error_with_a_named_cause(case, write_probe, tmp_path
     body, changes, cause = BAD_RUNS[case]
     folder = tmp_path / "out" / "smoke" / "probe"
     folder.mkdir(parents=True)
-    for name in ("metrics.json", "probe.ipynb"):  # an older run must not stand in
+    older = ("metrics.json", "probe.ipynb", "probe.html", "student/x", "mined.parquet")
+    for name in older:  # an older run must not stand in
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("{}")
     timeout = 2 if case == "too slow" else 60
     with pytest.raises(LabError, match=cause) as caught:
@@ -161,6 +164,19 @@ def test_a_faulty_run_is_an_error_with_a_named_cause(case, write_probe, tmp_path
     assert sorted(p.name for p in folder.iterdir()) == ["probe.failed.ipynb"]
     kept = notebooks.load(folder / "probe.failed.ipynb")
     assert kept.metadata["nbutils"]["error"] in str(caught.value)
+
+
+def test_a_new_run_keeps_candidate_tables_only(sound, tmp_path):
+    folder = tmp_path / "out" / "smoke" / "probe"
+    (folder / "student").mkdir(parents=True)
+    (folder / "student" / "x").write_text("old")
+    (folder / "elsewhere").symlink_to(tmp_path)
+    for name in ("candidates-bm25.parquet", "mined.parquet"):
+        (folder / name).write_text(name)
+    headless._clear(folder)
+    assert [p.name for p in folder.iterdir()] == ["candidates-bm25.parquet"]
+    assert tmp_path.is_dir()
+    headless._clear(tmp_path / "nowhere")
 
 
 def test_an_error_that_a_tag_allows_is_still_an_error(write_probe, tmp_path):
@@ -284,15 +300,23 @@ def test_a_missing_gpu_names_the_profiles_for_a_cpu():
         machine.check_machine(resolve("smoke", {"device": "cuda"}))
 
 
-def test_live_mode_needs_a_key_or_a_server_where_the_model_is_asked(monkeypatch):
+def test_live_mode_needs_a_key_or_a_server_for_every_notebook(
+    monkeypatch, write_probe, tmp_path
+):
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     live = resolve("smoke", {"llm_mode": "live"})
     with pytest.raises(LabError, match="OPENAI_API_KEY and OPENAI_BASE_URL"):
-        machine.check_machine(live, "02_graded_negative_synthesis")
-    machine.check_machine(live, "03_positive_aware_mining")
+        machine.check_machine(live)
+    overrides, out = {"llm_mode": "live"}, str(tmp_path / "out")
+    for name in headless.NAMES:
+        with pytest.raises(LabError, match="export the key"):
+            runner.start(name, "smoke", overrides, out)
+        with pytest.raises(LabError, match="export the key"):
+            headless.run_all([name], out, "smoke", overrides)
+    assert not (tmp_path / "out").exists()
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:8000/v1")
-    machine.check_machine(live, "02_graded_negative_synthesis")
+    machine.check_machine(live)
 
 
 def test_only_settings_that_need_the_network_may_use_it():
@@ -348,39 +372,92 @@ def test_start_refuses_a_misspelt_or_mistyped_setting(tmp_path):
 def test_input_prefers_the_same_profiles_run_and_says_so(run, tmp_path, capsys):
     with pytest.raises(LabError, match="nbutils run earlier --profile smoke"):
         run.input("earlier", "part/table.csv")
-    shipped = tmp_path / "shipped.csv"
+    shipped = tmp_path / "data" / "shipped.csv"
+    shipped.parent.mkdir()
     shipped.write_text("a")
+    records.write_sums(shipped.parent)
     assert run.input("earlier", "part/table.csv", shipped) == shipped
     assert "shipped; earlier has not run" in capsys.readouterr().out
     made = run.folder.parent / "earlier" / "part" / "table.csv"
     made.parent.mkdir(parents=True)
-    made.write_text("b")
+    made.write_text("b")  # but no metrics: that run failed, or is under way
+    assert run.input("earlier", "part/table.csv", shipped) == shipped
+    assert "shipped; earlier has not finished" in capsys.readouterr().out
+    with pytest.raises(LabError, match="is from an unfinished run: run"):
+        run.input("earlier", "part/table.csv")
     theirs = {**run.settings.model_dump(), "seed": 9}
     (made.parent.parent / "metrics.json").write_text(json.dumps({"settings": theirs}))
     assert run.input("earlier", "part/table.csv", shipped) == made
     assert "made with another seed" in capsys.readouterr().out
+    (made.parent.parent / "metrics.json").write_text('{"sett')
+    with pytest.raises(LabError, match=r"metrics\.json is damaged: run earlier again"):
+        run.input("earlier", "part/table.csv", shipped)
 
 
-def test_a_timed_part_inside_another_is_counted_once(run):
+def test_a_shipped_file_or_folder_is_read_only_as_it_was_listed(run, tmp_path):
+    student = tmp_path / "models" / "student"
+    (student / "1_Pooling").mkdir(parents=True)
+    for name in ("weights.bin", "1_Pooling/config.json"):
+        (student / name).write_text(name)
+    with pytest.raises(LabError, match="SHA256SUMS is missing"):
+        run.input("earlier", "student", student)
+    records.write_sums(student.parent)
+    assert run.input("earlier", "student", student) == student
+    (student / "more.bin").write_text("")
+    with pytest.raises(LabError, match=r"more\.bin is not listed"):
+        run.input("earlier", "student", student)
+    (student / "more.bin").unlink()
+    (student / "1_Pooling" / "config.json").write_text("{}")
+    with pytest.raises(LabError, match=r"config\.json is truncated or changed"):
+        run.input("earlier", "student", student)
+    assert run.input("earlier", "w", student / "weights.bin").name == "weights.bin"
+    (student / "1_Pooling" / "config.json").unlink()
+    with pytest.raises(LabError, match=r"config\.json is missing"):
+        run.input("earlier", "student", student)
+
+
+class Clock:
+    """A clock that goes only when it is told to."""
+
+    def __init__(self, monkeypatch):
+        self.now = 1000.0
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+
+    def go(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch, run):
+    return Clock(monkeypatch)
+
+
+def test_a_timed_part_inside_another_is_counted_once(run, clock):
     with run.timed("training"):
-        time.sleep(0.05)
+        clock.go(5)
         with run.timed("encoding"):
-            time.sleep(0.1)
+            clock.go(10)
+        clock.go(2)
     seconds = run.seconds()
-    assert 0.1 <= seconds["encoding"] < 0.15
-    assert 0.05 <= seconds["training"] < 0.09
+    assert seconds["encoding"] == 10
+    assert seconds["training"] == 7
     with pytest.raises(LabError, match="known parts are encoding, training"):
         run.timed("reading").__enter__()
 
 
-def test_first_imports_are_counted_as_import(run, tmp_path, monkeypatch):
-    (tmp_path / "slow_module.py").write_text("import time\ntime.sleep(0.1)\n")
+def test_first_imports_are_counted_as_import(run, clock, tmp_path, monkeypatch):
+    (tmp_path / "slow_module.py").write_text("import slow_inner\nGO(10)\n")
+    (tmp_path / "slow_inner.py").write_text("GO(20)\n")
+    monkeypatch.setattr(builtins, "GO", clock.go, raising=False)
     monkeypatch.syspath_prepend(tmp_path)
+    boot = run.seconds()["import"]
     with run.timed("training"):
         import slow_module  # noqa: F401
+
+        clock.go(5)
     seconds = run.seconds()
-    assert seconds["import"] >= 0.1
-    assert seconds["training"] < 0.05
+    assert seconds["import"] - boot == 30
+    assert seconds["training"] == 5
 
 
 def test_metrics_are_finite_numbers_or_nothing_is_written(run, capsys):

@@ -5,12 +5,18 @@ import pandas as pd
 import pytest
 import torch
 
-from nbutils import encoder, mining
+from nbutils import encoder, mining, models
 from nbutils.candidates import Search, digest, read, search_stored, top_k, write
 from nbutils.errors import LabError
 from nbutils.exclusion import prepare
 from nbutils.settings import resolve
-from nbutils.teachers import BM25Teacher, EncoderTeacher, candidates, load_teacher
+from nbutils.teachers import (
+    BM25Teacher,
+    EncoderTeacher,
+    candidates,
+    load_teacher,
+    load_teachers,
+)
 
 CORPUS = pd.DataFrame(
     {
@@ -238,6 +244,21 @@ def test_a_stored_search_is_not_repeated_but_a_stale_one_is_replaced(tmp_path):
     pd.testing.assert_frame_equal(first.table, again.table)
     deeper = search_stored(path, Search(teacher, queries, corpus, positives, 5))
     assert teacher.calls == [3] and len(deeper.table) == 15
+
+
+def test_teachers_of_one_short_name_keep_apart(tmp_path):
+    here = [models.tiny_folder("tiny-bert", tmp_path / part) for part in ("a", "b")]
+    names = ["bm25", *map(str, here), "tiny-mistral"]
+    found = load_teachers(resolve("smoke", {"teachers": names}))
+    assert next(iter(found)) == "bm25" and list(found)[3] == "tiny-mistral"
+    assert len(found) == 4 and all("/" not in name for name in found)
+    for name, folder in zip(list(found)[1:3], here, strict=True):
+        assert name == "--".join(folder.parts[1:])
+    for name, teacher in found.items():
+        assert teacher.name == name
+    assert list(load_teachers(resolve("smoke"))) == ["bm25", "tiny-bert"]
+    with pytest.raises(LabError, match="twice: name each teacher once"):
+        load_teachers(resolve("smoke", {"teachers": [names[1], f"{here[0]}/"]}))
 
 
 # -- misuse ----------------------------------------------------------------------------
