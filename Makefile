@@ -58,5 +58,5 @@ check: $(STAMP)
 # answers of a live language model were paid for: they are not a cache
 clean:
 	@test ! -d runs || find runs -mindepth 1 -maxdepth 1 ! -name 'answers.sqlite*' -exec rm -rf {} +
-	rm -rf .pytest_cache .ruff_cache build
+	rm -rf .cache .pytest_cache .ruff_cache build
 	find nbutils tests -name __pycache__ -type d -prune -exec rm -rf {} +

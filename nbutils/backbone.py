@@ -22,6 +22,9 @@ from nbutils.models import TINY, compute_dtype, load_pretrained, quiet, tiny_fol
 from nbutils.pooling import TAPPED, attention_tap, tapped_weights
 from nbutils.settings import ROOT
 
+MULTIPLE = 8
+"""Batches are padded to lengths of this multiple: fewer shapes, fewer kernels made."""
+
 
 def quantization_config(name: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
     """NF4 with double quantization (QLoRA), or None."""
@@ -187,6 +190,7 @@ class Backbone(InputModule):
             padding=True,
             truncation=True,
             max_length=self.max_seq_length,
+            pad_to_multiple_of=MULTIPLE,
             return_tensors="pt",
             return_token_type_ids=False,
         )
@@ -213,7 +217,9 @@ class Backbone(InputModule):
             texts, add_special_tokens=False, truncation=True, max_length=room
         )["input_ids"]
         rows = [before + body + after for body in bodies]
-        batch = tokenizer.pad({"input_ids": rows}, return_tensors="pt")
+        batch = tokenizer.pad(
+            {"input_ids": rows}, pad_to_multiple_of=MULTIPLE, return_tensors="pt"
+        )
         mask = batch["attention_mask"].clone()
         mask[:, : len(before)] = 0
         return {

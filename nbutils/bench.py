@@ -1,6 +1,6 @@
 """Measurements as rows {name, value, peer, ratio, unit}, one suite per subject.
 
-`peer` is the value of the tool that a suite compares with and `ratio` is value / peer;
+`peer` is the value of what a suite compares with and `ratio` is value / peer;
 both are None where there is nothing to compare with. A new suite is a function that
 returns rows, entered in SUITES.
 """

@@ -1,8 +1,9 @@
-"""What several test files share: small notebooks that need no model."""
+"""What several test files share: small notebooks, a cache of their own, coverage."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
 import nbformat
+import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
@@ -31,6 +33,32 @@ def probe(
         new_code_cell(last or 'run.finish({"answer": (42, "items")})'),
     ]
     return new_notebook(cells=cells, metadata={"kernelspec": KERNEL})
+
+
+@pytest.fixture(scope="session", autouse=True)
+def vectors_apart(tmp_path_factory):
+    """Vectors that tests encode go to a folder of the session, not to the project's.
+
+    The encoder is not imported for it: where no test file needs it, it stays out.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        encoder = sys.modules.get("nbutils.encoder")
+        if encoder is not None:
+            patch.setattr(encoder, "VECTORS", tmp_path_factory.mktemp("vectors"))
+        yield
+
+
+def coverage(trial: Callable, truth: float, trials: int = 200) -> float:
+    """Share of intervals that hold the truth, over trials on fresh data.
+
+    `trial` takes a random generator, draws data and returns (value, low, high). Of
+    200 intervals of 95 % that are right, between 0.89 and 0.99 hold it.
+    """
+    held = 0
+    for number in range(trials):
+        _, low, high = trial(np.random.default_rng(number))
+        held += low <= truth <= high
+    return held / trials
 
 
 @pytest.fixture

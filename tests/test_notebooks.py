@@ -29,7 +29,8 @@ PLUMBING = {
 }  # fmt: skip
 """Modules without mechanisms: a page may use their functions' common names."""
 
-VOLATILE = re.compile(r"/(?:home|Users)/\w|/root/|/tmp/|/work/")
+VOLATILE = re.compile(r"(?<![\w.:/~…-])/(?:[\w.+-]+/)+[\w.+-]|\b[A-Z]:\\\w")
+"""An absolute path of a file system; addresses and relative paths are none."""
 
 
 @pytest.fixture(params=NAMES, scope="module")
@@ -81,6 +82,16 @@ def test_outputs_hold_no_warnings_and_no_paths_of_a_machine(page):
             assert output.get("name") != "stderr", f"{where}: {text[:200]}"
             assert not VOLATILE.search(text), f"{where}: {text[:200]}"
             assert " object at 0x" not in text, f"{where}: {text[:200]}"
+
+
+def test_absolute_paths_are_seen_wherever_they_point():
+    for text in ("in /srv/lab/x", "'/a/b'", "[/var/t-1/c.py:3]", "C:\\Users"):
+        assert VOLATILE.search(text), text
+    for text in (
+        "runs/workshop/x", "https://a.org/b/c", "see ../data/x", "~/a/b", "and/or/not",
+        "1 / 2 / 3", "health/mgh/sts/0", "/", "a …/b/c",
+    ):  # fmt: skip
+        assert not VOLATILE.search(text), text
 
 
 # -- the page's order and style --------------------------------------------------------
