@@ -51,13 +51,16 @@ def inspect(
                 input_ids=features["input_ids"],
                 attention_mask=features["attention_mask"],
             )
-        attention = attention_matrix(tap["call"], features["attention_mask"])[0]
-        ids = features["input_ids"][0].tolist()
+        mask = features["attention_mask"]
+        real = mask[0].bool().cpu().numpy()  # batches are padded to round lengths
+        ids = features["input_ids"][0].cpu()[real].tolist()
+        attention = attention_matrix(tap["call"], mask)[0].float().cpu().numpy()
+        hidden = backbone.last_hidden_state[0].float().cpu().numpy()
         entries.append(
             {
                 "tokens": model.tokenizer.convert_ids_to_tokens(ids),
-                "attention": attention.float().cpu().numpy(),
-                "hidden": backbone.last_hidden_state[0].float().cpu().numpy(),
+                "attention": attention[:, real][:, :, real],
+                "hidden": hidden[real],
             }
         )
     return entries

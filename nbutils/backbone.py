@@ -252,7 +252,12 @@ class Backbone(InputModule):
         self.save_config(output_path)
         self.tokenizer.save_pretrained(output_path)
         if self.has_adapter:
-            self.model.save_pretrained(f"{output_path}/adapter")
+            for adapter in self.model.peft_config.values():  # a name, not a path here
+                adapter.base_model_name_or_path = self.name
+            self.model.save_pretrained(
+                f"{output_path}/adapter", save_embedding_layers=False
+            )
+            Path(output_path, "adapter", "README.md").unlink(missing_ok=True)
         if self.name in TINY:
             shutil.copytree(
                 self._source(None), f"{output_path}/weights", dirs_exist_ok=True

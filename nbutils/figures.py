@@ -395,7 +395,8 @@ def heat_strips(
     for r, (tokens, share) in enumerate(rows):
         for c, token in enumerate(tokens):
             colour = "black" if share[c] > middle else "white"
-            axis.text(c, r, token, ha="center", va="center", color=colour, fontsize=6.5)
+            shown = token if len(token) < 10 else token[:8] + "…"
+            axis.text(c, r, shown, ha="center", va="center", color=colour, fontsize=6.5)
     axis.axis("off")
     fig.colorbar(image, ax=axis, label="weight, in even shares", shrink=0.9)
     last = [

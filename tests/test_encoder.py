@@ -9,7 +9,7 @@ from tokenizers.normalizers import Lowercase
 
 from nbutils import backbone, encoder, models
 from nbutils.errors import LabError
-from nbutils.settings import resolve
+from nbutils.settings import ROOT, resolve
 
 TEXTS = ["Bees dance in the dark.", "A much longer text, padded or cut. " * 3, "Tax"]
 
@@ -204,3 +204,10 @@ def test_padding_changes_nothing_in_either_direction():
                 attention_mask=torch.tensor([[1, 1, 1, 0, 0]]),
             ).last_hidden_state
         assert torch.allclose(alone, padded[:, :3], atol=1e-5)
+
+
+def test_a_saved_student_names_no_folder_of_this_machine(student, tmp_path):
+    folder = encoder.save_student(student, tmp_path / "student")
+    texts = [p.read_text() for p in folder.rglob("*.json")]
+    assert len(texts) >= 4
+    assert not any(str(ROOT) in text or "site-packages" in text for text in texts)
