@@ -243,3 +243,9 @@ def test_only_docstrings_and_annotations_are_ignored():
     other = "def f(a, b=2):\n    c = a\n    return c + b"
     assert functions(first) == functions(same)
     assert functions(first) != functions(other)
+
+
+def test_one_title_that_carries_the_number(page, name):
+    lines = [line for text in prose(page) for line in text.splitlines()]
+    titles = [line for line in lines if line.startswith("# ")]
+    assert len(titles) == 1 and re.match(rf"# {name[:2]} · \w", titles[0])
