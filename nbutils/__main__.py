@@ -32,6 +32,11 @@ app = typer.Typer(
 
 Profile = Annotated[str, typer.Option(help="smoke, workshop or paper")]
 Out = Annotated[str, typer.Option(help="folder of the runs")]
+Assign = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="change a setting; repeat"),
+]
+Config = Annotated[Path | None, typer.Option(help="YAML file of settings")]
 
 
 def gather(assignments: list[str], config: Path | None) -> dict[str, Any]:
@@ -49,11 +54,8 @@ def run(
         typer.Argument(help="notebooks by name or number, such as 03; all if none"),
     ] = None,
     profile: Profile = "workshop",
-    assign: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="change a setting; repeat"),
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings")] = None,
+    assign: Assign = None,
+    config: Config = None,
     out: Out = "runs",
     write: Annotated[
         bool, typer.Option("--write", help="rewrite notebooks/ with their outputs")
@@ -109,11 +111,8 @@ def train(
         typer.Option(help="csv of per-query scores; rows of other seeds are kept"),
     ] = None,
     profile: Profile = "workshop",
-    assign: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="change a setting; repeat"),
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings")] = None,
+    assign: Assign = None,
+    config: Config = None,
 ) -> None:
     """Train one student a seed and score the held-out sets before and after."""
     overrides = gather(assign or [], config)

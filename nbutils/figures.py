@@ -426,16 +426,21 @@ def anchor_classes(means: pd.DataFrame) -> Plot:
     return fig, "ATA weight by class of token, in even shares: " + "; ".join(told) + "."
 
 
-def pooling_scores(table: pd.DataFrame) -> Plot:
-    """NDCG@10 of each pooling with its interval: columns pooling, mean, low, high."""
-    fig, axis = canvas(6.5, 2.8)
+def _dots_with_intervals(axis, table: pd.DataFrame, labels) -> None:
+    """One row a label, from top to bottom: its mean with the interval low to high."""
     place = np.arange(len(table))
     error = [table["mean"] - table["low"], table["high"] - table["mean"]]
     axis.errorbar(
         table["mean"], place, xerr=error, fmt="o", color=PALETTE[0], capsize=4
     )
-    axis.set_yticks(place, table["pooling"])
+    axis.set_yticks(place, labels)
     axis.invert_yaxis()
+
+
+def pooling_scores(table: pd.DataFrame) -> Plot:
+    """NDCG@10 of each pooling with its interval: columns pooling, mean, low, high."""
+    fig, axis = canvas(6.5, 2.8)
+    _dots_with_intervals(axis, table, table["pooling"])
     axis.set_xlabel("NDCG@10 on the development queries")
     told = "; ".join(
         f"{r['pooling']} {r['mean']:.3f} [{r['low']:.3f}, {r['high']:.3f}]"
@@ -519,14 +524,8 @@ def task_scores(table: pd.DataFrame) -> Plot:
 def paired_gains(table: pd.DataFrame) -> Plot:
     """Gain over the untrained student with its interval: name, mean, low, high."""
     fig, axis = canvas(7, 0.4 * len(table) + 1.2)
-    place = np.arange(len(table))
-    error = [table["mean"] - table["low"], table["high"] - table["mean"]]
-    axis.errorbar(
-        table["mean"], place, xerr=error, fmt="s", color=PALETTE[0], capsize=4
-    )
+    _dots_with_intervals(axis, table, table["name"])
     axis.axvline(0, color="black", linestyle="--", linewidth=1)
-    axis.set_yticks(place, table["name"])
-    axis.invert_yaxis()
     axis.set_xlabel("after − before, with 95 % interval")
     told = "; ".join(
         f"{r['name']} {r['mean']:+.3f} [{r['low']:+.3f}, {r['high']:+.3f}]"

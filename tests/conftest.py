@@ -37,7 +37,7 @@ def probe(
 
 @pytest.fixture(scope="session", autouse=True)
 def vectors_apart(tmp_path_factory):
-    """Vectors that tests encode go to a folder of the session, not to the project's.
+    """Vectors that tests encode go to a folder of their own, not to the project's.
 
     The encoder is not imported for it: where no test file needs it, it stays out.
     """
