@@ -14,7 +14,8 @@ import pandas as pd
 import torch
 from sentence_transformers import SentenceTransformer
 
-from nbutils.pooling import POOLINGS, attention_matrix, attention_tap, token_weights
+from nbutils.attention import attention_matrix, attention_tap
+from nbutils.pooling import POOLINGS, token_weights
 from nbutils.statistics import interval
 
 CLASSES = ("first token", "last token", "punctuation", "word")
@@ -54,7 +55,7 @@ def inspect(
         mask = features["attention_mask"]
         real = mask[0].bool().cpu().numpy()  # batches are padded to round lengths
         ids = features["input_ids"][0].cpu()[real].tolist()
-        attention = attention_matrix(tap["call"], mask)[0].float().cpu().numpy()
+        attention = attention_matrix(tap.layer, mask)[0].float().cpu().numpy()
         hidden = backbone.last_hidden_state[0].float().cpu().numpy()
         entries.append(
             {
