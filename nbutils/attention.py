@@ -85,18 +85,23 @@ class Layer:
         if forbidden is None:
             return scores
         forbidden = forbidden & ~forbidden.all(-1, keepdim=True)
-        return scores.masked_fill(forbidden, -torch.inf)
+        return scores.masked_fill_(forbidden, -torch.inf)
 
 
-def log_share(attention: Tensor, count: Tensor, longest: int) -> Tensor:
+def _log_share(attention: Tensor, count: Tensor, longest: int) -> Tensor:
     """Sum over heads of log(1 + K a): (batch, heads, …) to (batch, …).
 
     The logarithm of a product is taken once for as many heads as float32 has room for:
-    each factor is at most 1 + `longest`. `count` is K of each text.
+    each factor is at most 1 + `longest`. `count` is K of each text. Without gradient
+    `attention` is overwritten: a new block would cost more than the arithmetic.
     """
-    factors = attention * count + 1
+    if attention.requires_grad:
+        factors = attention * count + 1
+    else:
+        factors = attention.mul_(count).add_(1)
     fit = max(1, int(88 / math.log1p(longest)))
-    return sum(part.prod(1).log() for part in factors.split(fit, dim=1))
+    first, *others = (part.prod(1).log() for part in factors.split(fit, dim=1))
+    return sum(others, first)
 
 
 def attend(
@@ -165,7 +170,7 @@ def _received(attention, real, rows: slice, transform: str) -> Tensor:
     """What each token receives from a block of queries: (texts, tokens)."""
     count = real.sum(-1)[:, None, None, None]
     if transform == "log":
-        summed = log_share(attention, count, real.shape[-1])
+        summed = _log_share(attention, count, real.shape[-1])
     elif transform == "sum":
         summed = attention.sum(1)
     else:

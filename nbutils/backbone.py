@@ -268,6 +268,7 @@ class Backbone(InputModule):
         weights = Path(output_path, "weights")
         if self.own_weights:
             self.model.save_pretrained(weights)
+            self.tokenizer.save_pretrained(weights)
         elif self.name in TINY:
             shutil.copytree(self._source(None), weights, dirs_exist_ok=True)
 

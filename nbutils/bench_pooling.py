@@ -47,18 +47,24 @@ SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {
     ),
     "mistral-7b": lambda: MistralConfig(sliding_window=None),
 }  # fmt: skip
-"""MiniLM's own shape, a small decoder, and Mistral-7B's (the configuration's default)."""
+"""MiniLM's shape, a small decoder, and Mistral-7B's (the configuration's default)."""
 
 
 def random_model(
-    config: PreTrainedConfig, attention: str = TAPPED, *, nf4: bool = False, device="cpu"
+    config: PreTrainedConfig,
+    attention: str = TAPPED,
+    *,
+    nf4: bool = False,
+    device="cpu",
 ) -> torch.nn.Module:
     """A transformer with random weights that attends both ways, perhaps in 4 bits."""
     config.use_cache = False
     dtype = torch.bfloat16 if nf4 else torch.float32
     torch.manual_seed(0)
     with torch.device(device):
-        model = AutoModel.from_config(config, attn_implementation=attention, dtype=dtype)
+        model = AutoModel.from_config(
+            config, attn_implementation=attention, dtype=dtype
+        )
     make_bidirectional(model)
     if nf4:
         for module in list(model.modules()):
@@ -237,7 +243,7 @@ def gpu_rows(texts: int = 64, length: int = 512, repeats: int = 5) -> list[Row]:
 
 
 def pooling(out: str = "runs", profile: str = "workshop") -> list[Row]:
-    """The suite: every row above, on this machine's CPU and, where there is one, GPU."""
+    """The suite: every row above, on the CPU and, where there is one, on the GPU."""
     rows = []
     for kind in ("minilm", "mistral"):
         rows += [*forward_rows(kind), eager_row(kind), memory_row(kind)]

@@ -20,7 +20,7 @@ FORMATS = {
     "e5": ("Instruct: {instruction}\nQuery: {text}", "{text}"),
     "inst": ("[INST] {instruction}; {text} [/INST]", "[INST] {text} [/INST]"),
 }
-"""Each format with and without an instruction. Sources: E5-mistral (e5), LLM2Vec (inst).
+"""Each format with and without an instruction (e5: E5-mistral; inst: LLM2Vec).
 
 `plain` writes the instruction in front of the text, as sentence-transformers does.
 """
