@@ -183,13 +183,15 @@ class Tap:
 
     `last` is that layer's module where it is known: without gradient it then runs
     through `attend` and `received` is there when the forward pass ends. `layer` is
-    what the latest layer was called with.
+    what the latest layer was called with; `layers` are all of them, if `every`.
     """
 
-    def __init__(self, mask: Tensor | None, last, transform: str):
+    def __init__(self, mask: Tensor | None, last, transform: str, every: bool = False):
         self.mask = mask
         self.last = last
         self.transform = transform
+        self.every = every
+        self.layers: list[Layer] = []
         self.layer: Layer | None = None
         self.received: Tensor | None = None
 
@@ -219,13 +221,16 @@ _TAP: ContextVar[Tap | None] = ContextVar("attention_tap", default=None)
 
 
 @contextmanager
-def attention_tap(mask: Tensor | None = None, last=None, transform: str = "log"):
+def attention_tap(
+    mask: Tensor | None = None, last=None, transform: str = "log", every: bool = False
+):
     """Within the block, a backbone's last layer leaves its call in the `Tap` given.
 
-    Only the latest call stays, so memory is that of one layer. With `mask` and `last`
-    (`last_attention`) the last layer sums what tokens receive as it runs.
+    Only the latest call stays (unless `every`), so memory is that of one layer. With
+    `mask` and `last` (`last_attention`) the last layer sums what tokens receive as it
+    runs.
     """
-    tap = Tap(mask, last, transform)
+    tap = Tap(mask, last, transform, every)
     token = _TAP.set(tap)
     try:
         yield tap
@@ -254,6 +259,8 @@ def _tapped_attention(module, query, key, value, attention_mask, **kwargs):
     if tap is not None:
         _refuse(kwargs)
         tap.layer, tap.received = layer, None
+        if tap.every:
+            tap.layers.append(layer)
     graph = torch.is_grad_enabled() and query.requires_grad
     ends = tap is not None and tap.mask is not None and module is tap.last and not graph
     if not ends and layer.softcap is None:
