@@ -140,23 +140,24 @@ def attend(
             return output, None
         return output, _received(attention, real[some], part, transform)
 
-    outputs, received = [], []
+    output = received = None
+    if layer.value is not None:  # laid out as the layer above wants it: no copy
+        whole = query.new_zeros(batch, length, heads, layer.value.shape[-1])
+        output = whole.transpose(1, 2)
+    if real is not None:
+        received = torch.zeros_like(real)
     for start in range(0, batch, texts):
         some = slice(start, start + texts)
-        parts = [
-            checkpoint(block, some, part, use_reentrant=False)
-            if keep
-            else block(some, part)
-            for part in (slice(i, i + rows) for i in range(0, length, rows))
-        ]
-        if layer.value is not None:
-            outputs.append(torch.cat([output for output, _ in parts], 2))
-        if real is not None:
-            received.append(sum(summed for _, summed in parts) * real[some])
-    return (
-        torch.cat(outputs).to(query.dtype) if outputs else None,
-        torch.cat(received) if received else None,
-    )
+        for part in (slice(i, i + rows) for i in range(0, length, rows)):
+            if keep:
+                mixed, summed = checkpoint(block, some, part, use_reentrant=False)
+            else:
+                mixed, summed = block(some, part)
+            if output is not None:
+                output[some, :, part] = mixed.to(output.dtype)
+            if received is not None:
+                received[some] += summed * real[some]
+    return output, received
 
 
 def _mixed(attention: Tensor, value: Tensor) -> Tensor:
@@ -256,13 +257,13 @@ def _tapped_attention(module, query, key, value, attention_mask, **kwargs):
         kwargs.get("scaling"),
         kwargs.get("softcap"),
     )
-    if tap is not None:
-        _refuse(kwargs)
-        tap.layer, tap.received = layer, None
-        if tap.every:
-            tap.layers.append(layer)
     graph = torch.is_grad_enabled() and query.requires_grad
     ends = tap is not None and tap.mask is not None and module is tap.last and not graph
+    if tap is not None:
+        _refuse(kwargs)
+        tap.layer, tap.received = None if ends else layer, None
+        if tap.every:
+            tap.layers.append(layer)
     if not ends and layer.softcap is None:
         return _sdpa(module, query, key, value, attention_mask, **kwargs)
     with torch.autocast(query.device.type, enabled=False):
