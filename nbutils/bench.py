@@ -49,7 +49,17 @@ def notebooks(out: str = "runs", profile: str = "workshop") -> list[Row]:
     return [*rows, row("all wall time", round(total, 3), "s")]
 
 
-SUITES: dict[str, Callable[..., list[Row]]] = {"notebooks": notebooks}
+def pooling(**where) -> list[Row]:
+    """What ATA pooling costs (`bench_pooling`, whose libraries load slowly)."""
+    from nbutils import bench_pooling
+
+    return bench_pooling.pooling(**where)
+
+
+SUITES: dict[str, Callable[..., list[Row]]] = {
+    "notebooks": notebooks,
+    "pooling": pooling,
+}
 
 
 def bench(name: str, out: str = "runs", profile: str = "workshop") -> list[Row]:

@@ -97,8 +97,18 @@ class Settings(BaseModel):
     pooling: Literal["mean", "last", "first", "weighted_mean", "ata"] = _setting(
         "ata", "tokens to one vector", source="Negative Matters, ATA"
     )
+    ata_transform: Literal["log", "sum", "printed"] = _setting(
+        "log",
+        "attention a to weight, K tokens: log(1 + K a); a; log(a (K + 1)) as printed",
+        source="Negative Matters, our reading; printed: as a review has it",
+    )
     ata_gradient: bool = _setting(
         False, "gradient also through ATA's weights (the paper does not say)"
+    )
+    pooled_tokens: Literal["llm2vec", "all", "text"] = _setting(
+        "llm2vec",
+        "llm2vec: not what stands before the text; all: every token; text: it alone",
+        source="LLM2Vec (Negative Matters does not say)",
     )
     text_format: Literal["plain", "inst", "e5"] = _setting(
         "plain",
