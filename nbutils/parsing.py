@@ -36,8 +36,11 @@ REASONS = {
     "too_long": "a text is more than twice as long as asked for",
     "too_short": "a text is less than half as long as asked for",
     "self_talk": "a text speaks of the request instead of standing on its own",
+    "cut_off": "the answer reached the longest length allowed and breaks off",
+    "filtered": "the server's content filter kept the answer back",
     "duplicate_task": "the task was brainstormed before",
     "duplicate_query": "the query was written before",
+    "near_duplicate": "nearly the text of another record",
 }
 """Every reason for which an answer is rejected, in words."""
 
@@ -88,6 +91,8 @@ SCHEMAS = {name: reply.model_json_schema() for name, reply in REPLIES.items()}
 LEVEL_NAMES = ["high", "medium", "medium", "low"]
 
 R = TypeVar("R", bound=Record)
+Parser = Callable[[Planned, str], Any]
+"""From a request and the text of its answer to a record, a list, or a Rejection."""
 
 
 class Rejected(Exception):
@@ -297,7 +302,7 @@ def _short(text: str, limit: int = 60) -> str:
     return repr(flat if len(flat) <= limit else flat[: limit - 1] + "…")
 
 
-PARSERS: dict[str, Callable[[Planned, str], Any]] = {
+PARSERS: dict[str, Parser] = {
     "brainstorm": parse_brainstorm,
     "seed": parse_seed,
     "mgh": parse_mgh,

@@ -18,12 +18,13 @@ from typing import Any
 
 from nbutils.errors import LabError
 from nbutils.llm import Answer, ChatRequest, chat_request
-from nbutils.records import read_jsonl, verify
+from nbutils.records import read_jsonl, read_sums, verify
 from nbutils.settings import DATA, Settings
 
 RECORDINGS = DATA / "recordings"
 PROMPTS = DATA / "prompts"
 TEMPLATES = ("brainstorm", "seed", "mgh", "syneg")
+"""The prompts of the recordings: fixed, for a changed one is another request."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,11 @@ def plan() -> dict[str, Any]:
 
 @lru_cache
 def prompts() -> dict[str, str]:
-    """The four prompt templates by name."""
+    """The prompt templates by name: those of the recordings, and the lab's others."""
     verify(PROMPTS)
     return {
-        name: (PROMPTS / f"{name}.txt").read_text(encoding="utf-8")
-        for name in TEMPLATES
+        Path(name).stem: (PROMPTS / name).read_text(encoding="utf-8")
+        for name in read_sums(PROMPTS)
     }
 
 

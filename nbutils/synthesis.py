@@ -16,9 +16,9 @@ from typing import TypeVar
 
 import pandas as pd
 
-from nbutils import plan
+from nbutils import parsing, plan
+from nbutils.asking import Watch, fulfil
 from nbutils.llm import Client
-from nbutils.parsing import PARSERS, SCHEMAS
 from nbutils.records import (
     GradedExample,
     Record,
@@ -53,7 +53,7 @@ def open_client(settings: Settings, folder: Path | None = None) -> Client:
     recording that is missing, truncated or changed, with its line where it can be told.
     """
     recorded = plan.recorded_answers(settings.families, settings, folder)
-    return Client(settings, recorded, SCHEMAS)
+    return Client(settings, recorded, parsing.SCHEMAS)
 
 
 def brainstorm(
@@ -120,18 +120,6 @@ def load(settings: Settings, client: Client | None = None) -> Records:
     items, r3 = retrieval_items(settings, client)
     syneg, r4 = syneg_examples(items, settings, client)
     return Records(tasks, graded, items, syneg, r1 + r2 + r3 + r4)
-
-
-def fulfil(
-    requests: Sequence[plan.Planned], settings: Settings, client: Client
-) -> tuple[list, list[Rejection]]:
-    """Ask, then parse: (accepted, rejected), each in the order of the requests."""
-    answers = client.complete_many([r.chat(settings) for r in requests])
-    accepted, rejections = [], []
-    for request, answer in zip(requests, answers, strict=True):
-        outcome = PARSERS[request.template](request, answer.text)
-        (rejections if isinstance(outcome, Rejection) else accepted).append(outcome)
-    return accepted, rejections
 
 
 def without_repeats(
