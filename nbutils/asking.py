@@ -72,9 +72,7 @@ def reask(
     chat: ChatRequest, answer: Answer, fault: Rejection, number: int
 ) -> ChatRequest:
     """The request that tells the model what was wrong with its answer."""
-    told = prompts()["reask"].format(
-        reason=REASONS[fault.reason], detail=fault.detail
-    )
+    told = prompts()["reask"].format(reason=REASONS[fault.reason], detail=fault.detail)
     failed = {"role": "assistant", "content": answer.text}
     return replace(
         chat,

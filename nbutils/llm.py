@@ -51,7 +51,8 @@ class Client:
 
     `recorded` maps keys to shipped answers (record mode does not read them); `schemas`
     maps a schema name to the JSON schema that a server is sent. `requested` counts the
-    requests that went to a server, `attempts` also the SDK's retries.
+    requests that went to a server, `attempts` also the SDK's retries. `prefetch` may
+    bring answers into the store by another way (batch files) before the rest is asked.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Client:
         self.store = Store(ROOT / settings.llm_store)
         self.requested = self.attempts = 0
         self.form = settings.llm_structured
+        self.prefetch: Callable[[list[ChatRequest]], None] | None = None
         self._transport = transport
         self._lock = threading.Lock()
         self._request_pace = Pace(settings.llm_requests_per_minute)
@@ -123,14 +125,19 @@ class Client:
                 missing[request.key] = request
         if missing and not self.live:
             raise LabError(_missing(next(iter(missing.values()))))
+        if missing and self.prefetch:
+            self.prefetch(list(missing.values()))
+            for request in list(missing.values()):
+                if found := self.store.get(request.key):
+                    take(missing.pop(request.key), found)
         self._ask_all(list(missing.values()), take)
         return [answers[request.key] for request in requests]
 
     def close(self) -> None:
         """Close the store and the connections."""
         self.store.close()
-        if "_sdk" in self.__dict__:
-            self.__dict__.pop("_sdk").close()
+        if "sdk" in self.__dict__:
+            self.__dict__.pop("sdk").close()
 
     def _ask_all(self, requests: list[ChatRequest], take: Arrived) -> None:
         failures: list[LabError] = []
@@ -165,7 +172,8 @@ class Client:
             )
 
     @cached_property
-    def _sdk(self):
+    def sdk(self):
+        """The `openai.OpenAI` that live requests go through."""
         return server.open_sdk(self.settings, self._before, self._transport)
 
     @cached_property
@@ -193,7 +201,7 @@ class Client:
         asked = sum(rough_tokens(message["content"]) for message in request.messages)
         most = int(request.decoding.get("max_tokens", self.settings.llm_max_tokens))
         with self._lock:
-            sdk, budget = self._sdk, self._budget
+            sdk, budget = self.sdk, self._budget
         held = budget.hold(asked, most) if budget else 0.0
         self._attempt.tokens = asked + most
         usage: Mapping[str, int] = {}

@@ -236,12 +236,21 @@ def recorded_answers(
     for family in families:
         domains(family)
         responses = recorded_responses(family, folder)
+        texts = recorded_texts(responses)
         for request in recorded_requests(family, responses):
-            if request.id in responses:
+            if request.id in texts:
                 key = request.chat(recorded_with).key
-                text = json.dumps(responses[request.id], ensure_ascii=False)
+                text = texts[request.id]
                 answers[key] = Answer(key, text, model="recorded", time="2026-11")
     return answers
+
+
+def recorded_texts(responses: Mapping[str, Any]) -> dict[str, str]:
+    """Request id to the answer's text, as a server would have sent it."""
+    return {
+        name: json.dumps(response, ensure_ascii=False)
+        for name, response in responses.items()
+    }
 
 
 def prompt_digest(request: Planned) -> str:

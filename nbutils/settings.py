@@ -95,34 +95,11 @@ class Settings(BaseModel):
     llm_store: str = _setting(
         "runs/answers.sqlite", "file that keeps every live answer as it arrives"
     )
-    mgh_seeds: str = _setting(
-        "tasks",
-        "what an example is written for: tasks (brainstormed), items (recorded), or a "
-        "folder in BEIR's format",
-        source="Negative Matters (both)",
-    )
-    mgh_calls: Literal["ladder", "level"] = _setting(
-        "ladder",
-        "one call for the whole ladder, or one more for each level",
-        source="Negative Matters (ladder)",
-    )
-    languages: list[str] = _setting(
-        ["English"], "languages of the examples, taking turns", min_length=1
-    )
-    bitext: bool = _setting(
-        False, "a sixth group: translations, between the first two languages"
-    )
     near_duplicate: float = _setting(
-        0.8, "share of word 3-grams in common from which two texts are near-duplicates",
-        gt=0, le=1,
-    )  # fmt: skip
-    syneg_reflection: bool = _setting(
-        True, "the prompt asks for reasoning and a check of each draft", source="SyNeg"
-    )
-    syneg_attributes: Literal["both", "matched", "free", "none"] = _setting(
-        "both",
-        "the reader's level: the passage's own, drawn freely, each once, or not said",
-        source="SyNeg (free)",
+        0.8,
+        "share of word 3-grams in common from which two texts are near-duplicates",
+        gt=0,
+        le=1,
     )
 
     # -- encoder (notebooks 04 and 05)
@@ -361,7 +338,7 @@ def _check_lists(settings: Settings) -> None:
                 f"unknown family {family!r}{nearest(family, FAMILIES)} "
                 f"(known: {', '.join(FAMILIES)})"
             )
-    for name in ("families", "languages", "teachers", "tasks"):
+    for name in ("families", "teachers", "tasks"):
         values = getattr(settings, name)
         twice = next((v for v in values if values.count(v) > 1), None)
         if twice is not None:

@@ -57,18 +57,21 @@ def open_client(settings: Settings, folder: Path | None = None) -> Client:
 
 
 def brainstorm(
-    settings: Settings, client: Client
+    settings: Settings, client: Client, watch: Watch | None = None
 ) -> tuple[list[Task], list[Rejection]]:
     """The tasks of every family, without repeats. Always all: examples need them."""
     requests = [r for f in settings.families for r in plan.brainstorm_requests(f)]
-    answered, rejections = fulfil(requests, settings, client)
+    answered, rejections = fulfil(requests, settings, client, watch)
     tasks = [task for group in answered for task in group]
     kept, repeats = without_repeats(tasks, lambda t: t.text, "duplicate_task")
     return kept, rejections + repeats
 
 
 def graded_examples(
-    tasks: Iterable[Task], settings: Settings, client: Client
+    tasks: Iterable[Task],
+    settings: Settings,
+    client: Client,
+    watch: Watch | None = None,
 ) -> tuple[list[GradedExample], list[Rejection]]:
     """Graded examples of the given tasks, six a task, `max_items` a family."""
     by_family: dict[str, dict[str, dict[int, str]]] = defaultdict(dict)
@@ -78,26 +81,30 @@ def graded_examples(
     for family, groups in by_family.items():
         planned = list(plan.mgh_requests(family, groups))
         requests += spread(planned, settings.max_items, _stratum)
-    examples, rejections = fulfil(requests, settings, client)
+    examples, rejections = fulfil(requests, settings, client, watch)
     kept, repeats = without_repeats(examples, lambda e: e.query, "duplicate_query")
     return kept, rejections + repeats
 
 
 def retrieval_items(
-    settings: Settings, client: Client
+    settings: Settings, client: Client, watch: Watch | None = None
 ) -> tuple[list[RetrievalItem], list[Rejection]]:
     """Queries with three independent positives each, `max_items` a family."""
     requests = []
     for family in settings.families:
         planned = list(plan.seed_requests(family))
         requests += planned[: settings.max_items or None]
-    items, rejections = fulfil(requests, settings, client)
+    items, rejections = fulfil(requests, settings, client, watch)
     kept, repeats = without_repeats(items, lambda i: i.query, "duplicate_query")
     return kept, rejections + repeats
 
 
 def syneg_examples(
-    items: Iterable[RetrievalItem], settings: Settings, client: Client
+    items: Iterable[RetrievalItem],
+    settings: Settings,
+    client: Client,
+    watch: Watch | None = None,
+    kinds: Sequence[str] = ("syneg", "syneg-free"),
 ) -> tuple[list[SynegExample], list[Rejection]]:
     """SyNeg negatives of the given items: attribute matched, then freely drawn."""
     by_family: dict[str, dict[int, tuple[str, str]]] = defaultdict(dict)
@@ -108,8 +115,9 @@ def syneg_examples(
         request
         for family, pairs in by_family.items()
         for request in plan.syneg_requests(family, pairs)
+        if request.id.split("/")[1] in kinds
     ]
-    return fulfil(requests, settings, client)
+    return fulfil(requests, settings, client, watch)
 
 
 def load(settings: Settings, client: Client | None = None) -> Records:
