@@ -49,7 +49,14 @@ def notebooks(out: str = "runs", profile: str = "workshop") -> list[Row]:
     return [*rows, row("all wall time", round(total, 3), "s")]
 
 
-SUITES: dict[str, Callable[..., list[Row]]] = {"notebooks": notebooks}
+def llm(out: str = "runs", profile: str = "workshop") -> list[Row]:
+    """Replaying every recording, and what the chat client adds to the SDK."""
+    from nbutils import bench_llm
+
+    return bench_llm.rows()
+
+
+SUITES: dict[str, Callable[..., list[Row]]] = {"notebooks": notebooks, "llm": llm}
 
 
 def bench(name: str, out: str = "runs", profile: str = "workshop") -> list[Row]:
