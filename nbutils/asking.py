@@ -16,6 +16,9 @@ from nbutils.store import UNFINISHED
 Watch = Callable[[Any], None]
 """Is shown each outcome as it arrives: a record, a list of them, or a Rejection."""
 
+Check = Callable[[Any], Rejection | None]
+"""Looks at a record and says why it is refused, or None."""
+
 
 def parse(
     request: Planned, answer: Answer, parsers: Mapping[str, Parser] = PARSERS
@@ -37,13 +40,15 @@ def fulfil(
     client: Client,
     watch: Watch | None = None,
     parsers: Mapping[str, Parser] = PARSERS,
+    check: Check | None = None,
 ) -> tuple[list, list[Rejection]]:
     """Ask, parse, and ask again: (accepted, rejected), in the order of the requests.
 
     A rejected answer is asked for again at most `llm_reasks` times, as a request of
     its own that holds the failed answer and its fault; so a run that was broken off
     goes on where it stood, and replay takes the same way as far as it is stored. The
-    last outcome counts. `watch` is called with each outcome as it arrives.
+    last outcome counts. `watch` is called with each outcome as it arrives. `check`
+    may reject what was parsed, by a named rule of its own (`ladder.in_order`, say).
     """
     outcomes: list[Any] = [None] * len(requests)
     asked = [(place, request.chat(settings)) for place, request in enumerate(requests)]
@@ -56,7 +61,10 @@ def fulfil(
         answers = client.complete_many([c for _, c in asked], watch and arrived)
         refused = []
         for (place, chat), answer in zip(asked, answers, strict=True):
-            outcomes[place] = outcome = parse(requests[place], answer, parsers)
+            outcome = parse(requests[place], answer, parsers)
+            if check and not isinstance(outcome, Rejection):
+                outcome = check(outcome) or outcome
+            outcomes[place] = outcome
             if isinstance(outcome, Rejection):
                 if client.live:
                     client.store.reject(chat, outcome.reason, outcome.detail)

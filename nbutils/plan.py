@@ -160,25 +160,40 @@ def mgh_request(
     )
 
 
+def syneg_template(reflection: bool = True, attributes: bool = True) -> str:
+    """The name of SyNeg's prompt with or without its two parts (SyNeg, ablation)."""
+    names = {
+        (True, True): "syneg",
+        (True, False): "syneg_no_attributes",
+        (False, True): "syneg_no_reflection",
+        (False, False): "syneg_plain",
+    }
+    return names[reflection, attributes]
+
+
 def syneg_requests(
-    family: str, items: Mapping[int, tuple[str, str]]
+    family: str, items: Mapping[int, tuple[str, str]], template: str = "syneg"
 ) -> Iterator[Planned]:
     """Requests for SyNeg negatives; `items` maps a number to (query, positive).
 
     Each item is asked at the positive's own level ("syneg"); where the freely drawn
-    level is another one, as the paper has it, also at that level ("syneg-free").
+    level is another one, as the paper has it, also at that level ("syneg-free"). A
+    `template` without attributes has no level, so there each is asked once.
     """
+    levelled = "{difficult_level}" in prompts()[template]
     spec, known = plan()["syneg"], domains(family)
     for i, (query, positive) in items.items():
         draw = random.Random(f"{family}/syneg/{i}")
         free, length = draw.choice(spec["levels"]), draw.choice(spec["lengths"])
         matched = spec["matched_level"]
-        kinds = [("syneg", matched)] + [("syneg-free", free)] * (free != matched)
+        kinds = [("syneg", matched)]
+        if levelled and free != matched:
+            kinds.append(("syneg-free", free))
         example = {"user_query": query, "positive_document": positive}
         for kind, level in kinds:
             yield Planned(
                 f"{family}/{kind}/{i:02d}",
-                "syneg",
+                template,
                 {
                     "domain_name": known[i % len(known)],
                     "example": json.dumps(example, indent=1, ensure_ascii=False),

@@ -95,6 +95,18 @@ class Settings(BaseModel):
     llm_store: str = _setting(
         "runs/answers.sqlite", "file that keeps every live answer as it arrives"
     )
+    syneg_reflection: bool = _setting(
+        True, "the prompt asks for reasoning and a check of each draft", source="SyNeg"
+    )
+    syneg_attributes: bool = _setting(
+        True, "the prompt says the reader's level and the length", source="SyNeg"
+    )
+    mgh_calls: Literal["ladder", "level"] = _setting(
+        "ladder",
+        "seeds of a retrieval set: one call for the whole ladder, or one a level",
+        source="Negative Matters (ladder)",
+    )
+    language: str = _setting("English", "language of what is written for such seeds")
     near_duplicate: float = _setting(
         0.8,
         "share of word 3-grams in common from which two texts are near-duplicates",

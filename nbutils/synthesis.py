@@ -111,10 +111,11 @@ def syneg_examples(
     for item in items:
         number = int(item.id.rsplit("/", 1)[1])
         by_family[item.family][number] = (item.query, item.positives[0])
+    template = plan.syneg_template(settings.syneg_reflection, settings.syneg_attributes)
     requests = [
         request
         for family, pairs in by_family.items()
-        for request in plan.syneg_requests(family, pairs)
+        for request in plan.syneg_requests(family, pairs, template)
         if request.id.split("/")[1] in kinds
     ]
     return fulfil(requests, settings, client, watch)
