@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -120,17 +120,55 @@ def seed_requests(family: str) -> Iterator[Planned]:
 
 
 def mgh_requests(
-    family: str, tasks: Mapping[str, Mapping[int, str]]
+    family: str,
+    tasks: Mapping[str, Mapping[int, str]],
+    languages: Sequence[str] = ("English",),
 ) -> Iterator[Planned]:
-    """Requests for graded examples; `tasks` maps a group to {task number: text}."""
+    """Requests for graded examples; `tasks` maps a group to {task number: text}.
+
+    The examples of a task take turns in `languages`.
+    """
     for group in plan()["groups"]:
         for number, task in tasks.get(group, {}).items():
             for example in range(plan()["mgh"]["examples_per_task"]):
-                yield mgh_request(family, group, number, example, task)
+                language = languages[example % len(languages)]
+                yield mgh_request(family, group, number, example, task, language)
+
+
+def bitext_requests(family: str, languages: Sequence[str]) -> Iterator[Planned]:
+    """Requests of the sixth group: a sentence and its translation, one a domain.
+
+    From the first to the second of `languages` (E5-mistral's bitext group; what a
+    graded negative of a translation is, is ours). LabError for fewer than two.
+    """
+    if len(languages) < 2:
+        raise LabError("bitext needs two languages: name them in `languages`")
+    first, second = languages[:2]
+    for number, domain in enumerate(domains(family)):
+        yield Planned(
+            f"{family}/mgh/bitext/{number}/0",
+            "mgh",
+            {
+                "task": f"Given a sentence in {first}, retrieve its translation into "
+                f"{second}",
+                "group_definition": "bitext: the matching text is a translation of "
+                "the query, complete and exact",
+                "query_spec": f"a sentence in {first} of about 20 words on {domain}",
+                "document_spec": f"its translation into {second}",
+                "language": f"the query in {first}, every other text in {second}",
+                "difficulty": "college",
+                "clarity": "clear",
+            },
+        )
 
 
 def mgh_request(
-    family: str, group: str, number: int, example: int, task: str
+    family: str,
+    group: str,
+    number: int,
+    example: int,
+    task: str,
+    language: str = "English",
 ) -> Planned:
     """The request for one graded example of one task (Negative Matters, MGH)."""
     spec, kind = plan()["mgh"], plan()["groups"][group]
@@ -152,7 +190,7 @@ def mgh_request(
             "group_definition": kind["definition"],
             "query_spec": kind["query_spec"].format(**chosen),
             "document_spec": kind["document_spec"].format(**chosen),
-            "language": spec["language"],
+            "language": language,
             "difficulty": draw.choice(spec["difficulty"]),
             "clarity": draw.choice(spec["clarity"]),
         },

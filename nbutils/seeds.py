@@ -144,12 +144,15 @@ def graded_from_seeds(
     """
     client.schemas = {**client.schemas, **SCHEMAS}
     if settings.mgh_calls == "ladder":
-        requests = [_request(seed, "mgh_seeded", settings.language) for seed in seeds]
+        requests = [
+            _request(seed, "mgh_seeded", _language(n, settings))
+            for n, seed in enumerate(seeds)
+        ]
         parsers = {"mgh_seeded": _parse_ladder}
         return fulfil(requests, settings, client, watch, parsers)
     requests = [
-        _request(seed, "mgh_level", settings.language, level)
-        for seed in seeds
+        _request(seed, "mgh_level", _language(n, settings), level)
+        for n, seed in enumerate(seeds)
         for level in LEVELS
     ]
     parsers = {"mgh_level": _parse_level}
@@ -167,6 +170,10 @@ def graded_from_seeds(
             keep = rejections if isinstance(fault, Rejection) else examples
             keep.append(fault)
     return examples, rejections
+
+
+def _language(number: int, settings: Settings) -> str:
+    return settings.languages[number % len(settings.languages)]
 
 
 def _id(seed: Seed) -> str:

@@ -106,7 +106,14 @@ class Settings(BaseModel):
         "seeds of a retrieval set: one call for the whole ladder, or one a level",
         source="Negative Matters (ladder)",
     )
-    language: str = _setting("English", "language of what is written for such seeds")
+    languages: list[str] = _setting(
+        ["English"], "languages of graded examples, taking turns", min_length=1
+    )
+    bitext: bool = _setting(
+        False,
+        "a sixth group: translations from the first language into the second",
+        source="E5-mistral",
+    )
     near_duplicate: float = _setting(
         0.8,
         "share of word 3-grams in common from which two texts are near-duplicates",
@@ -350,7 +357,7 @@ def _check_lists(settings: Settings) -> None:
                 f"unknown family {family!r}{nearest(family, FAMILIES)} "
                 f"(known: {', '.join(FAMILIES)})"
             )
-    for name in ("families", "teachers", "tasks"):
+    for name in ("families", "languages", "teachers", "tasks"):
         values = getattr(settings, name)
         twice = next((v for v in values if values.count(v) > 1), None)
         if twice is not None:

@@ -79,8 +79,10 @@ def graded_examples(
         by_family[task.family].setdefault(task.group, {})[task.index] = task.text
     requests = []
     for family, groups in by_family.items():
-        planned = list(plan.mgh_requests(family, groups))
+        planned = list(plan.mgh_requests(family, groups, settings.languages))
         requests += spread(planned, settings.max_items, _stratum)
+        if settings.bitext:
+            requests += plan.bitext_requests(family, settings.languages)
     examples, rejections = fulfil(requests, settings, client, watch)
     kept, repeats = without_repeats(examples, lambda e: e.query, "duplicate_query")
     return kept, rejections + repeats

@@ -159,7 +159,7 @@ def test_a_ladder_is_written_for_each_seed_in_one_call_or_four(
     calls, count, answering, beir, tmp_path
 ):
     server = answering(written)
-    settings = live(tmp_path, mgh_calls=calls, language="French")
+    settings = live(tmp_path, mgh_calls=calls, languages=["French"])
     client = synthesis.open_client(settings)
     examples, rejections = seeds.graded_from_seeds(
         seeds.from_beir(beir), settings, client
@@ -348,3 +348,44 @@ def test_the_more_varied_generator_is_found():
     with pytest.raises(LabError, match="two prompts"):
         ladder.compare_diversity(dull, {"p0": ["x"]})
     assert isinstance(table, pd.DataFrame)
+
+
+# -- languages
+
+
+def test_languages_take_turns_and_the_default_stays_what_was_recorded():
+    tasks = {"sts": {0: "a task"}}
+    plain = list(plan.mgh_requests("health", tasks))
+    mixed = list(plan.mgh_requests("health", tasks, ["English", "German"]))
+    assert [r.variables["language"] for r in mixed] == ["English", "German"] * 3
+    assert [r.prompt for r in mixed][::2] == [r.prompt for r in plain][::2]
+
+
+def test_bitext_is_a_sixth_group(answering, tmp_path):
+    def said(prompt):
+        language = "German" if "every other text in German" in prompt else "English"
+        text = " ".join(["Wort"] * 20)
+        levels = ["high", "medium", "medium", "low"]
+        value = {
+            "query": f"{prompt[-9:-5]} " + " ".join(["word"] * 19),
+            "positive_example": f"{language} {text}",
+            "hard_negative_examples": [
+                {"similarity_level": name, "text": f"{text} {n}"}
+                for n, name in enumerate(levels)
+            ],
+        }
+        return json.dumps(value)
+
+    answering(said)
+    settings = live(tmp_path, bitext=True, languages=["English", "German"])
+    requests = list(plan.bitext_requests("health", settings.languages))
+    assert len(requests) == len({r.prompt for r in requests}) == 6
+    client = synthesis.open_client(settings)
+    accepted, rejections = asking.fulfil(requests, settings, client)
+    assert rejections == []
+    assert {(e.group, e.split) for e in accepted} == {("bitext", "train")}
+    assert accepted[0].positive.startswith("German")
+    with pytest.raises(LabError, match="two languages"):
+        list(plan.bitext_requests("health", ["English"]))
+    with pytest.raises(LabError, match="twice"):
+        live(tmp_path, languages=["English", "English"])
