@@ -242,9 +242,9 @@ def gpu_rows(texts: int = 64, length: int = 512, repeats: int = 5) -> list[Row]:
     return rows
 
 
-def pooling(out: str = "runs", profile: str = "workshop") -> list[Row]:
+def rows(**where: str) -> list[Row]:
     """The suite: every row above, on the CPU and, where there is one, on the GPU."""
-    rows = []
+    found = []
     for kind in ("minilm", "mistral"):
-        rows += [*forward_rows(kind), eager_row(kind), memory_row(kind)]
-    return [*rows, throughput_row(), *gpu_rows()]
+        found += [*forward_rows(kind), eager_row(kind), memory_row(kind)]
+    return [*found, throughput_row(), *gpu_rows()]

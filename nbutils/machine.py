@@ -74,7 +74,7 @@ def network_needs(settings: Settings) -> list[str]:
 
     Folders, the shipped MiniLM, `bm25` and the tiny random models need none.
     """
-    needs = ["a language model"] if settings.llm_mode == "live" else []
+    needs = ["a language model"] if settings.llm_mode != "replay" else []
     models = [settings.student, settings.encoder, *settings.teachers]
     needs += [name for name in dict.fromkeys(models) if not _is_local(name)]
     return needs + [f"mteb's {name}" for name in settings.tasks if name != "local"]
@@ -121,10 +121,11 @@ def check_machine(settings: Settings) -> None:
             "profiles workshop and smoke run on a CPU"
         )
     keys = ("OPENAI_API_KEY", "OPENAI_BASE_URL")
-    live = settings.llm_mode == "live"
+    live = settings.llm_mode != "replay"
     if live and not any(os.environ.get(key) for key in keys):
         raise LabError(
-            "llm_mode is 'live', but OPENAI_API_KEY and OPENAI_BASE_URL are not set: "
+            f"llm_mode is {settings.llm_mode!r}, but OPENAI_API_KEY and "
+            "OPENAI_BASE_URL are not set: "
             "export the key (and the URL, for a server other than OpenAI's), or set "
             "llm_mode to 'replay'"
         )
