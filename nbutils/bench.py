@@ -49,7 +49,17 @@ def notebooks(out: str = "runs", profile: str = "workshop") -> list[Row]:
     return [*rows, row("all wall time", round(total, 3), "s")]
 
 
-SUITES: dict[str, Callable[..., list[Row]]] = {"notebooks": notebooks}
+def mining(**options: str) -> list[Row]:
+    """Mining beside sentence-transformers with FAISS (`bench_mining`)."""
+    from nbutils import bench_mining
+
+    return bench_mining.mining(**options)
+
+
+SUITES: dict[str, Callable[..., list[Row]]] = {
+    "notebooks": notebooks,
+    "mining": mining,
+}
 
 
 def bench(name: str, out: str = "runs", profile: str = "workshop") -> list[Row]:

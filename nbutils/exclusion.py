@@ -9,6 +9,7 @@ them.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -100,7 +101,7 @@ def prepare(
     found = candidates.located(names, documents)
     barred_query, barred = _barred(exclude or {}, names, documents)
     texts = _text_codes(
-        queries, corpus["text"].tolist(), found.document, found.positive, barred
+        queries, corpus["text"], found.document, found.positive, barred
     )
     rules = _identity_rules(found, (barred_query, barred), texts)
     if near_duplicate is not None:
@@ -145,15 +146,18 @@ def _renumber(document, positive, count: int) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(occurs), np.cumsum(occurs, dtype=np.int32) - 1
 
 
-def _text_codes(queries, texts, *used) -> tuple[np.ndarray, np.ndarray]:
-    """Codes of the normalised texts of queries (Q,) and documents (N,), -1 unused."""
+def _text_codes(queries, texts: pd.Series, *used) -> tuple[np.ndarray, np.ndarray]:
+    """Codes of the normalised texts of queries (Q,) and documents (N,), -1 unused.
+
+    Texts are told apart by 64-bit keys, so that no second copy of them is kept.
+    """
     occurs = np.zeros(len(texts), dtype=bool)
-    for places_used in used:
-        occurs[places_used] = True
+    for document in used:
+        occurs[document] = True
     used = np.flatnonzero(occurs)
-    normal = [normalise(text) for text in queries.values()]
-    normal += [normalise(texts[place]) for place in used]
-    codes = pd.factorize(np.array(normal, dtype=object))[0]
+    named = itertools.chain(queries.values(), texts.iloc[used])
+    keys = (key(normalise(text)) for text in named)
+    codes = pd.factorize(np.fromiter(keys, np.uint64, len(queries) + len(used)))[0]
     documents = np.full(len(texts), -1)
     documents[used] = codes[len(queries) :]
     return codes[: len(queries)], documents
@@ -166,10 +170,19 @@ def _identity_rules(found: Located, barred, texts) -> np.ndarray:
     positive = (found.positive_query, found.positive)
     text = document_text[document]
     wide = 1 + max(document_text.max(), query_text.max(), len(document_text))
+    copies = np.bincount(document_text[document_text >= 0])
+    shared = np.flatnonzero(copies[text] > 1)  # only these can equal another document
 
     def holds(pairs, *, by_text: bool) -> np.ndarray:
-        named = document_text[pairs[1]] if by_text else pairs[1]
-        return _among(query, text if by_text else document, pairs[0], named, wide)
+        if not by_text:
+            return _among(query * wide + document, pairs[0] * wide + pairs[1])
+        found = np.zeros(len(query), dtype=bool)
+        own = pairs[0] * wide + document_text[pairs[1]]
+        found[shared] = _among((query * wide + text)[shared], own)
+        return found
+
+    repeated = np.zeros(len(query), dtype=bool)
+    repeated[shared] = pd.Series((query * wide + text)[shared]).duplicated()
 
     tests = {
         "positive_id": holds(positive, by_text=False),
@@ -177,7 +190,7 @@ def _identity_rules(found: Located, barred, texts) -> np.ndarray:
         "excluded_id": holds(barred, by_text=False),
         "equal_text_to_excluded": holds(barred, by_text=True),
         "equal_text_to_query": text == query_text[query],
-        "duplicate_text": pd.Series(query * wide + text).duplicated().to_numpy(),
+        "duplicate_text": repeated,
     }
     rules = np.zeros(len(query), dtype=np.uint8)
     for rule in reversed(tests):
@@ -185,14 +198,13 @@ def _identity_rules(found: Located, barred, texts) -> np.ndarray:
     return rules
 
 
-def _among(query, value, listed_query, listed, wide: int) -> np.ndarray:
-    """Whether each (query, value) is one of the listed pairs."""
+def _among(wanted: np.ndarray, listed: np.ndarray) -> np.ndarray:
+    """Whether each wanted number is a listed one; both are many, and `isin` is slow."""
     if not len(listed):
-        return np.zeros(len(query), dtype=bool)
-    keys = np.unique(listed_query * wide + listed)
-    wanted = query * wide + value
-    at = np.searchsorted(keys, wanted)
-    return keys[np.minimum(at, len(keys) - 1)] == wanted
+        return np.zeros(len(wanted), dtype=bool)
+    listed = np.unique(listed)
+    at = np.searchsorted(listed, wanted)
+    return listed[np.minimum(at, len(listed) - 1)] == wanted
 
 
 def _near(found: Located, texts, least) -> np.ndarray:

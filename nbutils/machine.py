@@ -69,6 +69,18 @@ def peak_memory_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GB
 
 
+def memory_now() -> float:
+    """The resident memory of this process, in GB."""
+    return psutil.Process().memory_info().rss / GB
+
+
+def forget_peak() -> None:
+    """Let `peak_memory_gb` count from now on, where the system can (Linux)."""
+    switch = Path("/proc/self/clear_refs")
+    if switch.is_file():
+        switch.write_text("5")
+
+
 def network_needs(settings: Settings) -> list[str]:
     """What these settings would fetch or ask for over the network; may be empty.
 

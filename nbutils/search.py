@@ -21,7 +21,7 @@ from nbutils.models import compute_dtype
 BYTES = 64 * 2**20
 """Budget of what a search holds beside the vectors, its input, and its result."""
 
-GROUP = 16
+GROUP = 8
 """Documents whose best score decides whether any of them is looked at."""
 
 TILE = 2**16
@@ -50,7 +50,8 @@ def nearest(
     dtypes = dict.fromkeys([compute_dtype(dtype, device), torch.float32])
     places = np.full((len(queries), k), -1, dtype=np.int32)
     scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-    ceilings = None if below is None else np.asarray(below, dtype=np.float32)
+    ceilings = np.full(len(queries), np.inf, dtype=np.float32)
+    ceilings[:] = np.inf if below is None else below
     wide = k + max(16, k // 2)
     rows = max(1, budget // (32 * wide))
     with _workers(device) as workers:
@@ -58,15 +59,14 @@ def nearest(
             left = np.arange(start, min(start + rows, len(queries)))
             for kind in dtypes:
                 search = _Pass(documents, kind, wide, budget, device, workers)
-                own = None if ceilings is None else ceilings[left]
-                found = search.run(queries[left], own, k)
+                own = np.asarray(queries[_span(left)])
+                found = search.run(own, ceilings[left], k)
                 places[left], scores[left], sure = found
                 left = left[~sure]
                 if not len(left):
                     break
             for row in left:  # more ties than the first pass has room for
-                limit = np.inf if ceilings is None else ceilings[row]
-                one = _brute(queries[row], documents, k, limit)
+                one = _brute(np.asarray(queries[row]), documents, k, ceilings[row])
                 places[row, : len(one[0])], scores[row, : len(one[0])] = one
     return places, scores
 
@@ -78,7 +78,7 @@ def pair_scores(queries: np.ndarray, documents: np.ndarray, places) -> np.ndarra
     they stand: ties stay ties.
     """
     found = np.empty(places.shape, dtype=np.float32)
-    size = max(1, 2**22 // max(1, places.shape[1] * queries.shape[1]))
+    size = max(1, 2**19 // max(1, places.shape[1] * queries.shape[1]))
     for start in range(0, len(queries), size):
         part = slice(start, start + size)
         vectors = documents[places[part]]
@@ -97,7 +97,7 @@ class _Pass:
         count = -(-len(documents) // min(TILE, most))
         self.tile = -(-len(documents) // count)
         self.tiles = range(0, len(documents), self.tile)
-        self.block = max(16, budget // (2 * self.count * self.tile * width))
+        self.block = max(16, budget // (4 * self.count * self.tile * width))
         self.wide = min(wide, len(documents))
 
     def run(self, queries, below, k):
@@ -113,20 +113,21 @@ class _Pass:
         error = np.zeros(len(queries))
         for start in self.tiles:
             part = np.ascontiguousarray(self.documents[start : start + self.tile])
-            tile, tile_lost = self._rounded(part)
             longest = float(np.sqrt(np.einsum("nd,nd->n", part, part).max()))
             if not np.isfinite(longest):
                 raise LabError("document vectors are not all finite numbers")
+            tile, tile_lost = self._rounded(part)
             bound = _bound(length, lost, longest, float(tile_lost.max()), part.shape[1])
             error = np.maximum(error, bound)
-            limit = None if below is None else self._limit(below, bound)
+            limit = self._limit(below, bound)
 
             def one(rows, tile=tile, start=start, limit=limit):
                 own = None if limit is None else limit[rows]
                 self._merge(best[rows], where[rows], low[rows], tile, start, own)
 
             self._each(one, blocks)
-        return self._settle(queries, below, k, best, where, error)
+        del low, tile, one
+        return self._settle(queries, below, k, best.numpy(), where.numpy(), error)
 
     def _each(self, task: Callable, blocks: Iterable) -> None:
         list(self.workers(task, blocks))
@@ -134,24 +135,27 @@ class _Pass:
     def _rounded(self, vectors: np.ndarray):
         """Vectors in the first pass's dtype, and the length of what each lost."""
         whole = torch.from_numpy(np.ascontiguousarray(vectors))
-        low = whole.to(self.dtype)
-        if self.dtype == torch.float32:
-            return low.to(self.device), np.zeros(len(vectors))
-        lost = (whole - low.float()).norm(dim=1).numpy().astype(float)
+        low, lost = whole.to(self.dtype), np.zeros(len(vectors))
+        if self.dtype != torch.float32:
+            for start, end in _ranges(len(vectors), 2**12):
+                rest = whole[start:end] - low[start:end]
+                lost[start:end] = rest.norm(dim=1).numpy()
         return low.to(self.device), lost
 
     def _limit(self, below, bound):
         """Scores from which on a document cannot be below the ceiling."""
+        if np.isposinf(below).all():
+            return None
         limit = torch.from_numpy(below + bound)
         limit = limit + limit.abs() * 2 * torch.finfo(self.dtype).eps
         return limit.to(self.dtype).to(self.device)
 
     def _merge(self, best, where, low, tile, start, limit):
         """Put a tile's best among the best so far (all in place)."""
-        scores = torch.mm(low, tile.T)
+        scores = torch.mm(tile, low.T)  # this way round nothing large is repacked
         if limit is not None:
-            scores.masked_fill_(scores >= limit[:, None], -torch.inf)
-        value, place = _top(scores, min(self.wide, scores.shape[1]))
+            scores.masked_fill_(scores >= limit, -torch.inf)
+        value, place = _top(scores, min(self.wide, len(scores)))
         value, place = value.cpu(), (place + start).to(torch.int32).cpu()
         if start:
             value = torch.cat([best, value], dim=1)
@@ -163,53 +167,47 @@ class _Pass:
 
     def _settle(self, queries, below, k, best, where, error):
         """Score what was picked again, in float32, and say where that proves enough."""
-        best, where = best.numpy(), where.numpy()
-        valid = best > -np.inf
-        exact = np.empty_like(best)
-        size = max(1, len(queries) // (4 * self.count))
+        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+        places = np.full((len(queries), k), -1, dtype=np.int32)
+        last = np.empty(len(queries))
 
-        def score(start):
-            rows = slice(start, start + size)
-            exact[rows] = pair_scores(queries[rows], self.documents, where[rows])
+        def one(ends):
+            rows = slice(*ends)
+            valid = best[rows] > -np.inf
+            last[rows] = best[rows].min(axis=1)
+            exact = pair_scores(queries[rows], self.documents, where[rows])
+            exact[~(valid & (exact < below[rows, None]))] = -np.inf
+            order = np.lexsort((where[rows], -exact), axis=1)[:, :k]
+            values = np.take_along_axis(exact, order, axis=1)
+            found = np.take_along_axis(where[rows], order, axis=1)
+            scores[rows, : order.shape[1]] = values
+            places[rows, : order.shape[1]] = np.where(values > -np.inf, found, -1)
 
-        self._each(score, range(0, len(queries), size))
-        ceiling = np.inf if below is None else below[:, None]
-        exact[~(valid & (exact < ceiling))] = -np.inf
-        order = np.lexsort((where, -exact), axis=1)[:, :k]
-        scores = np.take_along_axis(exact, order, axis=1)
-        places = np.take_along_axis(where, order, axis=1)
-        places[scores == -np.inf] = -1
-        last = np.where(valid, best, 0).min(axis=1, where=valid, initial=np.inf)
+        self._each(one, _ranges(len(queries), 512))
+        all_ = np.isneginf(last) | (len(self.documents) <= self.wide)
+        last[all_] = -1e30  # nothing was left out
         rounding = 0 if self.dtype == torch.float32 else torch.finfo(self.dtype).eps
         others = last + error + np.abs(last) * rounding
-        cut = len(self.documents) > self.wide
-        sure = ~valid.all(axis=1) | (not cut)
-        if scores.shape[1] == k:
-            sure |= scores[:, -1] > others
-        if scores.shape[1] < k:
-            more = k - scores.shape[1]
-            scores = np.pad(scores, ((0, 0), (0, more)), constant_values=-np.inf)
-            places = np.pad(places, ((0, 0), (0, more)), constant_values=-1)
-        return places, scores, sure
+        return places, scores, all_ | (scores[:, -1] > others)
 
 
 def _top(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k highest a row, in any order: float32 values and columns.
+    """The k highest of each column, in any order: float32 values and rows, (columns, k).
 
-    The k best lie in the k groups of columns with the highest maxima, and a maximum
-    over strided groups costs one pass; only those groups are searched.
+    The k best lie in the k groups of rows with the highest maxima, and a maximum over
+    strided groups costs one pass; only those groups are searched.
     """
     rows, columns = scores.shape
-    groups = columns // GROUP
+    groups = rows // GROUP
     if groups <= 2 * k:
-        return torch.topk(scores.float(), k, dim=1, sorted=False)
-    grouped = scores[:, : GROUP * groups].unflatten(1, (GROUP, groups))
-    highest = grouped.amax(dim=1).float()
+        return torch.topk(scores.T.float(), k, dim=1, sorted=False)
+    grouped = scores[: GROUP * groups].unflatten(0, (GROUP, groups))
+    highest = grouped.amax(dim=0).T.float()
     chosen = torch.topk(highest, k, dim=1, sorted=False).indices
-    index = chosen[:, None, :].expand(rows, GROUP, k)
-    values = torch.gather(grouped, 2, index).flatten(1).float()
-    rest = scores[:, GROUP * groups :].float()
-    values, kept = torch.topk(torch.cat([values, rest], 1), k, dim=1, sorted=False)
+    index = chosen.T.expand(GROUP, k, columns)
+    values = torch.gather(grouped, 1, index).flatten(0, 1)
+    values = torch.cat([values, scores[GROUP * groups :]]).T.float()
+    values, kept = torch.topk(values, k, dim=1, sorted=False)
     member, group = kept // k, kept % k
     inside = member * groups + torch.gather(chosen, 1, group)
     after = kept - GROUP * k + GROUP * groups
@@ -237,6 +235,12 @@ def _brute(query, documents, k, limit) -> tuple[np.ndarray, np.ndarray]:
     order = np.argsort(-scores, kind="stable")
     order = order[scores[order] < limit][:k]
     return order, scores[order]
+
+
+def _span(rows: np.ndarray) -> slice | np.ndarray:
+    """Rows as a slice where they are one: a view instead of a copy."""
+    whole = len(rows) and rows[-1] - rows[0] + 1 == len(rows)
+    return slice(rows[0], rows[-1] + 1) if whole else rows
 
 
 def _ranges(count: int, size: int) -> Iterator[tuple[int, int]]:
