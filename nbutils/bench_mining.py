@@ -177,7 +177,7 @@ def _read_data(folder: Path):
 
 
 def _measured(job: Callable[[], object]) -> tuple[object, dict[str, float]]:
-    """The job's result, its seconds, and its peak memory above what was there, in MB."""
+    """The job's result, its seconds, and its peak memory above what there was, MB."""
     before = machine.memory_now()
     machine.forget_peak()
     began = time.perf_counter()
@@ -278,10 +278,11 @@ def _scale(folder: Path) -> dict:
     """Our search of memory-mapped vectors, and the bare product and top-k, by turns."""
     import torch
 
-    from nbutils.search import BYTES, nearest
+    from nbutils.candidates import BYTES
+    from nbutils.search import nearest
 
     asked = np.load(folder / "queries.npy")
-    vectors = np.load(folder / "documents.npy", mmap_mode="r")
+    vectors = np.load(folder / "documents.npy", mmap_mode="c")
     size = max(1, BYTES // (4 * len(vectors)))
 
     def bare():

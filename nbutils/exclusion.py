@@ -8,7 +8,6 @@ them.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import pandas as pd
 from sklearn.feature_extraction.text import CountVectorizer
 
 from nbutils.candidates import Candidates, Located, places
+from nbutils.keys import key
 from nbutils.text import normalise
 from nbutils.vectors import Found
 
@@ -47,8 +47,8 @@ EMPTY = 255
 class Pool:
     """A candidate table as arrays: Q queries, K places a query, P positives a query.
 
-    query_ids (Q,), document_ids (N,); documents (Q, K) place in document_ids, -1 where empty, by rank; scores and ranks
-    (Q, K); rules (Q, K) codes of RULES; positives (Q, P), -1 where empty, and
+    query_ids (Q,), document_ids (N,); documents (Q, K) place in document_ids, -1 where
+    empty, by rank; scores and ranks (Q, K); rules (Q, K) codes of RULES; positives (Q, P), -1 where empty, and
     positive_scores (Q, P), nan where empty. texts (N,) codes of normalised texts, and
     forbidden (pairs, 2) the query places and text codes that must never meet.
     """
@@ -76,11 +76,6 @@ class Pool:
         return np.array([key(name) for name in self.document_ids], dtype=np.uint64)
 
 
-def key(name: str) -> int:
-    """A 64-bit key of an id, the same on every machine."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest())
-
-
 def prepare(
     candidates: Candidates | Found,
     queries: Mapping[str, str],
@@ -100,9 +95,7 @@ def prepare(
     names, documents = pd.Index(list(queries)), pd.Index(corpus["id"])
     found = candidates.located(names, documents)
     barred_query, barred = _barred(exclude or {}, names, documents)
-    texts = _text_codes(
-        queries, corpus["text"], found.document, found.positive, barred
-    )
+    texts = _text_codes(queries, corpus["text"], found.document, found.positive, barred)
     rules = _identity_rules(found, (barred_query, barred), texts)
     if near_duplicate is not None:
         near = _near(found, corpus["text"].tolist(), near_duplicate)

@@ -93,7 +93,7 @@ def network_needs(settings: Settings) -> list[str]:
 
 
 def _is_local(model: str) -> bool:
-    shipped = model in ("bm25", MINILM) or model.startswith("tiny-")
+    shipped = model in ("bm25", "random", MINILM) or model.startswith("tiny-")
     return shipped or Path(model).is_dir() or (ROOT / model).is_dir()
 
 

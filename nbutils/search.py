@@ -18,13 +18,13 @@ import torch
 from nbutils.errors import LabError
 from nbutils.models import compute_dtype
 
-BYTES = 64 * 2**20
+BYTES = 16 * 2**20
 """Budget of what a search holds beside the vectors, its input, and its result."""
 
 GROUP = 8
-"""Documents whose best score decides whether any of them is looked at."""
+"""Documents whose best score decides whether any of them is looked at (measured)."""
 
-TILE = 2**16
+TILE = 2**14
 """Most documents scored at once; more would not be faster, only larger."""
 
 
@@ -53,7 +53,7 @@ def nearest(
     ceilings = np.full(len(queries), np.inf, dtype=np.float32)
     ceilings[:] = np.inf if below is None else below
     wide = k + max(16, k // 2)
-    rows = max(1, budget // (32 * wide))
+    rows = max(1, budget // (64 * wide))
     with _workers(device) as workers:
         for start in range(0, len(queries), rows):
             left = np.arange(start, min(start + rows, len(queries)))
@@ -112,7 +112,7 @@ class _Pass:
         where = torch.full((len(queries), wide), -1, dtype=torch.int32)
         error = np.zeros(len(queries))
         for start in self.tiles:
-            part = np.ascontiguousarray(self.documents[start : start + self.tile])
+            part = self.documents[start : start + self.tile]
             longest = float(np.sqrt(np.einsum("nd,nd->n", part, part).max()))
             if not np.isfinite(longest):
                 raise LabError("document vectors are not all finite numbers")
@@ -126,7 +126,6 @@ class _Pass:
                 self._merge(best[rows], where[rows], low[rows], tile, start, own)
 
             self._each(one, blocks)
-        del low, tile, one
         return self._settle(queries, below, k, best.numpy(), where.numpy(), error)
 
     def _each(self, task: Callable, blocks: Iterable) -> None:
@@ -134,7 +133,7 @@ class _Pass:
 
     def _rounded(self, vectors: np.ndarray):
         """Vectors in the first pass's dtype, and the length of what each lost."""
-        whole = torch.from_numpy(np.ascontiguousarray(vectors))
+        whole = torch.from_numpy(np.require(vectors, requirements=["C", "W"]))
         low, lost = whole.to(self.dtype), np.zeros(len(vectors))
         if self.dtype != torch.float32:
             for start, end in _ranges(len(vectors), 2**12):
@@ -192,7 +191,7 @@ class _Pass:
 
 
 def _top(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k highest of each column, in any order: float32 values and rows, (columns, k).
+    """The k highest of each column, in any order: values and rows, (columns, k).
 
     The k best lie in the k groups of rows with the highest maxima, and a maximum over
     strided groups costs one pass; only those groups are searched.

@@ -1,6 +1,6 @@
 """Candidates from vectors that are given: numbers all the way, ids only at the edge.
 
-`Found` is to 20,000 queries what `candidates.Candidates` is to a notebook's few hundred:
+`Found` is for 20,000 queries what `candidates.Candidates` is for a page's few hundred:
 the same table as arrays. `exclusion.prepare` takes either.
 """
 
@@ -101,9 +101,7 @@ class VectorSearch:
         ranks = np.arange(1, self.depth + 1, dtype=np.int32) * (documents >= 0)
         query, positive = self._pairs
         own = pair_scores(self.query_vectors[query], self.vectors, positive[:, None])
-        return Found(
-            self.name, documents, scores, ranks, query, positive, own[:, 0]
-        )
+        return Found(self.name, documents, scores, ranks, query, positive, own[:, 0])
 
     def deepen(self, found: Found, needs: pd.DataFrame) -> Found:
         """Add, for queries that ran out, the next documents below their ceiling.
