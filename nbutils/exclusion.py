@@ -49,8 +49,9 @@ class Pool:
 
     query_ids (Q,), document_ids (N,); documents (Q, K) place in document_ids, -1 where
     empty, by rank; scores and ranks (Q, K); rules (Q, K) codes of RULES; positives
-    (Q, P), -1 where empty, and positive_scores (Q, P), nan where empty. texts (N,) codes of normalised texts, and
-    forbidden (pairs, 2) the query places and text codes that must never meet.
+    (Q, P), -1 where empty, and positive_scores (Q, P), nan where empty. texts (N,)
+    codes of normalised texts, and forbidden (pairs, 2) the query places and text codes
+    that must never meet.
     """
 
     teacher: str

@@ -3,8 +3,28 @@
 from __future__ import annotations
 
 import pandas as pd
+import seaborn as sns
 
 from nbutils.figures import PALETTE, Plot, canvas
+
+
+def overlap_matrix(pairs: pd.DataFrame) -> Plot:
+    """Mean Jaccard overlap of every pair of teachers: one, other, jaccard."""
+    means = pairs.groupby(["one", "other"], sort=False)["jaccard"].mean()
+    names = list(dict.fromkeys([*pairs["one"], *pairs["other"]]))
+    table = pd.DataFrame(1.0, index=names, columns=names)
+    for (one, other), value in means.items():
+        table.loc[one, other] = table.loc[other, one] = value
+    fig, axis = canvas(6.4, 4.2)
+    sns.heatmap(
+        table, annot=True, fmt=".2f", cmap="cividis", vmin=0, vmax=1, ax=axis,
+        cbar_kws={"label": "Jaccard overlap"},
+    )  # fmt: skip
+    least, most = means.idxmin(), means.idxmax()
+    return fig, (
+        f"Overlap of what {len(names)} teachers mine: least {' and '.join(least)} "
+        f"({means.min():.2f}), most {' and '.join(most)} ({means.max():.2f})."
+    )
 
 
 def scaling(curve: pd.DataFrame) -> Plot:

@@ -331,7 +331,7 @@ def test_given_vectors_score_as_the_encoder_that_made_them(tmp_path):
         teacher.scorer(texts)(["three"])
     with pytest.raises(LabError, match="there are 4 texts"):
         VectorTeacher.read((tmp_path / "d.npy", texts[:4]))
-    with pytest.raises(LabError, match="is no .npy file"):
+    with pytest.raises(LabError, match="is no"):
         VectorTeacher.read((tmp_path / "none.npy", texts))
     np.save(tmp_path / "d.npy", vectors + 1e-9)
     assert VectorTeacher.read(*files).fingerprint != teacher.fingerprint
