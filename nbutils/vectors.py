@@ -62,7 +62,9 @@ class VectorSearch:
 
     query_vectors (Q, D) in the order of `queries` and vectors (N, D) in the order of
     `corpus` (columns id, text), float32 arrays or memory maps. positives: query id to
-    the ids of its labelled positives. Raises LabError where they do not fit together.
+    the ids of its labelled positives. index: empty for exact search, or the faiss
+    factory string of an approximate index (`IVF256,Flat`, `HNSW32`); `recall` says what
+    it misses. Deepening is always exact. LabError where the parts do not fit together.
     """
 
     query_vectors: np.ndarray
@@ -74,6 +76,7 @@ class VectorSearch:
     name: str = "vectors"
     budget: int = BYTES
     device: str = "cpu"
+    index: str = ""
     _pairs: tuple = field(default=(), init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -97,7 +100,36 @@ class VectorSearch:
 
     def candidates(self) -> Found:
         """The `depth` best documents of each query, and the scores of its positives."""
-        documents, scores = self._nearest(slice(None), self.depth)
+        if self.index:
+            return self._found(*approximate(self, self.index))
+        return self._found(*self._nearest(slice(None), self.depth))
+
+    def recall(self, found: Found, sample: int = 200, seed: int = 0) -> float:
+        """Share of the exact candidates of `sample` random queries that `found` has."""
+        rng = np.random.default_rng(seed)
+        count = min(sample, len(self.queries))
+        rows = np.sort(rng.choice(len(self.queries), count, replace=False))
+        exact, _ = self._nearest(rows, self.depth)
+        there = (exact[:, :, None] == found.documents[rows][:, None, :]).any(axis=2)
+        return float(there[exact >= 0].mean())
+
+    def sharded(self, accelerator) -> Found:
+        """`candidates`, each process searching its share of the queries.
+
+        accelerator: accelerate's `Accelerator`. Every process gets the whole table, the
+        same as one process would make: a query's search does not depend on others.
+        """
+        from accelerate.utils import gather_object
+
+        count, rank = accelerator.num_processes, accelerator.process_index
+        share = np.array_split(np.arange(len(self.queries)), count)[rank]
+        rows = slice(share[0], share[-1] + 1) if len(share) else slice(0, 0)
+        parts = gather_object([(rank, *self._nearest(rows, self.depth))])
+        parts.sort(key=lambda part: part[0])
+        _, documents, scores = zip(*parts, strict=True)
+        return self._found(np.concatenate(documents), np.concatenate(scores))
+
+    def _found(self, documents: np.ndarray, scores: np.ndarray) -> Found:
         ranks = np.arange(1, self.depth + 1, dtype=np.int32) * (documents >= 0)
         query, positive = self._pairs
         own = pair_scores(self.query_vectors[query], self.vectors, positive[:, None])
@@ -143,3 +175,37 @@ def _beside(grid, rows, more, empty) -> np.ndarray:
     wide = np.full((len(grid), more.shape[1]), empty, dtype=grid.dtype)
     wide[rows] = more
     return np.concatenate([grid, wide], axis=1)
+
+
+def approximate(search: VectorSearch, factory: str) -> tuple[np.ndarray, np.ndarray]:
+    """Places and scores by a faiss index; scores are exact, some places are missed.
+
+    An IVF index looks into a tenth of its lists. LabError for a factory it lacks.
+    """
+    import faiss
+
+    vectors, width = search.vectors, search.vectors.shape[1]
+    try:
+        index = faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError:
+        raise LabError(
+            f"faiss knows no index {factory!r}: try 'IVF256,Flat' or 'HNSW32'"
+        ) from None
+    index.train(np.ascontiguousarray(vectors))
+    for start in range(0, len(vectors), 2**16):
+        index.add(np.ascontiguousarray(vectors[start : start + 2**16]))
+    if hasattr(index, "nprobe"):
+        index.nprobe = max(1, index.nlist // 10)
+    asked = np.ascontiguousarray(search.query_vectors)
+    depth = min(search.depth, len(vectors))
+    documents = index.search(asked, depth)[1].astype(np.int32)
+    scores = pair_scores(asked, vectors, documents)
+    scores[documents < 0] = -np.inf
+    order = np.lexsort((documents, -scores), axis=1)
+    documents = np.take_along_axis(documents, order, axis=1)
+    scores = np.take_along_axis(scores, order, axis=1)
+    more = ((0, 0), (0, search.depth - depth))
+    return (
+        np.pad(documents, more, constant_values=-1),
+        np.pad(scores, more, constant_values=-np.inf),
+    )

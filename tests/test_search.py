@@ -1,5 +1,11 @@
 """Exact search among given vectors, against a full sort, and the peer's miner."""
 
+import os
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -178,6 +184,58 @@ def test_equal_to_the_peer_where_its_definition_is_the_papers(ours, theirs):
         zip(asked, negatives, strict=True)
     )
     assert len(table) > 100
+
+
+@pytest.mark.parametrize("factory", ["IVF8,Flat", "HNSW16"])
+def test_an_approximate_search_says_what_it_misses(factory):
+    made = given(size=3000, depth=20)
+    exact = made.candidates()
+    found = replace(made, index=factory).candidates()
+    assert made.recall(exact) == 1
+    recall = made.recall(found, sample=60)
+    missed = [
+        len({*a} - {*b}) for a, b in zip(exact.documents, found.documents, strict=True)
+    ]
+    assert recall == pytest.approx(1 - np.mean(missed) / 20)
+    assert 0.2 < recall < 1 or factory.startswith("HNSW")
+    np.testing.assert_array_equal(found.positive_score, exact.positive_score)
+    same = exact.documents[:, 0] == found.documents[:, 0]
+    np.testing.assert_array_equal(exact.scores[same, 0], found.scores[same, 0])
+    with pytest.raises(LabError, match="faiss knows no index 'IFV8'"):
+        replace(made, index="IFV8").candidates()
+
+
+SHARD = """
+import sys, pickle
+sys.path.insert(0, sys.argv[1])
+from accelerate import Accelerator
+from test_search import given
+accelerator = Accelerator(cpu=True)
+assert accelerator.num_processes == 2
+found = given(count=61).sharded(accelerator)
+with open(f"{sys.argv[2]}/{accelerator.process_index}.pickle", "wb") as file:
+    pickle.dump(found, file)
+"""
+
+
+def test_two_processes_make_the_identical_table(tmp_path):
+    script = tmp_path / "shard.py"
+    script.write_text(SHARD)
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone",
+        "--nproc-per-node", "2",
+        str(script), str(Path(__file__).parent), str(tmp_path),
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    whole = given(count=61).candidates()
+    for rank in (0, 1):
+        found = pickle.loads((tmp_path / f"{rank}.pickle").read_bytes())
+        for name, values in vars(whole).items():
+            np.testing.assert_array_equal(getattr(found, name), values)
 
 
 def test_vectors_that_do_not_fit_their_texts_are_refused():
