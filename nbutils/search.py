@@ -8,6 +8,8 @@ others are searched again in float32. Vectors may be memory-mapped.
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,13 +20,13 @@ import torch
 from nbutils.errors import LabError
 from nbutils.models import compute_dtype
 
-BYTES = 16 * 2**20
+BYTES = 12 * 2**20
 """Budget of what a search holds beside the vectors, its input, and its result."""
 
 GROUP = 8
 """Documents whose best score decides whether any of them is looked at (measured)."""
 
-TILE = 2**14
+TILE = 2**13
 """Most documents scored at once; more would not be faster, only larger."""
 
 
@@ -107,7 +109,7 @@ class _Pass:
             for start in range(0, len(queries), self.block)
         ]
         wide, (low, lost) = self.wide, self._rounded(queries)
-        length = np.linalg.norm(queries, axis=1)
+        length = np.sqrt(np.einsum("qd,qd->q", queries, queries))
         best = torch.full((len(queries), wide), -torch.inf)
         where = torch.full((len(queries), wide), -1, dtype=torch.int32)
         error = np.zeros(len(queries))
@@ -136,7 +138,7 @@ class _Pass:
         whole = torch.from_numpy(np.require(vectors, requirements=["C", "W"]))
         low, lost = whole.to(self.dtype), np.zeros(len(vectors))
         if self.dtype != torch.float32:
-            for start, end in _ranges(len(vectors), 2**12):
+            for start, end in _ranges(len(vectors), 2**10):
                 rest = whole[start:end] - low[start:end]
                 lost[start:end] = rest.norm(dim=1).numpy()
         return low.to(self.device), lost
@@ -259,10 +261,19 @@ def _workers(device: str):
             yield pool.map, threads
     finally:
         torch.set_num_threads(threads)
+        _give_back()
 
 
 def _single() -> None:
     torch.set_num_threads(1)
+
+
+def _give_back() -> None:
+    """Return to the system what glibc keeps for each worker that has ended."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def _check(queries: np.ndarray, documents: np.ndarray) -> None:
