@@ -156,7 +156,8 @@ class _Pass:
         scores = torch.mm(tile, low.T)  # this way round nothing large is repacked
         if limit is not None:
             scores.masked_fill_(scores >= limit, -torch.inf)
-        value, place = _top(scores, min(self.wide, len(scores)))
+        least = best.min(dim=1).values.to(self.device) if start else None
+        value, place = _top(scores, min(self.wide, len(scores)), least)
         value, place = value.cpu(), (place + start).to(torch.int32).cpu()
         if start:
             value = torch.cat([best, value], dim=1)
@@ -192,11 +193,12 @@ class _Pass:
         return places, scores, all_ | (scores[:, -1] > others)
 
 
-def _top(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _top(scores: torch.Tensor, k: int, least=None) -> tuple[torch.Tensor, torch.Tensor]:
     """The k highest of each column, in any order: values and rows, (columns, k).
 
     The k best lie in the k groups of rows with the highest maxima, and a maximum over
-    strided groups costs one pass; only those groups are searched.
+    strided groups costs one pass; only those groups are searched. What does not exceed
+    `least` (columns,) may be left out: fewer groups, and maybe fewer than k.
     """
     rows, columns = scores.shape
     groups = rows // GROUP
@@ -204,14 +206,18 @@ def _top(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.topk(scores.T.float(), k, dim=1, sorted=False)
     grouped = scores[: GROUP * groups].unflatten(0, (GROUP, groups))
     highest = grouped.amax(dim=0).T.float()
-    chosen = torch.topk(highest, k, dim=1, sorted=False).indices
-    index = chosen.T.expand(GROUP, k, columns)
+    few = k
+    if least is not None:
+        few = min(k, max(1, int((highest > least[:, None]).sum(dim=1).max())))
+    chosen = torch.topk(highest, few, dim=1, sorted=False).indices
+    index = chosen.T.expand(GROUP, few, columns)
     values = torch.gather(grouped, 1, index).flatten(0, 1)
     values = torch.cat([values, scores[GROUP * groups :]]).T.float()
-    values, kept = torch.topk(values, k, dim=1, sorted=False)
-    member, group = kept // k, kept % k
+    size = min(k, values.shape[1])
+    values, kept = torch.topk(values, size, dim=1, sorted=False)
+    member, group = kept // few, kept % few
     inside = member * groups + torch.gather(chosen, 1, group)
-    after = kept - GROUP * k + GROUP * groups
+    after = kept - GROUP * few + GROUP * groups
     return values, torch.where(member < GROUP, inside, after)
 
 
