@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from sentence_transformers import util
 
-from nbutils import mining, search
+from nbutils import bench_mining, figures_mining, mining, search
 from nbutils.errors import LabError
 from nbutils.exclusion import prepare
 from nbutils.vectors import VectorSearch
@@ -249,3 +249,30 @@ def test_vectors_that_do_not_fit_their_texts_are_refused():
         VectorSearch(
             made.query_vectors, made.vectors, made.queries, made.corpus, {}, 10
         )
+
+
+# -- the figures of mining -------------------------------------------------------------
+
+
+def test_the_figures_say_their_numbers():
+    curve = pd.DataFrame(
+        {"documents": [10, 100], "ours": [1.0, 3.0], "bare": [2.0, 4.0], "memory": 9.0}
+    )
+    text = figures_mining.scaling(curve)[1]
+    assert "10: 0.50 of the bare time, 9 MB" in text and "100: 0.75" in text
+    pairs = pd.DataFrame(
+        [("a", "b", 0.1), ("a", "b", 0.3), ("a", "c", 0.6), ("b", "c", 0.5)],
+        columns=["one", "other", "jaccard"],
+    )
+    figure, text = figures_mining.overlap_matrix(pairs)
+    assert "3 teachers mine: least a and b (0.20), most a and c (0.60)" in text
+    drawn = {label.get_text() for label in figure.axes[0].texts}
+    assert drawn == {"1.00", "0.20", "0.60", "0.50"}
+
+
+def test_the_benchmarks_data_starve_the_peer_and_not_us(tmp_path):
+    bench_mining._write_data(tmp_path, 60, 1200, topical=True)
+    ours, peer = bench_mining._ours(tmp_path), bench_mining._peer(tmp_path)
+    assert ours["full"] == 1.0
+    assert peer["full"] < 0.1
+    assert ours["seconds"] > 0 and ours["refilter"] > 0
