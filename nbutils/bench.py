@@ -62,6 +62,7 @@ def _later(module: str) -> Callable[..., list[Row]]:
 SUITES: dict[str, Callable[..., list[Row]]] = {
     "notebooks": notebooks,
     "llm": _later("bench_llm"),
+    "mining": _later("bench_mining"),
     "pooling": _later("bench_pooling"),
 }
 

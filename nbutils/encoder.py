@@ -237,6 +237,24 @@ def embed(
     return np.stack(rows) if rows else np.zeros((0, width), np.float32)
 
 
+def kept(path: Path, texts: Sequence[str], prompt: str, make) -> np.ndarray:
+    """Vectors of `texts`, read from `path` or made; each batch is kept as it comes.
+
+    make: texts to an iterator of arrays, in their order. Nothing paid for is lost.
+    """
+    keys = [_key(text, prompt) for text in texts]
+    wanted = dict(zip(keys, texts, strict=True))
+    known = _read_vectors(path, wanted)
+    missing = [key for key in wanted if key not in known]
+    done = 0
+    for batch in make([prompt + wanted[key] for key in missing]) if missing else ():
+        own = missing[done : done + len(batch)]
+        _write_vectors(path, own, batch)
+        known.update(zip(own, batch, strict=True))
+        done += len(batch)
+    return np.stack([known[key] for key in keys])
+
+
 def _vector_file(folder: Path, model, settings: Settings) -> Path:
     dtype = compute_dtype(settings.compute_dtype, model.device.type)
     return folder / f"{fingerprint(model)}-{str(dtype).split('.')[1]}.sqlite"

@@ -69,6 +69,18 @@ def peak_memory_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GB
 
 
+def memory_now() -> float:
+    """The resident memory of this process, in GB."""
+    return psutil.Process().memory_info().rss / GB
+
+
+def forget_peak() -> None:
+    """Let `peak_memory_gb` count from now on, where the system can (Linux)."""
+    switch = Path("/proc/self/clear_refs")
+    if switch.is_file():
+        switch.write_text("5")
+
+
 def network_needs(settings: Settings) -> list[str]:
     """What these settings would fetch or ask for over the network; may be empty.
 
@@ -76,12 +88,18 @@ def network_needs(settings: Settings) -> list[str]:
     """
     needs = ["a language model"] if settings.llm_mode != "replay" else []
     models = [settings.student, settings.encoder, *settings.teachers]
-    needs += [name for name in dict.fromkeys(models) if not _is_local(name)]
+    needs += [
+        f"an embeddings server of {name.removeprefix('server:')}"
+        if name.startswith("server:")
+        else name
+        for name in dict.fromkeys(models)
+        if not _is_local(name)
+    ]
     return needs + [f"mteb's {name}" for name in settings.tasks if name != "local"]
 
 
 def _is_local(model: str) -> bool:
-    shipped = model in ("bm25", MINILM) or model.startswith("tiny-")
+    shipped = model in ("bm25", "random", MINILM) or model.startswith("tiny-")
     return shipped or Path(model).is_dir() or (ROOT / model).is_dir()
 
 

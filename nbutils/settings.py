@@ -170,7 +170,7 @@ class Settings(BaseModel):
     # -- mining (notebook 03)
     teachers: list[str] = _setting(
         ["bm25", MINILM],
-        "who scores candidates: bm25, a hub name or a folder",
+        "who scores candidates: bm25, random, a hub name, a folder or server:MODEL",
         min_length=1,
         source="NV-Retriever (e5-mistral-7b-instruct) in the paper profile",
     )
