@@ -129,6 +129,23 @@ def train(
         typer.echo(line)
 
 
+@app.command()
+def study(
+    names: Annotated[list[str], typer.Argument(help="studies, such as pooling")],
+    seeds: Annotated[str, typer.Option(help="seeds, such as 0,1,2")] = "0,1,2",
+    out: Annotated[
+        Path | None, typer.Option(help="folder of the runs; what it holds is kept")
+    ] = None,
+) -> None:
+    """Train a student for every variant of a study and seed that is not made yet."""
+    wanted = parse_seeds(seeds)
+    from nbutils import settings, studies
+
+    folder = out or settings.ROOT / "runs" / "studies"
+    for name in names:
+        studies.run_study(name, wanted, folder, typer.echo)
+
+
 def parse_seeds(text: str) -> list[int]:
     """`0,1,2` as whole numbers; LabError for anything else."""
     try:

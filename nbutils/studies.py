@@ -1,29 +1,34 @@
 """Long runs: what one page trains once, trained for several seeds and written down.
 
 Notebook 05 trains one seed; the rows that notebook 06 reads for the others come from
-here (`python -m nbutils train`).
+here (`python -m nbutils train`), as do the runs of a sweep (`python -m nbutils study`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 from sentence_transformers import SentenceTransformer
 
 from nbutils import (
+    candidates,
     curriculum,
     encoder,
     evaluation,
+    exclusion,
+    mining,
     statistics,
+    sweeps,
     synthesis,
+    teachers,
     training,
 )
 from nbutils.errors import LabError
 from nbutils.records import TrainingInstance, read_table, write_json, write_table
-from nbutils.settings import DATA, Settings
+from nbutils.settings import DATA, Settings, resolve
 
 MINED = DATA / "results" / "mined_negatives.parquet"
 SEEDS = DATA / "results" / "held_out_by_seed.csv"
@@ -169,3 +174,137 @@ def gains(
     return statistics.paired_difference(
         before.to_numpy(), after.to_numpy(), units=units, samples=samples
     )
+
+
+# -- sweeps over settings --------------------------------------------------------------
+
+
+def _add(folder: Path, made: Mapping[str, pd.DataFrame], key: str) -> None:
+    """Add a run's rows; its scores come last, so that a run that has some is whole."""
+    tables = sweeps.read_tables(folder)
+    for name in reversed(sweeps.TABLES):
+        if name in made:
+            rest = tables[name][tables[name]["run"] != key]
+            rows = made[name].assign(run=key)
+            both = pd.concat([rest, rows], ignore_index=True) if len(rest) else rows
+            write_table(folder / f"{name}.parquet", both)
+
+
+def _has(folder: Path, key: str, *, curve: bool) -> bool:
+    """Whether a run is whole in `folder`, with its learning curve where one is due."""
+    tables = sweeps.read_tables(folder)
+    wanted = ("scores", "curve") if curve else ("scores",)
+    return all(key in set(tables[name]["run"]) for name in wanted)
+
+
+def run_study(
+    name: str,
+    seeds: Sequence[int],
+    folder: Path,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Make the runs of a study that `folder` does not hold yet.
+
+    Writes scores, steps and curve (parquet, column `run`), and the settings in common
+    beside them. Raises LabError if the folder was made under other defaults.
+    """
+    study = sweeps.study_of(name)
+    _check_defaults(folder)
+    records = synthesis.load(resolve())
+    for seed in seeds:
+        for variant in study.variants:
+            for trained in (False, True):
+                changes = study.changes(variant)
+                key = sweeps.run_key(changes, seed, trained=trained, mines=study.mines)
+                if _has(folder, key, curve=study.curve and trained):
+                    continue
+                settings = resolve(overrides={**changes, "seed": seed})
+                made = _run(records, settings, study, folder, trained)
+                _add(folder, made, key)
+                say(f"{name}, {variant}, seed {seed}: {key}")
+
+
+def _check_defaults(folder: Path) -> None:
+    """Runs are named by differences, so the defaults must be the same for all."""
+    path = folder / "settings.json"
+    usual = resolve().model_dump()
+    if not path.is_file():
+        return write_json(path, usual)
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in stored.items():
+        if usual.get(name) != value:
+            raise LabError(
+                f"{folder} holds runs made with {name}={value!r}, the default is now "
+                f"{usual.get(name)!r}: give another --out"
+            )
+    return None
+
+
+def _run(
+    records: synthesis.Records,
+    settings: Settings,
+    study: sweeps.Study,
+    folder: Path,
+    trained: bool,
+) -> dict[str, pd.DataFrame]:
+    student = encoder.build_student(settings)
+    made = {}
+    if trained:
+        mined = _mined(records, settings, folder) if study.mines else MINED
+        data = training_data(records, mined)
+        score = development(records, settings) if study.curve else None
+        log = training.train(student, data, settings, evaluate=score, progress=False)
+        steps, curve = log.frames()
+        made = {"steps": steps, "curve": curve} if study.curve else {"steps": steps}
+    sets = [
+        evaluation.local_set(name, records.graded, records.items) for name in HELD_OUT
+    ]
+    scores = [
+        per_query_scores(student, settings, data).assign(split=data.name)
+        for data in sets
+    ]
+    return {**made, "scores": pd.concat(scores, ignore_index=True)}
+
+
+def _mined(records: synthesis.Records, settings: Settings, folder: Path) -> Path:
+    """The file of negatives that the settings' method mines for training queries."""
+    name = f"{settings.mining_method}-{settings.abs_threshold:g}.parquet"
+    path = folder / "mined" / name
+    if not path.is_file():
+        write_table(path, mine_for_training(records, settings))
+    return path
+
+
+def mine_for_training(records: synthesis.Records, settings: Settings) -> pd.DataFrame:
+    """Negatives of every training query by the last teacher, as notebook 03 mines them.
+
+    Own graded negatives are excluded; shortfalls are filled with random documents.
+    """
+    items = [item for item in records.items if item.split == "train"]
+    graded = [example for example in records.graded if example.split == "train"]
+    corpus = synthesis.corpus(items, graded, ["train"])
+    row_of = corpus.explode("ids").set_index("ids")["id"].to_dict()
+    queries = {record.id: record.query for record in (*items, *graded)}
+    positives = {item.id: [row_of[f"{item.id}/P0"]] for item in items}
+    positives |= {example.id: [row_of[f"{example.id}/P"]] for example in graded}
+    own = {e.id: [row_of[f"{e.id}/N{n}"] for n in (1, 2, 3, 4)] for e in graded}
+    teacher = [*teachers.load_teachers(settings).values()][-1]
+    search = candidates.Search(
+        teacher, queries, corpus, positives, settings.candidate_depth
+    )
+    recipe = mining.Recipe(
+        method=settings.mining_method,
+        k=settings.negatives_per_query,
+        shift=settings.shift,
+        threshold=settings.abs_threshold,
+        margin=settings.margin,
+        perc=settings.perc,
+        seed=settings.seed,
+        backfill="random",
+    )
+
+    def once(table):
+        pool = exclusion.prepare(table, queries, corpus, exclude=own)
+        return mining.mine(pool, recipe)
+
+    return mining.mine_until_full(search.candidates(), once, search.deepen).negatives
