@@ -191,6 +191,12 @@ class Settings(BaseModel):
         gt=0,
         source="LLM2Vec (0.02) in the paper profile",
     )
+    symmetric_loss: bool = _setting(
+        False, "also contrast each positive with the batch's queries"
+    )
+    checkpoint_every: int = _setting(
+        10, "steps from one checkpoint to the next", unit="steps", gt=0
+    )
     mixing: Literal["synthetic", "retrieved", "direct", "hybrid"] = _setting(
         "hybrid", "how retrieved negatives join the synthetic ones", source="SyNeg"
     )

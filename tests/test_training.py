@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nbutils import curriculum, encoder, studies, synthesis, training
+from nbutils import curriculum, encoder, losses, studies, synthesis, training
 from nbutils.errors import LabError
 from nbutils.records import TrainingInstance
 from nbutils.settings import resolve
@@ -83,7 +83,7 @@ def test_info_nce_against_its_definition():
     queries = torch.nn.functional.normalize(torch.randn(3, 5), dim=-1)
     excluded = torch.zeros(3, 7, dtype=torch.bool)
     excluded[0, 4] = True
-    got = training.info_nce(queries, documents, excluded, 0.1)
+    got = losses.info_nce(queries, documents, excluded, 0.1)
     wanted = 0.0
     for i in range(3):
         terms = [
@@ -99,8 +99,8 @@ def test_info_nce_against_its_definition():
 def test_a_repeated_negative_weighs_twice():
     documents = torch.eye(4)[[0, 1, 2, 2]]
     nothing = torch.zeros(1, 4, dtype=torch.bool)
-    once = training.info_nce(torch.eye(4)[:1], documents[:3], nothing[:, :3], 1.0)
-    twice = training.info_nce(torch.eye(4)[:1], documents, nothing, 1.0)
+    once = losses.info_nce(torch.eye(4)[:1], documents[:3], nothing[:, :3], 1.0)
+    twice = losses.info_nce(torch.eye(4)[:1], documents, nothing, 1.0)
     e = np.e
     assert once.item() == pytest.approx(np.log((e + 2) / e))
     assert twice.item() == pytest.approx(np.log((e + 3) / e))
@@ -109,7 +109,7 @@ def test_a_repeated_negative_weighs_twice():
 def test_texts_equal_to_a_positive_or_the_query_are_excluded():
     batch = [instance(0), instance(1, positive="Positive  0!")]
     documents = ["positive 0", "Positive  0!", "QUERY 1", "other"]
-    excluded = training.false_negatives(batch, documents).numpy()
+    excluded = losses.false_negatives(batch, documents).numpy()
     assert excluded.tolist() == [
         [False, True, False, False],
         [True, False, True, False],
@@ -121,10 +121,10 @@ def test_chunks_keep_order_and_encode_equal_texts_once():
     model = encoder.build_student(settings)
     texts = ["long text " * 8, "short", "long text " * 8, "middle text here"]
     prompts = ["", "Find it", "", ""]
-    chunks = training.make_chunks(texts, prompts, size=1)
+    chunks = losses.make_chunks(texts, prompts, size=1)
     assert [len(group[1]) for group in chunks.groups] == [1, 1, 1]
     with torch.no_grad():
-        rows = torch.cat([training.group_vectors(model, g) for g in chunks.groups])
+        rows = torch.cat([losses.group_vectors(model, g) for g in chunks.groups])
     got = rows[chunks.order].numpy()
     for i, (text, prompt) in enumerate(zip(texts, prompts, strict=True)):
         alone = encoder.embed(model, [text], settings, prompt or None, cache=None)
@@ -177,7 +177,10 @@ def test_paged_optimizer_needs_a_gpu():
         training.make_optimizer([torch.nn.Parameter(torch.ones(1))], settings)
 
 
-@pytest.mark.parametrize("changes", [{}, {"lora_dropout": 0.3}, {"pooling": "mean"}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"lora_dropout": 0.3}, {"pooling": "mean"}, {"symmetric_loss": True}],
+)
 @pytest.mark.parametrize("size", [1, 3, 64])
 def test_cached_gradients_equal_those_of_the_whole_batch(changes, size):
     settings = resolve("smoke", {"compute_dtype": "float32", **changes})
@@ -186,24 +189,27 @@ def test_cached_gradients_equal_those_of_the_whole_batch(changes, size):
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.add_(0.05 * torch.randn_like(parameter))
-    batch = training.make_batch([instance(n) for n in range(5)], "N2", settings, 0)
+    batch = losses.make_batch([instance(n) for n in range(5)], "N2", settings, 0)
     settings = settings.model_copy(update={"mini_batch": size})
     model.train()
     found = []
-    for backward in (plain_backward, training.cached_backward):
+    for backward, cache in (
+        (plain_backward, False), (losses.backward, False), (losses.backward, True)
+    ):  # fmt: skip
         model.zero_grad()
         torch.manual_seed(7)
-        loss = backward(model, batch, settings)
-        found.append((loss.item(), gradients(model)))
-    (plain, wanted), (cached, got) = found
-    assert cached == pytest.approx(plain, rel=1e-5)
+        asked = settings.model_copy(update={"gradient_cache": cache})
+        found.append((backward(model, batch, asked).item(), gradients(model)))
+    plain, wanted = found[0]
     assert max(float(g.abs().max()) for g in wanted.values()) > 1e-4
-    for name, gradient in wanted.items():
-        assert torch.allclose(got[name], gradient, atol=1e-5), name
+    for loss, got in found[1:]:
+        assert loss == pytest.approx(plain, rel=1e-5)
+        for name, gradient in wanted.items():
+            assert torch.allclose(got[name], gradient, atol=1e-5), name
 
 
 def plain_backward(model, batch, settings):
-    loss = training.batch_loss(model, batch, settings)
+    loss = losses.batch_loss(model, batch, settings)
     loss.backward()
     return loss
 
@@ -222,7 +228,7 @@ def test_gradient_checkpointing_trains_and_changes_nothing():
         )
         model = encoder.build_student(settings)
         model.train()
-        batch = training.make_batch([instance(n) for n in range(4)], "N1", settings, 0)
+        batch = losses.make_batch([instance(n) for n in range(4)], "N1", settings, 0)
         plain_backward(model, batch, settings)
         found.append(gradients(model))
     assert all(torch.allclose(found[0][n], found[1][n], atol=1e-6) for n in found[0])
