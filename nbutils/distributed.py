@@ -17,10 +17,7 @@ def place() -> tuple[int, int]:
     """(number of this process, how many there are), as the launcher set them."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return 0, 1
-    from accelerate import PartialState
-
-    state = PartialState()
-    return state.process_index, state.num_processes
+    return _state().process_index, _state().num_processes
 
 
 def is_main() -> bool:
@@ -31,9 +28,7 @@ def is_main() -> bool:
 def wait() -> None:
     """Wait until every process is here."""
     if place()[1] > 1:
-        from accelerate import PartialState
-
-        PartialState().wait_for_everyone()
+        _state().wait_for_everyone()
 
 
 def share(count: int) -> range:
@@ -69,6 +64,15 @@ def sum_gradients(model: torch.nn.Module) -> None:
     parts = _sum(flat).split([p.numel() for p in trained])
     for parameter, part in zip(trained, parts, strict=True):
         parameter.grad = part.view_as(parameter).clone()
+
+
+def _state():
+    """accelerate's one state; it joins the processes when it is first made."""
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
+    return PartialState(cpu=cpu)
 
 
 def _sum(tensor: Tensor) -> Tensor:
