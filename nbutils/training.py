@@ -18,7 +18,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from tqdm import tqdm
 
-from nbutils.curriculum import batches, level_order, negatives_for
+from nbutils.curriculum import negatives_for, plan
 from nbutils.errors import LabError
 from nbutils.records import TrainingInstance
 from nbutils.settings import Settings
@@ -82,6 +82,7 @@ def make_batch(
             level,
             mixing=settings.mixing,
             retrieved=settings.retrieved_per_query,
+            ratio=settings.synthetic_ratio,
             seed=settings.seed,
             step=step,
         )
@@ -216,27 +217,26 @@ def train(
     run of `steps_per_level`. Raises LabError for a loss that is not finite and for
     adapters that get no gradient at the first step.
     """
-    levels = level_order(settings.schedule, settings.steps_per_level, settings.seed)
-    if settings.warmup_steps >= len(levels):
+    steps = plan(data, settings)
+    if settings.warmup_steps >= len(steps):
         raise LabError(
-            f"warmup_steps={settings.warmup_steps} is not below the {len(levels)} steps"
+            f"warmup_steps={settings.warmup_steps} is not below the {len(steps)} steps"
             ": the peak learning rate would never be reached"
         )
-    order = batches(len(data), settings.batch_size, len(levels), settings.seed)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = make_optimizer(parameters, settings)
     log = TrainingLog()
     _evaluate(log, model, evaluate, 0, "start")
-    bar = tqdm(levels, disable=not progress, desc="training", mininterval=5)
+    bar = tqdm(steps, disable=not progress, desc="training", mininterval=5)
     torch.manual_seed(settings.seed)
-    for step, level in enumerate(bar):
+    for step, (level, rows) in enumerate((s.level, s.rows) for s in bar):
         began = time.perf_counter()
         rate = settings.learning_rate * learning_rate_at(
-            step, len(levels), settings.warmup_steps
+            step, len(steps), settings.warmup_steps
         )
         for group in optimizer.param_groups:
             group["lr"] = rate
-        batch = make_batch([data[i] for i in order[step]], level, settings, step)
+        batch = make_batch([data[i] for i in rows], level, settings, step)
         loss, norm = training_step(model, batch, optimizer, settings)
         check_step(step, loss, norm)
         log.steps.append(
@@ -250,7 +250,7 @@ def train(
             }
         )
         bar.set_postfix(level=level, loss=f"{loss:.3f}")
-        if (step + 1) % settings.steps_per_level == 0:
+        if (step + 1) % settings.steps_per_level == 0 or step + 1 == len(steps):
             _evaluate(log, model, evaluate, step + 1, level)
     model.eval()
     return log

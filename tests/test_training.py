@@ -250,3 +250,75 @@ def test_smoke_trains_on_the_recordings_with_their_own_instructions():
     model = encoder.build_student(settings)
     log = training.train(model, data, settings, progress=False)
     assert len(log.steps) == 4 and all(row["loss"] > 0 for row in log.steps)
+
+
+def drawn(number: int, step: int, **asked) -> tuple[int, int]:
+    """How many synthetic and retrieved negatives an instance gets."""
+    chosen = curriculum.negatives_for(instance(number), "N2", step=step, **asked)
+    found = sum("found" in text for text in chosen)
+    return len(chosen) - found, found
+
+
+@pytest.mark.parametrize("ratio", [0.2, 0.7, 1.0, 2.7])
+@pytest.mark.parametrize("mixing", ["hybrid", "direct"])
+def test_ratio_is_synthetic_to_retrieved_at_an_equal_number(mixing, ratio):
+    asked = {"mixing": mixing, "retrieved": 2, "ratio": ratio}
+    counts = np.array([drawn(n, s, **asked) for n in range(400) for s in range(4)])
+    assert (counts.sum(1) == 3).all()
+    share = ratio / (1 + ratio)
+    # instances are the units in direct: 400 draws; four standard errors
+    assert counts[:, 0].sum() / counts.sum() == pytest.approx(
+        share, abs=4 * np.sqrt(share * (1 - share) / 400)
+    )
+    if mixing == "direct":
+        assert set(counts[:, 0]) == {0, 3}
+    else:
+        assert set(counts[:, 0]) <= {int(3 * share), int(3 * share) + 1}
+
+
+@pytest.mark.parametrize(("mixing", "wanted"), [("synthetic", 3), ("retrieved", 0)])
+def test_a_ratio_gives_one_kind_alone_the_same_number(mixing, wanted):
+    assert drawn(0, 1, mixing=mixing, ratio=0.5) == (wanted, 3 - wanted)
+
+
+def test_a_kind_repeats_only_when_all_of_it_was_drawn():
+    few = instance(1, retrieved=("found a", "found b"))
+    chosen = curriculum.negatives_for(
+        few, "N1", mixing="retrieved", retrieved=2, ratio=1.0
+    )
+    assert set(chosen) == {"found a", "found b"} and len(chosen) == 3
+
+
+def test_level_all_brings_every_graded_negative():
+    assert curriculum.level_order("all", 2) == ["all"] * 8
+    chosen = curriculum.negatives_for(instance(5), "all", retrieved=1)
+    assert set(chosen[:4]) == {f"negative {k} of 5" for k in (1, 2, 3, 4)}
+    assert "found" in chosen[4] and len(chosen) == 5
+    item = instance(5, graded={}, synthetic=("written a", "written b"))
+    alone = curriculum.negatives_for(item, "all", mixing="synthetic")
+    assert sorted(alone) == ["written a", "written b"]
+
+
+def test_batches_of_one_source_and_a_retrieval_phase():
+    tasks = [instance(n, dataset=f"mgh/{n % 3}") for n in range(30)]
+    items = [instance(n, dataset="syneg", graded={}) for n in range(30, 40)]
+    data = tasks + items
+    changes = {"batch_size": 4, "batches_from": "dataset", "retrieval_steps": 3}
+    settings = resolve("smoke", {"steps_per_level": 5, **changes})
+    steps = curriculum.plan(data, settings)
+    assert len(steps) == 23 and [s.level for s in steps[20:]] == ["retrieval"] * 3
+    for step in steps:
+        assert len({data[i].dataset for i in step.rows}) == 1
+        assert len(set(step.rows)) == len(step.rows) == 4
+    assert len({data[s.rows[0]].dataset for s in steps[:20]}) == 4
+    assert all(i >= 30 for s in steps[20:] for i in s.rows)
+    kept = curriculum.negatives_for(data[35], "retrieval", mixing="synthetic")
+    assert len(kept) == 2 and all("found" in text for text in kept)
+
+
+def test_a_source_smaller_than_a_batch_gives_a_batch_of_its_own():
+    names = ["large"] * 10 + ["small"] * 2
+    made = curriculum.batches(12, 4, 9, seed=0, sources=names)
+    assert sorted({len(rows) for rows in made}) == [2, 4]
+    for rows in made:
+        assert len({names[i] for i in rows}) == 1
