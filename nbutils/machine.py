@@ -70,7 +70,7 @@ def peak_memory_gb() -> float:
 
 
 def reset_peak_memory() -> None:
-X
+    """Let `peak_memory_gb` count from now on. LabError where that is not Linux."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

@@ -191,6 +191,9 @@ class Settings(BaseModel):
         gt=0,
         source="LLM2Vec (0.02) in the paper profile",
     )
+    symmetric: bool = _setting(
+        False, "the loss also asks for each positive's query among the queries"
+    )
     mixing: Literal["synthetic", "retrieved", "direct", "hybrid"] = _setting(
         "hybrid", "how retrieved negatives join the synthetic ones", source="SyNeg"
     )

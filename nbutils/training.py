@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import pandas as pd
 import torch
 from sentence_transformers import SentenceTransformer
@@ -20,44 +19,9 @@ from tqdm import tqdm
 
 from nbutils.curriculum import negatives_for, plan
 from nbutils.errors import LabError
+from nbutils.losses import ContrastiveLoss, false_negatives
 from nbutils.records import TrainingInstance
 from nbutils.settings import Settings
-from nbutils.text import normalise
-
-
-def info_nce(
-    queries: Tensor,
-    documents: Tensor,
-    excluded: Tensor,
-    temperature: float,
-) -> Tensor:
-    """InfoNCE over in-batch and explicit negatives (Negative Matters, SyNeg).
-
-    `queries` is (batch, dim), `documents` (batch + negatives, dim), unit vectors;
-    document i is the positive of query i, every other document is a negative of it
-    unless `excluded` (batch, batch + negatives) is true there. A negative that stands
-    twice weighs twice. Returns the mean loss, a scalar.
-    """
-    scores = queries @ documents.T / temperature
-    scores = scores.masked_fill(excluded, -torch.inf)
-    target = torch.arange(len(queries), device=queries.device)
-    return torch.nn.functional.cross_entropy(scores, target)
-
-
-def false_negatives(batch: Sequence[TrainingInstance], documents: Sequence[str]):
-    """Which documents must not serve as a query's negative: (batch, documents) bool.
-
-    A document that says the same as the query's positive, or as the query itself,
-    after normalisation (peers count up to 93 % of rows with such a collision). The
-    positive's own place stays.
-    """
-    written = np.array([normalise(text) for text in documents])
-    excluded = np.zeros((len(batch), len(documents)), dtype=bool)
-    for i, instance in enumerate(batch):
-        own = [normalise(instance.positive), normalise(instance.query)]
-        excluded[i] = np.isin(written, own)
-        excluded[i, i] = False
-    return torch.from_numpy(excluded)
 
 
 @dataclass
@@ -134,10 +98,11 @@ def batch_chunks(batch: Batch, settings: Settings) -> Chunks:
 
 
 def vectors_loss(vectors: Tensor, batch: Batch, settings: Settings) -> Tensor:
-    """InfoNCE of a batch from its vectors: queries first, then documents."""
+    """The loss of a batch from its vectors: queries first, then documents."""
     count = len(batch.instances)
     excluded = batch.excluded.to(vectors.device)
-    return info_nce(vectors[:count], vectors[count:], excluded, settings.temperature)
+    loss = ContrastiveLoss.of(settings)
+    return loss(vectors[:count], vectors[count:], excluded)
 
 
 def batch_loss(model: SentenceTransformer, batch: Batch, settings: Settings) -> Tensor:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nbutils import curriculum, encoder, studies, synthesis, training
+from nbutils import curriculum, encoder, losses, studies, synthesis, training
 from nbutils.errors import LabError
 from nbutils.records import TrainingInstance
 from nbutils.settings import resolve
@@ -83,7 +83,7 @@ def test_info_nce_against_its_definition():
     queries = torch.nn.functional.normalize(torch.randn(3, 5), dim=-1)
     excluded = torch.zeros(3, 7, dtype=torch.bool)
     excluded[0, 4] = True
-    got = training.info_nce(queries, documents, excluded, 0.1)
+    got = losses.info_nce(queries, documents, excluded, 0.1)
     wanted = 0.0
     for i in range(3):
         terms = [
@@ -99,8 +99,8 @@ def test_info_nce_against_its_definition():
 def test_a_repeated_negative_weighs_twice():
     documents = torch.eye(4)[[0, 1, 2, 2]]
     nothing = torch.zeros(1, 4, dtype=torch.bool)
-    once = training.info_nce(torch.eye(4)[:1], documents[:3], nothing[:, :3], 1.0)
-    twice = training.info_nce(torch.eye(4)[:1], documents, nothing, 1.0)
+    once = losses.info_nce(torch.eye(4)[:1], documents[:3], nothing[:, :3], 1.0)
+    twice = losses.info_nce(torch.eye(4)[:1], documents, nothing, 1.0)
     e = np.e
     assert once.item() == pytest.approx(np.log((e + 2) / e))
     assert twice.item() == pytest.approx(np.log((e + 3) / e))
@@ -109,7 +109,7 @@ def test_a_repeated_negative_weighs_twice():
 def test_texts_equal_to_a_positive_or_the_query_are_excluded():
     batch = [instance(0), instance(1, positive="Positive  0!")]
     documents = ["positive 0", "Positive  0!", "QUERY 1", "other"]
-    excluded = training.false_negatives(batch, documents).numpy()
+    excluded = losses.false_negatives(batch, documents).numpy()
     assert excluded.tolist() == [
         [False, True, False, False],
         [True, False, True, False],
@@ -150,7 +150,7 @@ def test_training_lowers_the_loss_and_moves_only_adapters():
 
 
 def test_the_same_seed_gives_the_same_run_and_another_gives_another():
-    losses = []
+    found = []
     for seed in (0, 0, 1):
         settings = resolve(
             "smoke", {"steps_per_level": 1, "warmup_steps": 1, "seed": seed}
@@ -159,8 +159,8 @@ def test_the_same_seed_gives_the_same_run_and_another_gives_another():
         log = training.train(
             model, [instance(n) for n in range(16)], settings, progress=False
         )
-        losses.append([row["loss"] for row in log.steps])
-    assert losses[0] == losses[1] != losses[2]
+        found.append([row["loss"] for row in log.steps])
+    assert found[0] == found[1] != found[2]
 
 
 def test_bad_steps_are_named():
