@@ -49,7 +49,17 @@ def notebooks(out: str = "runs", profile: str = "workshop") -> list[Row]:
     return [*rows, row("all wall time", round(total, 3), "s")]
 
 
-SUITES: dict[str, Callable[..., list[Row]]] = {"notebooks": notebooks}
+def training(out: str = "runs", profile: str = "workshop") -> list[Row]:
+    """A training step beside sentence-transformers', and what GradCache saves."""
+    from nbutils import bench_training
+
+    return bench_training.rows()
+
+
+SUITES: dict[str, Callable[..., list[Row]]] = {
+    "notebooks": notebooks,
+    "training": training,
+}
 
 
 def bench(name: str, out: str = "runs", profile: str = "workshop") -> list[Row]:

@@ -1,24 +1,47 @@
-"""The loss: InfoNCE, which texts it compares, and its gradient in mini-batches.
+"""The contrastive loss, and which texts of a batch must not count as negatives.
 
-One `Contrast` with one temperature serves the plain and the cached path, on one process
-or several.
+One loss object holds the one temperature; the plain and the cached step use the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
-from nbutils import distributed
-from nbutils.curriculum import negatives_for
 from nbutils.records import TrainingInstance
 from nbutils.settings import Settings
 from nbutils.text import normalise
+
+
+@dataclass(frozen=True)
+class ContrastiveLoss:
+    """InfoNCE with one temperature, from query to document or both ways.
+
+    Called with `queries` (batch, dim), `documents` (batch + negatives, dim), unit
+    vectors, and `excluded` (batch, batch + negatives) bool; returns a scalar.
+    `symmetric` takes the mean with the loss of finding each positive's query among the
+    batch's queries.
+    """
+
+    temperature: float
+    symmetric: bool = False
+
+    @classmethod
+    def of(cls, settings: Settings) -> ContrastiveLoss:
+        """The loss that the settings describe."""
+        return cls(settings.temperature, settings.symmetric)
+
+    def __call__(self, queries: Tensor, documents: Tensor, excluded: Tensor) -> Tensor:
+        loss = info_nce(queries, documents, excluded, self.temperature)
+        if not self.symmetric:
+            return loss
+        positives = documents[: len(queries)]
+        back = excluded[:, : len(queries)].T
+        return (loss + info_nce(positives, queries, back, self.temperature)) / 2
 
 
 def info_nce(
@@ -40,192 +63,24 @@ def info_nce(
     return torch.nn.functional.cross_entropy(scores, target)
 
 
-@dataclass(frozen=True)
-class Contrast:
-    """The loss of a step: InfoNCE at one temperature, in one direction or in both.
-
-    `symmetric` adds the mean loss of each positive against the batch's queries and
-    halves the sum (E5 and most bi-encoders; the papers here go query to document).
-    """
-
-    temperature: float
-    symmetric: bool = False
-
-    @classmethod
-    def of(cls, settings: Settings) -> Contrast:
-        """The loss that the settings ask for."""
-        return cls(settings.temperature, settings.symmetric_loss)
-
-    def __call__(self, vectors: Tensor, batch: Batch) -> Tensor:
-        """Loss of a batch from its unit vectors: queries first, then documents."""
-        count = len(batch.instances)
-        queries, documents = vectors[:count], vectors[count:]
-        excluded = batch.excluded.to(vectors.device)
-        loss = info_nce(queries, documents, excluded, self.temperature)
-        if not self.symmetric:
-            return loss
-        back = info_nce(
-            documents[:count], queries, excluded[:, :count].T, self.temperature
-        )
-        return (loss + back) / 2
-
-
-def known_positives(data: Sequence[TrainingInstance]) -> dict[str, set[str]]:
-    """Every positive that the data give to a query, both normalised."""
-    known: dict[str, set[str]] = {}
-    for instance in data:
-        own = known.setdefault(normalise(instance.query), set())
-        own.add(normalise(instance.positive))
-    return known
-
-
 def false_negatives(
-    batch: Sequence[TrainingInstance],
-    documents: Sequence[str],
-    known: Mapping[str, set[str]] | None = None,
+    batch: Sequence[TrainingInstance], documents: Sequence[str]
 ) -> Tensor:
     """Which documents must not serve as a query's negative: (batch, documents) bool.
 
-    A document that says the same as a positive known for the query (in the batch, or
-    in `known`), or as the query itself, after normalisation (peers count up to 93 % of
-    rows with such a collision). The positive's own place stays.
+    A document that says the same as one of the query's known positives (its own, those
+    of the same query elsewhere in the batch, `known_positives`), or as the query
+    itself, after normalisation (peers count up to 93 % of rows with such a collision).
+    The positive's own place stays.
     """
     written = np.array([normalise(text) for text in documents])
+    queries = [normalise(instance.query) for instance in batch]
+    known: dict[str, set[str]] = {query: {query} for query in queries}
+    for query, instance in zip(queries, batch, strict=True):
+        texts = (instance.positive, *instance.known_positives)
+        known[query] |= {normalise(text) for text in texts}
     excluded = np.zeros((len(batch), len(documents)), dtype=bool)
-    known = {**known_positives(batch), **(known or {})}
-    for i, instance in enumerate(batch):
-        query = normalise(instance.query)
-        own = [query, normalise(instance.positive), *known[query]]
-        excluded[i] = np.isin(written, own)
+    for i, query in enumerate(queries):
+        excluded[i] = np.isin(written, list(known[query]))
         excluded[i, i] = False
     return torch.from_numpy(excluded)
-
-
-@dataclass
-class Batch:
-    """One step's texts: queries with instructions, positives first in `documents`."""
-
-    instances: list[TrainingInstance]
-    documents: list[str]
-    excluded: Tensor
-    level: str
-
-
-def make_batch(
-    chosen: Sequence[TrainingInstance],
-    level: str,
-    settings: Settings,
-    step: int,
-    known: Mapping[str, set[str]] | None = None,
-) -> Batch:
-    """The texts of one step, by the settings' mixing; `known`: `known_positives`."""
-    explicit = [
-        text
-        for instance in chosen
-        for text in negatives_for(
-            instance,
-            level,
-            mixing=settings.mixing,
-            retrieved=settings.retrieved_per_query,
-            ratio=settings.synthetic_ratio,
-            seed=settings.seed,
-            step=step,
-        )
-    ]
-    documents = [instance.positive for instance in chosen] + explicit
-    return Batch(
-        list(chosen), documents, false_negatives(chosen, documents, known), level
-    )
-
-
-@dataclass
-class Chunks:
-    """Texts in groups that go through the model together, and the way back.
-
-    `groups` holds (prompt, texts); `order` maps the asked texts to rows of the groups'
-    vectors put end to end. Equal texts are one row.
-    """
-
-    groups: list[tuple[str, list[str]]]
-    order: list[int]
-
-
-def make_chunks(texts: Sequence[str], prompts: Sequence[str], size: int) -> Chunks:
-    """Group texts of one prompt and similar length, at most `size` a group."""
-    pairs = list(dict.fromkeys(zip(prompts, texts, strict=True)))
-    pairs.sort(key=lambda pair: (pair[0], len(pair[1])))
-    groups: list[tuple[str, list[str]]] = []
-    for prompt, text in pairs:
-        if not groups or groups[-1][0] != prompt or len(groups[-1][1]) == size:
-            groups.append((prompt, []))
-        groups[-1][1].append(text)
-    place = {pair: row for row, pair in enumerate(pairs)}
-    return Chunks(groups, [place[pair] for pair in zip(prompts, texts, strict=True)])
-
-
-def group_vectors(model: SentenceTransformer, group: tuple[str, list[str]]) -> Tensor:
-    """Unit vectors (texts, dim) of one group, with gradient where it is enabled."""
-    prompt, texts = group
-    features = model.preprocess(texts, prompt=prompt or None)
-    features = {key: value.to(model.device) for key, value in features.items()}
-    return model(features)["sentence_embedding"]
-
-
-def batch_chunks(batch: Batch, settings: Settings) -> Chunks:
-    """A batch's queries, then its documents. Instructions go on queries only."""
-    prompted = settings.text_format != "plain"
-    queries = [instance.query for instance in batch.instances]
-    prompts = [i.instruction if prompted else "" for i in batch.instances]
-    prompts += [""] * len(batch.documents)
-    return make_chunks(queries + batch.documents, prompts, settings.mini_batch)
-
-
-def batch_loss(model: SentenceTransformer, batch: Batch, settings: Settings) -> Tensor:
-    """The loss of one batch, with the whole batch's activations kept in one graph."""
-    chunks = batch_chunks(batch, settings)
-    vectors = torch.cat([group_vectors(model, group) for group in chunks.groups])
-    return Contrast.of(settings)(vectors[chunks.order], batch)
-
-
-def backward(model: SentenceTransformer, batch: Batch, settings: Settings) -> Tensor:
-    """The loss, and the gradients of `batch_loss`, mini-batch by mini-batch.
-
-    The loss's gradient is taken at the vectors and sent back through one mini-batch at
-    a time. With `gradient_cache` (GradCache) the vectors are made without activations
-    and each mini-batch runs once more, with its random state replayed, so that dropout
-    is the same in both passes; only one mini-batch's activations are held.
-
-    On several processes each runs its share of the mini-batches. Vectors are put
-    together before the loss and gradients after the last mini-batch: one exchange each.
-    """
-    chunks = batch_chunks(batch, settings)
-    mine = distributed.share(len(chunks.groups))
-    devices = [model.device] if model.device.type == "cuda" else []
-    states, parts = {}, {}
-    with torch.set_grad_enabled(not settings.gradient_cache):
-        for i in mine:
-            states[i] = _random_state(devices)
-            parts[i] = group_vectors(model, chunks.groups[i])
-    sizes = [len(texts) for _, texts in chunks.groups]
-    vectors = distributed.together(parts, sizes, model).requires_grad_()
-    loss = Contrast.of(settings)(vectors[chunks.order], batch)
-    loss.backward()
-    gradients = vectors.grad.split(sizes)
-    for i in mine:
-        if settings.gradient_cache:
-            with torch.random.fork_rng(devices):
-                _set_random_state(states[i], devices)
-                parts[i] = group_vectors(model, chunks.groups[i])
-        parts.pop(i).backward(gradients[i])
-    distributed.sum_gradients(model)
-    return loss.detach()
-
-
-def _random_state(devices: list) -> tuple:
-    return torch.get_rng_state(), [torch.cuda.get_rng_state(d) for d in devices]
-
-
-def _set_random_state(state: tuple, devices: list) -> None:
-    torch.set_rng_state(state[0])
-    for device, value in zip(devices, state[1], strict=True):
-        torch.cuda.set_rng_state(value, device)

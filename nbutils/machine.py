@@ -69,6 +69,14 @@ def peak_memory_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GB
 
 
+def reset_peak_memory() -> None:
+    """Let `peak_memory_gb` count from now on. LabError where that is not Linux."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        raise LabError("peak memory can only be counted anew on Linux") from None
+
+
 def network_needs(settings: Settings) -> list[str]:
     """What these settings would fetch or ask for over the network; may be empty.
 

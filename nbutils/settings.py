@@ -191,8 +191,8 @@ class Settings(BaseModel):
         gt=0,
         source="LLM2Vec (0.02) in the paper profile",
     )
-    symmetric_loss: bool = _setting(
-        False, "also contrast each positive with the batch's queries"
+    symmetric: bool = _setting(
+        False, "the loss also asks for each positive's query among the queries"
     )
     checkpoint_every: int = _setting(
         10, "steps from one checkpoint to the next", unit="steps", gt=0

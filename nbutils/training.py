@@ -1,7 +1,7 @@
 """Contrastive training of the 4-bit student: the step, the run, and what may fail.
 
-What a step compares is `losses`', what it trains on `curriculum`'s; devices, autocast,
-4-bit arithmetic and processes are the libraries'.
+Batches and their gradients are `gradcache`'s, which negatives they hold `curriculum`'s;
+devices, autocast, 4-bit arithmetic and processes are the libraries'.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tqdm import tqdm
 from nbutils import checkpoints, distributed
 from nbutils.curriculum import plan
 from nbutils.errors import LabError
-from nbutils.losses import Batch, backward, known_positives, make_batch
+from nbutils.gradcache import Batch, backward, make_batch
 from nbutils.records import TrainingInstance
 from nbutils.settings import Settings
 
@@ -79,7 +79,6 @@ def train(
     if not log.steps:
         _evaluate(log, model, evaluate, 0, "start")
         torch.manual_seed(settings.seed + distributed.place()[0])
-    known = known_positives(data)
     bar = tqdm(
         range(len(log.steps), len(steps)), initial=len(log.steps), total=len(steps),
         disable=not progress or not distributed.is_main(), desc="training",
@@ -93,7 +92,7 @@ def train(
         )
         for group in optimizer.param_groups:
             group["lr"] = rate
-        batch = make_batch([data[i] for i in rows], level, settings, step, known)
+        batch = make_batch([data[i] for i in rows], level, settings, step)
         with named_memory_errors(model, batch, settings):
             loss, norm = training_step(model, batch, optimizer, settings)
         check_step(step, loss, norm)

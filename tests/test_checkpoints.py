@@ -11,7 +11,7 @@ import pytest
 import torch
 from test_training import instance
 
-from nbutils import checkpoints, encoder, losses, training
+from nbutils import checkpoints, encoder, gradcache, losses, training
 from nbutils.errors import LabError
 from nbutils.settings import resolve
 
@@ -152,14 +152,14 @@ def test_a_full_disk_is_named_and_the_checkpoint_before_is_kept(whole, tmp_path)
 
 @pytest.mark.parametrize("cache", [False, True])
 def test_out_of_memory_proposes_a_mini_batch_that_fits(monkeypatch, cache):
-    original = losses.group_vectors
+    original = gradcache.group_vectors
 
     def limited(model, group):
         if len(group[1]) > (3 if torch.is_grad_enabled() else 100):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return original(model, group)
 
-    monkeypatch.setattr(losses, "group_vectors", limited)
+    monkeypatch.setattr(gradcache, "group_vectors", limited)
     with pytest.raises(LabError, match=r"gradient_cache=true --set mini_batch=2 fits"):
         run(mini_batch=8, gradient_cache=cache)
     run(mini_batch=2)

@@ -14,7 +14,7 @@ PAIR = """
 import sys
 import torch
 from test_checkpoints import DATA
-from nbutils import checkpoints, distributed, encoder, losses, training
+from nbutils import checkpoints, distributed, encoder, gradcache, training
 from nbutils.settings import resolve
 changes = {"steps_per_level": 2, "warmup_steps": 2, "batch_size": 8, "mini_batch": 3,
            "compute_dtype": "float32", "checkpoint_every": 4, "learning_rate": 1e-4,
@@ -29,9 +29,9 @@ with torch.no_grad():
 exchanges = []
 original = distributed._sum
 distributed._sum = lambda tensor: exchanges.append(len(tensor)) or original(tensor)
-batch = losses.make_batch(DATA[:8], "N2", settings, 0)
+batch = gradcache.make_batch(DATA[:8], "N2", settings, 0)
 model.train()
-loss = losses.backward(model, batch, settings)
+loss = gradcache.backward(model, batch, settings)
 found = {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
 in_a_step = len(exchanges)
 log = training.train(model, DATA, settings, progress=False,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nbutils import curriculum, encoder, losses, studies, synthesis, training
+from nbutils import curriculum, encoder, gradcache, losses, studies, synthesis, training
 from nbutils.errors import LabError
 from nbutils.records import TrainingInstance
 from nbutils.settings import resolve
@@ -121,10 +121,10 @@ def test_chunks_keep_order_and_encode_equal_texts_once():
     model = encoder.build_student(settings)
     texts = ["long text " * 8, "short", "long text " * 8, "middle text here"]
     prompts = ["", "Find it", "", ""]
-    chunks = losses.make_chunks(texts, prompts, size=1)
+    chunks = gradcache.make_chunks(texts, prompts, size=1)
     assert [len(group[1]) for group in chunks.groups] == [1, 1, 1]
     with torch.no_grad():
-        rows = torch.cat([losses.group_vectors(model, g) for g in chunks.groups])
+        rows = torch.cat([gradcache.group_vectors(model, g) for g in chunks.groups])
     got = rows[chunks.order].numpy()
     for i, (text, prompt) in enumerate(zip(texts, prompts, strict=True)):
         alone = encoder.embed(model, [text], settings, prompt or None, cache=None)
@@ -150,7 +150,7 @@ def test_training_lowers_the_loss_and_moves_only_adapters():
 
 
 def test_the_same_seed_gives_the_same_run_and_another_gives_another():
-    losses = []
+    found = []
     for seed in (0, 0, 1):
         settings = resolve(
             "smoke", {"steps_per_level": 1, "warmup_steps": 1, "seed": seed}
@@ -159,8 +159,8 @@ def test_the_same_seed_gives_the_same_run_and_another_gives_another():
         log = training.train(
             model, [instance(n) for n in range(16)], settings, progress=False
         )
-        losses.append([row["loss"] for row in log.steps])
-    assert losses[0] == losses[1] != losses[2]
+        found.append([row["loss"] for row in log.steps])
+    assert found[0] == found[1] != found[2]
 
 
 def test_bad_steps_are_named():
@@ -179,7 +179,7 @@ def test_paged_optimizer_needs_a_gpu():
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"lora_dropout": 0.3}, {"pooling": "mean"}, {"symmetric_loss": True}],
+    [{}, {"lora_dropout": 0.3}, {"pooling": "mean"}, {"symmetric": True}],
 )
 @pytest.mark.parametrize("size", [1, 3, 64])
 def test_cached_gradients_equal_those_of_the_whole_batch(changes, size):
@@ -189,12 +189,12 @@ def test_cached_gradients_equal_those_of_the_whole_batch(changes, size):
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.add_(0.05 * torch.randn_like(parameter))
-    batch = losses.make_batch([instance(n) for n in range(5)], "N2", settings, 0)
+    batch = gradcache.make_batch([instance(n) for n in range(5)], "N2", settings, 0)
     settings = settings.model_copy(update={"mini_batch": size})
     model.train()
     found = []
     for backward, cache in (
-        (plain_backward, False), (losses.backward, False), (losses.backward, True)
+        (plain_backward, False), (gradcache.backward, False), (gradcache.backward, True)
     ):  # fmt: skip
         model.zero_grad()
         torch.manual_seed(7)
@@ -209,7 +209,7 @@ def test_cached_gradients_equal_those_of_the_whole_batch(changes, size):
 
 
 def plain_backward(model, batch, settings):
-    loss = losses.batch_loss(model, batch, settings)
+    loss = gradcache.batch_loss(model, batch, settings)
     loss.backward()
     return loss
 
@@ -228,7 +228,7 @@ def test_gradient_checkpointing_trains_and_changes_nothing():
         )
         model = encoder.build_student(settings)
         model.train()
-        batch = losses.make_batch([instance(n) for n in range(4)], "N1", settings, 0)
+        batch = gradcache.make_batch([instance(n) for n in range(4)], "N1", settings, 0)
         plain_backward(model, batch, settings)
         found.append(gradients(model))
     assert all(torch.allclose(found[0][n], found[1][n], atol=1e-6) for n in found[0])
