@@ -8,10 +8,12 @@ from nbutils.figures import LINES, MARKERS, PALETTE, Plot, canvas
 
 
 def _seeds(table: pd.DataFrame) -> str:
-    """`3 seeds`, or the range where variants have different numbers."""
+    """`3 seeds` or `1 seed`, or the range where variants have different numbers."""
     counts = table.groupby("variant")["seed"].nunique()
     low, high = int(counts.min()), int(counts.max())
-    return f"{low} seeds" if low == high else f"{low} to {high} seeds"
+    if low < high:
+        return f"{low} to {high} seeds"
+    return "1 seed" if low == 1 else f"{low} seeds"
 
 
 def schedules(curve: pd.DataFrame, published: pd.DataFrame) -> Plot:
