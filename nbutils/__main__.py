@@ -113,20 +113,32 @@ def train(
     profile: Profile = "workshop",
     assign: Assign = None,
     config: Config = None,
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option(help="folder for checkpoints; a stopped run goes on from there"),
+    ] = None,
 ) -> None:
-    """Train one student a seed and score the held-out sets before and after."""
+    """Train one student a seed and score the held-out sets before and after.
+
+    On several GPUs or hosts: `accelerate launch -m nbutils train …`.
+    """
     overrides = gather(assign or [], config)
     wanted = parse_seeds(seeds)
-    from nbutils import machine, settings, studies
+    from nbutils import distributed, machine, settings, studies
 
     out = out or settings.ROOT / "runs" / profile / "held_out_by_seed.csv"
     for seed in wanted:
         chosen = settings.resolve(profile, {**overrides, "seed": seed})
         machine.check_machine(chosen)
-        studies.add_rows(out, studies.run_seed(chosen), chosen)
+        kept = checkpoints and checkpoints / f"seed{seed}"
+        rows = studies.run_seed(chosen, checkpoint_folder=kept)
+        if not distributed.is_main():
+            continue
+        studies.add_rows(out, rows, chosen)
         typer.echo(f"seed {seed}: written to {out}")
-    for line in studies.report(out):
-        typer.echo(line)
+    if distributed.is_main():
+        for line in studies.report(out):
+            typer.echo(line)
 
 
 @app.command()

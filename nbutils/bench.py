@@ -64,6 +64,7 @@ SUITES: dict[str, Callable[..., list[Row]]] = {
     "llm": _later("bench_llm"),
     "mining": _later("bench_mining"),
     "pooling": _later("bench_pooling"),
+    "training": _later("bench_training"),
 }
 
 

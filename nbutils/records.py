@@ -121,6 +121,7 @@ class TrainingInstance(Record):
     """A query with its positive and everything that may serve as its negative.
 
     `graded` maps a level to its text; `synthetic` are SyNeg's; `retrieved` are mined.
+    `known_positives` are further right answers: never its negatives.
     """
 
     id: str
@@ -131,6 +132,7 @@ class TrainingInstance(Record):
     graded: dict[str, str] = {}
     synthetic: tuple[str, ...] = ()
     retrieved: tuple[str, ...] = ()
+    known_positives: tuple[str, ...] = ()
 
 
 R = TypeVar("R", bound=BaseModel)

@@ -197,14 +197,37 @@ class Settings(BaseModel):
 
     # -- training (notebook 05)
     schedule: Literal[
-        "curriculum", "reverse", "random", "fixed-1", "fixed-2", "fixed-3", "fixed-4"
-    ] = _setting("curriculum", "order of the levels", source="Negative Matters")
+        "curriculum",
+        "reverse",
+        "random",
+        "fixed-1",
+        "fixed-2",
+        "fixed-3",
+        "fixed-4",
+        "all",
+    ] = _setting(
+        "curriculum",
+        "order of the levels; all: every level in every step",
+        source="Negative Matters",
+    )
     steps_per_level: int = _setting(
         12,
         "steps on each level",
         unit="steps",
         gt=0,
         source="Negative Matters (400, our reading) in the paper profile",
+    )
+    retrieval_steps: int = _setting(
+        0,
+        "steps of a retrieval phase after the levels: retrieval items and retrieved "
+        "negatives only",
+        unit="steps",
+        ge=0,
+    )
+    batches_from: Literal["all", "dataset", "task"] = _setting(
+        "all",
+        "where the instances of one batch are from",
+        source="LLM2Vec (one data set) in the paper profile",
     )
     batch_size: int = _setting(24, "queries a step", unit="queries", gt=0)
     mini_batch: int = _setting(
@@ -224,6 +247,12 @@ class Settings(BaseModel):
         gt=0,
         source="LLM2Vec (0.02) in the paper profile",
     )
+    symmetric: bool = _setting(
+        False, "the loss also asks for each positive's query among the queries"
+    )
+    checkpoint_every: int = _setting(
+        10, "steps from one checkpoint to the next", unit="steps", gt=0
+    )
     mixing: Literal["synthetic", "retrieved", "direct", "hybrid"] = _setting(
         "hybrid", "how retrieved negatives join the synthetic ones", source="SyNeg"
     )
@@ -232,6 +261,13 @@ class Settings(BaseModel):
         "retrieved negatives beside a synthetic one",
         source="SyNeg (2) in the paper profile",
         ge=0,
+    )
+    synthetic_ratio: float = _setting(
+        0.0,
+        "synthetic negatives for each retrieved one, of 1 + retrieved_per_query; 0: "
+        "one to retrieved_per_query",
+        ge=0,
+        source="SyNeg (R, best 0.7; that it is this ratio is our reading)",
     )
     optimizer: Literal["adamw", "paged_adamw_8bit"] = _setting(
         "adamw", "paged_adamw_8bit needs a GPU"
@@ -304,6 +340,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "warmup_steps": 300,
         "temperature": 0.02,
         "retrieved_per_query": 2,
+        "batches_from": "dataset",
         "optimizer": "paged_adamw_8bit",
         "tasks": LLM2VEC_SUBSET,
     },

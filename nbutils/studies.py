@@ -92,9 +92,14 @@ def per_query_scores(model, settings, data, tasks=None) -> pd.DataFrame:
     ).rename_axis("query_id").reset_index()  # fmt: skip
 
 
-def run_seed(settings: Settings, progress: bool = True) -> pd.DataFrame:
+def run_seed(
+    settings: Settings,
+    progress: bool = True,
+    checkpoint_folder: Path | None = None,
+) -> pd.DataFrame:
     """Train one seed and score the held-out sets before and after.
 
+    A run that was stopped goes on from the checkpoint in `checkpoint_folder`.
     Returns one row a query: seed, split, query_id, ndcg_before, ndcg_after,
     beats_n1_before, beats_n1_after.
     """
@@ -105,7 +110,13 @@ def run_seed(settings: Settings, progress: bool = True) -> pd.DataFrame:
     ]
     before = [per_query_scores(student, settings, data) for data in sets]
     data = training_data(records)
-    training.train(student, data, settings, progress=progress)
+    training.train(
+        student,
+        data,
+        settings,
+        progress=progress,
+        checkpoint_folder=checkpoint_folder,
+    )
     after = [per_query_scores(student, settings, data) for data in sets]
     frames = [
         old.merge(new, on="query_id", suffixes=("_before", "_after")).assign(

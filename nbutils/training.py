@@ -1,7 +1,7 @@
-"""Contrastive training of the 4-bit student: the loss, the step, the run.
+"""Contrastive training of the 4-bit student: the step, the run, and what may fail.
 
-The loss and the step are the papers'; devices, autocast and 4-bit arithmetic are the
-libraries'.
+Batches and their gradients are `gradcache`'s, which negatives they hold `curriculum`'s;
+devices, autocast, 4-bit arithmetic and processes are the libraries'.
 """
 
 from __future__ import annotations
@@ -9,178 +9,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from tqdm import tqdm
 
-from nbutils.curriculum import batches, level_order, negatives_for
+from nbutils import checkpoints, distributed
+from nbutils.curriculum import plan
 from nbutils.errors import LabError
+from nbutils.gradcache import Batch, backward, make_batch
 from nbutils.records import TrainingInstance
 from nbutils.settings import Settings
-from nbutils.text import normalise
-
-
-def info_nce(
-    queries: Tensor,
-    documents: Tensor,
-    excluded: Tensor,
-    temperature: float,
-) -> Tensor:
-    """InfoNCE over in-batch and explicit negatives (Negative Matters, SyNeg).
-
-    `queries` is (batch, dim), `documents` (batch + negatives, dim), unit vectors;
-    document i is the positive of query i, every other document is a negative of it
-    unless `excluded` (batch, batch + negatives) is true there. A negative that stands
-    twice weighs twice. Returns the mean loss, a scalar.
-    """
-    scores = queries @ documents.T / temperature
-    scores = scores.masked_fill(excluded, -torch.inf)
-    target = torch.arange(len(queries), device=queries.device)
-    return torch.nn.functional.cross_entropy(scores, target)
-
-
-def false_negatives(batch: Sequence[TrainingInstance], documents: Sequence[str]):
-    """Which documents must not serve as a query's negative: (batch, documents) bool.
-
-    A document that says the same as the query's positive, or as the query itself,
-    after normalisation (peers count up to 93 % of rows with such a collision). The
-    positive's own place stays.
-    """
-    written = np.array([normalise(text) for text in documents])
-    excluded = np.zeros((len(batch), len(documents)), dtype=bool)
-    for i, instance in enumerate(batch):
-        own = [normalise(instance.positive), normalise(instance.query)]
-        excluded[i] = np.isin(written, own)
-        excluded[i, i] = False
-    return torch.from_numpy(excluded)
-
-
-@dataclass
-class Batch:
-    """One step's texts: queries with instructions, positives first in `documents`."""
-
-    instances: list[TrainingInstance]
-    documents: list[str]
-    excluded: Tensor
-    level: str
-
-
-def make_batch(
-    chosen: Sequence[TrainingInstance], level: str, settings: Settings, step: int
-) -> Batch:
-    """The texts of one step, by the settings' mixing."""
-    explicit = [
-        text
-        for instance in chosen
-        for text in negatives_for(
-            instance,
-            level,
-            mixing=settings.mixing,
-            retrieved=settings.retrieved_per_query,
-            seed=settings.seed,
-            step=step,
-        )
-    ]
-    documents = [instance.positive for instance in chosen] + explicit
-    return Batch(list(chosen), documents, false_negatives(chosen, documents), level)
-
-
-@dataclass
-class Chunks:
-    """Texts in groups that go through the model together, and the way back.
-
-    `groups` holds (prompt, texts); `order` maps the asked texts to rows of the groups'
-    vectors put end to end. Equal texts are one row.
-    """
-
-    groups: list[tuple[str, list[str]]]
-    order: list[int]
-
-
-def make_chunks(texts: Sequence[str], prompts: Sequence[str], size: int) -> Chunks:
-    """Group texts of one prompt and similar length, at most `size` a group."""
-    pairs = list(dict.fromkeys(zip(prompts, texts, strict=True)))
-    pairs.sort(key=lambda pair: (pair[0], len(pair[1])))
-    groups: list[tuple[str, list[str]]] = []
-    for prompt, text in pairs:
-        if not groups or groups[-1][0] != prompt or len(groups[-1][1]) == size:
-            groups.append((prompt, []))
-        groups[-1][1].append(text)
-    place = {pair: row for row, pair in enumerate(pairs)}
-    return Chunks(groups, [place[pair] for pair in zip(prompts, texts, strict=True)])
-
-
-def group_vectors(model: SentenceTransformer, group: tuple[str, list[str]]) -> Tensor:
-    """Unit vectors (texts, dim) of one group, with gradient where it is enabled."""
-    prompt, texts = group
-    features = model.preprocess(texts, prompt=prompt or None)
-    features = {key: value.to(model.device) for key, value in features.items()}
-    return model(features)["sentence_embedding"]
-
-
-def batch_chunks(batch: Batch, settings: Settings) -> Chunks:
-    """A batch's queries, then its documents. Instructions go on queries only."""
-    prompted = settings.text_format != "plain"
-    queries = [instance.query for instance in batch.instances]
-    prompts = [i.instruction if prompted else "" for i in batch.instances]
-    prompts += [""] * len(batch.documents)
-    return make_chunks(queries + batch.documents, prompts, settings.mini_batch)
-
-
-def vectors_loss(vectors: Tensor, batch: Batch, settings: Settings) -> Tensor:
-    """InfoNCE of a batch from its vectors: queries first, then documents."""
-    count = len(batch.instances)
-    excluded = batch.excluded.to(vectors.device)
-    return info_nce(vectors[:count], vectors[count:], excluded, settings.temperature)
-
-
-def batch_loss(model: SentenceTransformer, batch: Batch, settings: Settings) -> Tensor:
-    """InfoNCE of one batch, with the whole batch's activations kept."""
-    chunks = batch_chunks(batch, settings)
-    vectors = torch.cat([group_vectors(model, group) for group in chunks.groups])
-    return vectors_loss(vectors[chunks.order], batch, settings)
-
-
-def cached_backward(
-    model: SentenceTransformer, batch: Batch, settings: Settings
-) -> Tensor:
-    """The loss, and the gradients of `batch_loss`, with one mini-batch kept at a time.
-
-    GradCache: vectors without activations, the loss's gradient at the vectors, then
-    each mini-batch once more with its activations. Random states are replayed, so that
-    dropout is the same in both passes.
-    """
-    chunks = batch_chunks(batch, settings)
-    devices = [model.device] if model.device.type == "cuda" else []
-    states, first = [], []
-    with torch.no_grad():
-        for group in chunks.groups:
-            states.append(_random_state(devices))
-            first.append(group_vectors(model, group))
-    vectors = torch.cat(first).requires_grad_()
-    loss = vectors_loss(vectors[chunks.order], batch, settings)
-    loss.backward()
-    parts = vectors.grad.split([len(part) for part in first])
-    for group, state, gradient in zip(chunks.groups, states, parts, strict=True):
-        with torch.random.fork_rng(devices):
-            _set_random_state(state, devices)
-            group_vectors(model, group).backward(gradient)
-    return loss
-
-
-def _random_state(devices: list) -> tuple:
-    return torch.get_rng_state(), [torch.cuda.get_rng_state(d) for d in devices]
-
-
-def _set_random_state(state: tuple, devices: list) -> None:
-    torch.set_rng_state(state[0])
-    for device, value in zip(devices, state[1], strict=True):
-        torch.cuda.set_rng_state(value, device)
 
 
 def learning_rate_at(step: int, steps: int, warmup: int) -> float:
@@ -209,35 +53,48 @@ def train(
     *,
     evaluate: Callable[[SentenceTransformer], dict[str, float]] | None = None,
     progress: bool = True,
+    checkpoint_folder: str | Path | None = None,
 ) -> TrainingLog:
     """Train the adapters of `model` in place by the settings' schedule.
 
-    `evaluate` is called before the first step and after the last step of each level's
-    run of `steps_per_level`. Raises LabError for a loss that is not finite and for
-    adapters that get no gradient at the first step.
+    `evaluate` is called before the first step, after the last step of each level's run
+    of `steps_per_level`, and at the end. With `checkpoint_folder` the state is kept
+    there every `checkpoint_every` steps and at the end; a run that finds one there goes
+    on from it, and ends as if it had never been stopped (bit for bit on a CPU). Raises
+    LabError for a loss that is not finite, for adapters that get no gradient at the
+    first step, for memory that does not suffice and for a checkpoint of another run.
     """
-    levels = level_order(settings.schedule, settings.steps_per_level, settings.seed)
-    if settings.warmup_steps >= len(levels):
+    steps = plan(data, settings)
+    if settings.warmup_steps >= len(steps):
         raise LabError(
-            f"warmup_steps={settings.warmup_steps} is not below the {len(levels)} steps"
+            f"warmup_steps={settings.warmup_steps} is not below the {len(steps)} steps"
             ": the peak learning rate would never be reached"
         )
-    order = batches(len(data), settings.batch_size, len(levels), settings.seed)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = make_optimizer(parameters, settings)
-    log = TrainingLog()
-    _evaluate(log, model, evaluate, 0, "start")
-    bar = tqdm(levels, disable=not progress, desc="training", mininterval=5)
-    torch.manual_seed(settings.seed)
-    for step, level in enumerate(bar):
+    torch.manual_seed(settings.seed + distributed.place()[0])
+    log, digest = TrainingLog(), checkpoints.data_digest(data)
+    if checkpoint_folder:
+        _resume(log, checkpoint_folder, model, optimizer, settings, digest)
+    if not log.steps:
+        _evaluate(log, model, evaluate, 0, "start")
+        torch.manual_seed(settings.seed + distributed.place()[0])
+    bar = tqdm(
+        range(len(log.steps), len(steps)), initial=len(log.steps), total=len(steps),
+        disable=not progress or not distributed.is_main(), desc="training",
+        mininterval=5,
+    )  # fmt: skip
+    for step in bar:
         began = time.perf_counter()
+        level, rows = steps[step].level, steps[step].rows
         rate = settings.learning_rate * learning_rate_at(
-            step, len(levels), settings.warmup_steps
+            step, len(steps), settings.warmup_steps
         )
         for group in optimizer.param_groups:
             group["lr"] = rate
-        batch = make_batch([data[i] for i in order[step]], level, settings, step)
-        loss, norm = training_step(model, batch, optimizer, settings)
+        batch = make_batch([data[i] for i in rows], level, settings, step)
+        with named_memory_errors(model, batch, settings):
+            loss, norm = training_step(model, batch, optimizer, settings)
         check_step(step, loss, norm)
         log.steps.append(
             {
@@ -250,8 +107,11 @@ def train(
             }
         )
         bar.set_postfix(level=level, loss=f"{loss:.3f}")
-        if (step + 1) % settings.steps_per_level == 0:
-            _evaluate(log, model, evaluate, step + 1, level)
+        done, last = step + 1, step + 1 == len(steps)
+        if done % settings.steps_per_level == 0 or last:
+            _evaluate(log, model, evaluate, done, level)
+        if checkpoint_folder and (done % settings.checkpoint_every == 0 or last):
+            _keep(log, checkpoint_folder, model, optimizer, settings, digest)
     model.eval()
     return log
 
@@ -262,20 +122,82 @@ def training_step(
     optimizer: torch.optim.Optimizer,
     settings: Settings,
 ) -> tuple[float, float]:
-    """One step; returns the loss and the adapters' gradient norm (before it)."""
+    """One step; returns the loss and the gradient norm.
+
+    The norm is that of all adapters' gradients together, at the weights before the
+    step, not clipped (SyNeg's V is then, by our reading, its variance over steps).
+    LabError, before any weight moves, where one of the two is not finite.
+    """
     model.train()
     optimizer.zero_grad()
-    if settings.gradient_cache:
-        loss = cached_backward(model, batch, settings)
+    loss = backward(model, batch, settings)
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if torch.isfinite(loss) and torch.isfinite(norm):
+        optimizer.step()
+    return loss.item(), norm.item()
+
+
+def gradient_statistics(steps: pd.DataFrame) -> dict[str, float]:
+    """Mean, variance and coefficient of variation of the steps' gradient norms.
+
+    The variance is the unbiased one over the steps of a run: our reading of SyNeg's V,
+    whose definition is not known to us.
+    """
+    norms = steps["gradient_norm"]
+    mean, variance = float(norms.mean()), float(norms.var())
+    return {"mean": mean, "variance": variance, "relative": variance**0.5 / mean}
+
+
+@contextmanager
+def named_memory_errors(model: SentenceTransformer, batch: Batch, settings: Settings):
+    """Turn out-of-memory into a LabError that proposes a mini-batch that fits.
+
+    The proposal was tried, on this batch, with cached gradients.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not _is_memory(error):
+            raise
+        size = _fitting(model, batch, settings)
     else:
-        loss = batch_loss(model, batch, settings)
-        loss.backward()
-    parameters = [p for g in optimizer.param_groups for p in g["params"]]
-    norm = torch.nn.utils.get_total_norm(
-        [p.grad for p in parameters if p.grad is not None]
+        return
+    advice = (
+        f"--set gradient_cache=true --set mini_batch={size} fits (tried)"
+        if size
+        else "not even single texts fit: lower max_length or take a smaller student"
     )
-    optimizer.step()
-    return loss.item(), float(norm)
+    raise LabError(
+        f"out of memory with mini_batch={settings.mini_batch}, "
+        f"gradient_cache={str(settings.gradient_cache).lower()}: {advice}"
+    )
+
+
+def _is_memory(error: BaseException) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "can't allocate memory" in str(error) or "out of memory" in str(error)
+
+
+def _fitting(model: SentenceTransformer, batch: Batch, settings: Settings) -> int:
+    """The largest halving of the mini-batch that runs with cached gradients; 0: none.
+
+    With cached gradients already on, the mini-batch that failed is not tried again.
+    """
+    size = settings.mini_batch
+    size = size // 2 if settings.gradient_cache else size
+    while size:
+        changes = {"mini_batch": size, "gradient_cache": True}
+        model.zero_grad()
+        try:
+            backward(model, batch, settings.model_copy(update=changes))
+            return size
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _is_memory(error):
+                raise
+        size //= 2
+    return 0
 
 
 def check_step(step: int, loss: float, norm: float) -> None:
@@ -304,7 +226,23 @@ def make_optimizer(parameters: list[Tensor], settings: Settings):
 
 
 def _evaluate(log, model, evaluate, step: int, level: str) -> None:
-    if evaluate is None:
-        return
-    model.eval()
-    log.evaluations.append({"step": step, "level": level, **evaluate(model)})
+    """Score on the main process; the others wait."""
+    if evaluate is not None and distributed.is_main():
+        model.eval()
+        log.evaluations.append({"step": step, "level": level, **evaluate(model)})
+    distributed.wait()
+
+
+def _keep(log, folder, model, optimizer, settings, digest) -> None:
+    """A checkpoint, written by the main process."""
+    if distributed.is_main():
+        checkpoints.save(folder, model, optimizer, settings, asdict(log), digest)
+    distributed.wait()
+
+
+def _resume(log, folder, model, optimizer, settings, digest) -> None:
+    """Go on from the folder's checkpoint, where there is one."""
+    state = checkpoints.read(folder, settings, digest)
+    if state:
+        checkpoints.restore(state, model, optimizer)
+        log.steps, log.evaluations = state["log"]["steps"], state["log"]["evaluations"]

@@ -19,7 +19,8 @@ REQUIRED = {
     "04_anchor_token_attention": {"pooling": ["ata_weights"]},
     "05_qlora_curriculum_training": {
         "curriculum": ["level_order"],
-        "training": ["info_nce"],
+        "losses": ["info_nce"],
+        "training": ["training_step"],
     },
 }
 """The mechanisms that a page must write out, with the same body as the module's."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nbutils import curriculum, encoder, studies, synthesis, training
+from nbutils import curriculum, encoder, gradcache, losses, studies, synthesis, training
 from nbutils.errors import LabError
 from nbutils.records import TrainingInstance
 from nbutils.settings import resolve
@@ -83,7 +83,7 @@ def test_info_nce_against_its_definition():
     queries = torch.nn.functional.normalize(torch.randn(3, 5), dim=-1)
     excluded = torch.zeros(3, 7, dtype=torch.bool)
     excluded[0, 4] = True
-    got = training.info_nce(queries, documents, excluded, 0.1)
+    got = losses.info_nce(queries, documents, excluded, 0.1)
     wanted = 0.0
     for i in range(3):
         terms = [
@@ -99,8 +99,8 @@ def test_info_nce_against_its_definition():
 def test_a_repeated_negative_weighs_twice():
     documents = torch.eye(4)[[0, 1, 2, 2]]
     nothing = torch.zeros(1, 4, dtype=torch.bool)
-    once = training.info_nce(torch.eye(4)[:1], documents[:3], nothing[:, :3], 1.0)
-    twice = training.info_nce(torch.eye(4)[:1], documents, nothing, 1.0)
+    once = losses.info_nce(torch.eye(4)[:1], documents[:3], nothing[:, :3], 1.0)
+    twice = losses.info_nce(torch.eye(4)[:1], documents, nothing, 1.0)
     e = np.e
     assert once.item() == pytest.approx(np.log((e + 2) / e))
     assert twice.item() == pytest.approx(np.log((e + 3) / e))
@@ -109,7 +109,7 @@ def test_a_repeated_negative_weighs_twice():
 def test_texts_equal_to_a_positive_or_the_query_are_excluded():
     batch = [instance(0), instance(1, positive="Positive  0!")]
     documents = ["positive 0", "Positive  0!", "QUERY 1", "other"]
-    excluded = training.false_negatives(batch, documents).numpy()
+    excluded = losses.false_negatives(batch, documents).numpy()
     assert excluded.tolist() == [
         [False, True, False, False],
         [True, False, True, False],
@@ -121,10 +121,10 @@ def test_chunks_keep_order_and_encode_equal_texts_once():
     model = encoder.build_student(settings)
     texts = ["long text " * 8, "short", "long text " * 8, "middle text here"]
     prompts = ["", "Find it", "", ""]
-    chunks = training.make_chunks(texts, prompts, size=1)
+    chunks = gradcache.make_chunks(texts, prompts, size=1)
     assert [len(group[1]) for group in chunks.groups] == [1, 1, 1]
     with torch.no_grad():
-        rows = torch.cat([training.group_vectors(model, g) for g in chunks.groups])
+        rows = torch.cat([gradcache.group_vectors(model, g) for g in chunks.groups])
     got = rows[chunks.order].numpy()
     for i, (text, prompt) in enumerate(zip(texts, prompts, strict=True)):
         alone = encoder.embed(model, [text], settings, prompt or None, cache=None)
@@ -150,7 +150,7 @@ def test_training_lowers_the_loss_and_moves_only_adapters():
 
 
 def test_the_same_seed_gives_the_same_run_and_another_gives_another():
-    losses = []
+    found = []
     for seed in (0, 0, 1):
         settings = resolve(
             "smoke", {"steps_per_level": 1, "warmup_steps": 1, "seed": seed}
@@ -159,8 +159,8 @@ def test_the_same_seed_gives_the_same_run_and_another_gives_another():
         log = training.train(
             model, [instance(n) for n in range(16)], settings, progress=False
         )
-        losses.append([row["loss"] for row in log.steps])
-    assert losses[0] == losses[1] != losses[2]
+        found.append([row["loss"] for row in log.steps])
+    assert found[0] == found[1] != found[2]
 
 
 def test_bad_steps_are_named():
@@ -177,7 +177,10 @@ def test_paged_optimizer_needs_a_gpu():
         training.make_optimizer([torch.nn.Parameter(torch.ones(1))], settings)
 
 
-@pytest.mark.parametrize("changes", [{}, {"lora_dropout": 0.3}, {"pooling": "mean"}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"lora_dropout": 0.3}, {"pooling": "mean"}, {"symmetric": True}],
+)
 @pytest.mark.parametrize("size", [1, 3, 64])
 def test_cached_gradients_equal_those_of_the_whole_batch(changes, size):
     settings = resolve("smoke", {"compute_dtype": "float32", **changes})
@@ -186,24 +189,27 @@ def test_cached_gradients_equal_those_of_the_whole_batch(changes, size):
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.add_(0.05 * torch.randn_like(parameter))
-    batch = training.make_batch([instance(n) for n in range(5)], "N2", settings, 0)
+    batch = gradcache.make_batch([instance(n) for n in range(5)], "N2", settings, 0)
     settings = settings.model_copy(update={"mini_batch": size})
     model.train()
     found = []
-    for backward in (plain_backward, training.cached_backward):
+    for backward, cache in (
+        (plain_backward, False), (gradcache.backward, False), (gradcache.backward, True)
+    ):  # fmt: skip
         model.zero_grad()
         torch.manual_seed(7)
-        loss = backward(model, batch, settings)
-        found.append((loss.item(), gradients(model)))
-    (plain, wanted), (cached, got) = found
-    assert cached == pytest.approx(plain, rel=1e-5)
+        asked = settings.model_copy(update={"gradient_cache": cache})
+        found.append((backward(model, batch, asked).item(), gradients(model)))
+    plain, wanted = found[0]
     assert max(float(g.abs().max()) for g in wanted.values()) > 1e-4
-    for name, gradient in wanted.items():
-        assert torch.allclose(got[name], gradient, atol=1e-5), name
+    for loss, got in found[1:]:
+        assert loss == pytest.approx(plain, rel=1e-5)
+        for name, gradient in wanted.items():
+            assert torch.allclose(got[name], gradient, atol=1e-5), name
 
 
 def plain_backward(model, batch, settings):
-    loss = training.batch_loss(model, batch, settings)
+    loss = gradcache.batch_loss(model, batch, settings)
     loss.backward()
     return loss
 
@@ -222,7 +228,7 @@ def test_gradient_checkpointing_trains_and_changes_nothing():
         )
         model = encoder.build_student(settings)
         model.train()
-        batch = training.make_batch([instance(n) for n in range(4)], "N1", settings, 0)
+        batch = gradcache.make_batch([instance(n) for n in range(4)], "N1", settings, 0)
         plain_backward(model, batch, settings)
         found.append(gradients(model))
     assert all(torch.allclose(found[0][n], found[1][n], atol=1e-6) for n in found[0])
@@ -250,3 +256,75 @@ def test_smoke_trains_on_the_recordings_with_their_own_instructions():
     model = encoder.build_student(settings)
     log = training.train(model, data, settings, progress=False)
     assert len(log.steps) == 4 and all(row["loss"] > 0 for row in log.steps)
+
+
+def drawn(number: int, step: int, **asked) -> tuple[int, int]:
+    """How many synthetic and retrieved negatives an instance gets."""
+    chosen = curriculum.negatives_for(instance(number), "N2", step=step, **asked)
+    found = sum("found" in text for text in chosen)
+    return len(chosen) - found, found
+
+
+@pytest.mark.parametrize("ratio", [0.2, 0.7, 1.0, 2.7])
+@pytest.mark.parametrize("mixing", ["hybrid", "direct"])
+def test_ratio_is_synthetic_to_retrieved_at_an_equal_number(mixing, ratio):
+    asked = {"mixing": mixing, "retrieved": 2, "ratio": ratio}
+    counts = np.array([drawn(n, s, **asked) for n in range(400) for s in range(4)])
+    assert (counts.sum(1) == 3).all()
+    share = ratio / (1 + ratio)
+    # instances are the units in direct: 400 draws; four standard errors
+    assert counts[:, 0].sum() / counts.sum() == pytest.approx(
+        share, abs=4 * np.sqrt(share * (1 - share) / 400)
+    )
+    if mixing == "direct":
+        assert set(counts[:, 0]) == {0, 3}
+    else:
+        assert set(counts[:, 0]) <= {int(3 * share), int(3 * share) + 1}
+
+
+@pytest.mark.parametrize(("mixing", "wanted"), [("synthetic", 3), ("retrieved", 0)])
+def test_a_ratio_gives_one_kind_alone_the_same_number(mixing, wanted):
+    assert drawn(0, 1, mixing=mixing, ratio=0.5) == (wanted, 3 - wanted)
+
+
+def test_a_kind_repeats_only_when_all_of_it_was_drawn():
+    few = instance(1, retrieved=("found a", "found b"))
+    chosen = curriculum.negatives_for(
+        few, "N1", mixing="retrieved", retrieved=2, ratio=1.0
+    )
+    assert set(chosen) == {"found a", "found b"} and len(chosen) == 3
+
+
+def test_level_all_brings_every_graded_negative():
+    assert curriculum.level_order("all", 2) == ["all"] * 8
+    chosen = curriculum.negatives_for(instance(5), "all", retrieved=1)
+    assert set(chosen[:4]) == {f"negative {k} of 5" for k in (1, 2, 3, 4)}
+    assert "found" in chosen[4] and len(chosen) == 5
+    item = instance(5, graded={}, synthetic=("written a", "written b"))
+    alone = curriculum.negatives_for(item, "all", mixing="synthetic")
+    assert sorted(alone) == ["written a", "written b"]
+
+
+def test_batches_of_one_source_and_a_retrieval_phase():
+    tasks = [instance(n, dataset=f"mgh/{n % 3}") for n in range(30)]
+    items = [instance(n, dataset="syneg", graded={}) for n in range(30, 40)]
+    data = tasks + items
+    changes = {"batch_size": 4, "batches_from": "dataset", "retrieval_steps": 3}
+    settings = resolve("smoke", {"steps_per_level": 5, **changes})
+    steps = curriculum.plan(data, settings)
+    assert len(steps) == 23 and [s.level for s in steps[20:]] == ["retrieval"] * 3
+    for step in steps:
+        assert len({data[i].dataset for i in step.rows}) == 1
+        assert len(set(step.rows)) == len(step.rows) == 4
+    assert len({data[s.rows[0]].dataset for s in steps[:20]}) == 4
+    assert all(i >= 30 for s in steps[20:] for i in s.rows)
+    kept = curriculum.negatives_for(data[35], "retrieval", mixing="synthetic")
+    assert len(kept) == 2 and all("found" in text for text in kept)
+
+
+def test_a_source_smaller_than_a_batch_gives_a_batch_of_its_own():
+    names = ["large"] * 10 + ["small"] * 2
+    made = curriculum.batches(12, 4, 9, seed=0, sources=names)
+    assert sorted({len(rows) for rows in made}) == [2, 4]
+    for rows in made:
+        assert len({names[i] for i in rows}) == 1

@@ -1,0 +1,254 @@
+"""What a training step costs beside sentence-transformers, and what GradCache saves.
+
+Both sides train the same 4-bit backbone with the same adapters, pooling, precision and
+batches of recorded texts. Steps alternate, so that what else the machine does falls on
+both; memory is measured in a process of its own for each way.
+"""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from statistics import median
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from sentence_transformers.sentence_transformer import losses
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from transformers import TrainerCallback
+
+from nbutils import (
+    backbone,
+    bench,
+    encoder,
+    gradcache,
+    machine,
+    studies,
+    synthesis,
+    training,
+)
+from nbutils.errors import LabError
+from nbutils.models import compute_dtype, minilm_folder, quiet
+from nbutils.settings import Settings, resolve
+
+QUERIES = 32
+STEPS, ROUNDS = 3, 3
+"""Steps that are timed in each round after one that is not, and rounds."""
+
+Row = bench.Row
+
+
+def batch_settings(**changes) -> Settings:
+    """The page's student on batches of 32 × (query, positive, one written negative)."""
+    return resolve(
+        overrides={
+            "batch_size": QUERIES,
+            "mixing": "synthetic",
+            "pooling": "mean",
+            **changes,
+        }
+    )
+
+
+def batches(settings: Settings, count: int) -> list[gradcache.Batch]:
+    """`count` batches of recorded training texts, the same in every call."""
+    data = [i for i in studies.training_data(synthesis.load(settings)) if i.graded]
+    starts = [n * QUERIES for n in range(count)]
+    return [
+        gradcache.make_batch(data[start : start + QUERIES], "N2", settings, step)
+        for step, start in enumerate(starts)
+    ]
+
+
+def our_steps(settings: Settings, made: list[gradcache.Batch]) -> Iterator[float]:
+    """Seconds of one training step after another, without end."""
+    student = encoder.build_student(settings)
+    parameters = [p for p in student.parameters() if p.requires_grad]
+    optimizer = training.make_optimizer(parameters, settings)
+    while True:
+        for batch in made:
+            began = time.perf_counter()
+            training.training_step(student, batch, optimizer, settings)
+            yield time.perf_counter() - began
+
+
+# -- the peer ------------------------------------------------------------------------
+
+
+def peer_model(settings: Settings) -> SentenceTransformer:
+    """The same student as the library's documentation builds one: its own modules."""
+    dtype = compute_dtype(settings.compute_dtype, "cpu")
+    with quiet():
+        transformer = Transformer(
+            str(minilm_folder()),
+            max_seq_length=settings.max_length,
+            model_kwargs={
+                "quantization_config": backbone.quantization_config(
+                    settings.quantization, dtype
+                ),
+                "device_map": {"": "cpu"},
+            },
+        )
+    pooling = Pooling(transformer.get_embedding_dimension(), "mean")
+    model = SentenceTransformer(modules=[transformer, pooling], device="cpu")
+    model.add_adapter(
+        LoraConfig(
+            r=settings.lora_r,
+            lora_alpha=settings.lora_alpha,
+            lora_dropout=settings.lora_dropout,
+            target_modules="all-linear",
+        )
+    )
+    backbone.keep_differentiable(model)
+    return model
+
+
+class _Clock(TrainerCallback):
+    """Notes when each step ends: between two ends lie collating and the whole step."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        self.ends.append(time.perf_counter())
+
+
+def peer_columns(made: list[gradcache.Batch]) -> Dataset:
+    """The batches' rows as the peer reads them: anchor, positive, negative."""
+    rows = [
+        {"anchor": i.query, "positive": positive, "negative": negative}
+        for batch in made
+        for i, positive, negative in zip(
+            batch.instances,
+            batch.documents[:QUERIES],
+            batch.documents[QUERIES:],
+            strict=True,
+        )
+    ]
+    return Dataset.from_list(rows)
+
+
+def peer_round(model, loss, data: Dataset, settings: Settings, steps: int) -> float:
+    """Median seconds of a step of the library's own trainer, after one not counted."""
+    clock = _Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = SentenceTransformerTrainingArguments(
+            output_dir=folder,
+            max_steps=steps + 1,
+            per_device_train_batch_size=QUERIES,
+            learning_rate=settings.learning_rate,
+            bf16=compute_dtype(settings.compute_dtype, "cpu") == torch.bfloat16,
+            use_cpu=True,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+            seed=settings.seed,
+        )
+        trainer = SentenceTransformerTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=data,
+            loss=loss,
+            callbacks=[clock],
+        )
+        trainer.train()
+    ends = clock.ends
+    return median(b - a for a, b in itertools.pairwise(ends))
+
+
+def step_rows(rounds: int = ROUNDS, steps: int = STEPS) -> list[Row]:
+    """Rows `step_vs_st` (peer: its faster loss) and one for each of its losses."""
+    settings = batch_settings()
+    made = batches(settings, 4)
+    data = peer_columns(made)
+    ours = our_steps(settings, made)
+    model = peer_model(settings)
+    scale = 1 / settings.temperature
+    peers = {
+        "mnrl": losses.MultipleNegativesRankingLoss(model, scale=scale),
+        "cached_mnrl": losses.CachedMultipleNegativesRankingLoss(model, scale=scale),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ("ours", *peers)}
+    for _ in range(rounds):
+        next(ours)
+        seconds["ours"].append(median(next(ours) for _ in range(steps)))
+        for name, loss in peers.items():
+            seconds[name].append(peer_round(model, loss, data, settings, steps))
+    value = median(seconds["ours"])
+    medians = {name: median(seconds[name]) for name in peers}
+    rows = [bench.row("step_vs_st", value, "s", min(medians.values()))]
+    return rows + [
+        bench.row(f"step_vs_st {name}", value, "s", medians[name]) for name in peers
+    ]
+
+
+# -- GradCache -----------------------------------------------------------------------
+
+
+def cached_settings(cached: bool) -> Settings:
+    """Plain steps in one piece, or cached ones in mini-batches an eighth of it."""
+    texts = 3 * QUERIES
+    changes = {"gradient_cache": cached, "mini_batch": texts // 8 if cached else texts}
+    return batch_settings(**changes)
+
+
+def peak_of_step(cached: bool) -> float:
+    """MB that a step needs at its peak beyond what stood before it, in this process."""
+    settings = cached_settings(cached)
+    whole = batches(settings, 1)[0]
+    chosen = whole.instances[:4]
+    small = gradcache.make_batch(chosen, whole.level, settings, step=0)
+    steps = our_steps(settings, [small, whole])
+    next(steps)  # the first step of a process loads libraries and kernels
+    machine.forget_peak()
+    before = machine.memory_now()
+    next(steps)
+    return (machine.peak_memory_gb() - before) * 1000
+
+
+def _in_a_process(call: str) -> float:
+    """What a call of this module returns in a fresh process."""
+    code = f"from nbutils import bench_training as b; print(b.{call})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise LabError(f"the benchmark's part {call} failed: {last}")
+    return float(done.stdout.split()[-1])
+
+
+def gradcache_rows(rounds: int = ROUNDS) -> list[Row]:
+    """Rows `gradcache_memory` and `gradcache_time`; peer: the plain step."""
+    memory = {
+        cached: _in_a_process(f"peak_of_step({cached})") for cached in (True, False)
+    }
+    ways = {
+        cached: our_steps(cached_settings(cached), batches(batch_settings(), 1))
+        for cached in (True, False)
+    }
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    for turn in range(rounds + 1):
+        for cached, steps in ways.items():
+            spent = next(steps)
+            if turn:
+                seconds[cached].append(spent)
+    return [
+        bench.row("gradcache_memory", memory[True], "MB", memory[False]),
+        bench.row("gradcache_time", median(seconds[True]), "s", median(seconds[False])),
+    ]
+
+
+def rows(**where: str) -> list[Row]:
+    """The suite `training`."""
+    return [*step_rows(), *gradcache_rows()]

@@ -1,0 +1,136 @@
+"""Checkpoints: everything a run needs to go on exactly where it was stopped.
+
+One file, replaced whole or not at all: adapters, optimizer, random states, the step
+(with the settings it is the place in schedule and data), the log, settings, versions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nbutils import machine
+from nbutils.errors import LabError
+from nbutils.records import TrainingInstance, atomic
+from nbutils.settings import Settings
+
+NAME = "checkpoint.pt"
+OF_THE_MACHINE = {"min_memory_gb"}
+"""Settings that a resumed run may change: they do not touch a number."""
+
+
+def data_digest(data: Sequence[TrainingInstance]) -> str:
+    """Sixteen hex digits that change with any training text or its place."""
+    digest = hashlib.sha256()
+    for instance in data:
+        digest.update(instance.model_dump_json().encode() + b"\n")
+    return digest.hexdigest()[:16]
+
+
+def adapters(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The trained weights by name, on the CPU."""
+    return {
+        name: parameter.detach().cpu().clone()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def save(
+    folder: str | Path,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    settings: Settings,
+    log: dict[str, list[dict]],
+    digest: str,
+) -> None:
+    """Replace the folder's checkpoint by the state after the log's last step.
+
+    LabError where it cannot be written; the one before is then still there.
+    """
+    path = Path(folder, NAME)
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    state = {
+        "step": len(log["steps"]),
+        "settings": settings.model_dump(),
+        "versions": machine.versions(),
+        "data": digest,
+        "adapters": adapters(model),
+        "optimizer": optimizer.state_dict(),
+        "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
+        "log": log,
+    }
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    try:
+        with atomic(path) as temporary, temporary.open("wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        kept = "the one before is kept" if path.is_file() else "there is none before it"
+        raise LabError(
+            f"the checkpoint of step {state['step']} cannot be written to {folder} "
+            f"({error.strerror}): {kept}; make room and resume"
+        ) from None
+
+
+def read(folder: str | Path, settings: Settings, digest: str) -> dict[str, Any] | None:
+    """The folder's checkpoint, None where there is none.
+
+    LabError for a damaged one and for one of other settings or other data: going on
+    from it would be neither run.
+    """
+    path = Path(folder, NAME)
+    if not path.is_file():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise LabError(
+            f"{path} is damaged ({reason}): remove it and start anew"
+        ) from None
+    ours = settings.model_dump()
+    changed = [
+        f"{name}={state['settings'].get(name)!r} (now {value!r})"
+        for name, value in ours.items()
+        if name not in OF_THE_MACHINE and state["settings"].get(name) != value
+    ]
+    if changed:
+        raise LabError(
+            f"{path} is of a run with {', '.join(changed)}: resume with its settings, "
+            "or give another folder"
+        )
+    if state["data"] != digest:
+        raise LabError(
+            f"{path} is of a run on other training data: restore them, or give "
+            "another folder"
+        )
+    for package, version in machine.versions().items():
+        if state["versions"].get(package) != version:
+            print(f"{path.name} was made with another {package}: bits may differ")
+    return state
+
+
+def restore(
+    state: dict[str, Any], model: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """Put a checkpoint's weights, optimizer and random states back in place."""
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    if trained.keys() != state["adapters"].keys():
+        raise LabError("the checkpoint is of other adapters than this model's")
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(state["adapters"][name])
+    optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["random"]["cpu"])
+    if state["random"]["cuda"]:
+        torch.cuda.set_rng_state_all(state["random"]["cuda"])

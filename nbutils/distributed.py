@@ -1,0 +1,81 @@
+"""Several processes as one: `accelerate launch -m nbutils train …`.
+
+Every process knows the whole batch of a step, encodes its share of the mini-batches,
+and ends the step with the same gradients. One process needs none of this.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+
+def place() -> tuple[int, int]:
+    """(number of this process, how many there are), as the launcher set them."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return 0, 1
+    return _state().process_index, _state().num_processes
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes and evaluates."""
+    return place()[0] == 0
+
+
+def wait() -> None:
+    """Wait until every process is here."""
+    if place()[1] > 1:
+        _state().wait_for_everyone()
+
+
+def share(count: int) -> range:
+    """Which of `count` mini-batches, sorted by length, are this process's."""
+    number, processes = place()
+    return range(number, count, processes)
+
+
+def together(
+    parts: Mapping[int, Tensor], sizes: Sequence[int], model: torch.nn.Module
+) -> Tensor:
+    """The vectors of every mini-batch, (sum of `sizes`, dim), without a graph.
+
+    `parts` holds this process's; the others' come in one exchange.
+    """
+    if place()[1] == 1:
+        return torch.cat([parts[i] for i in range(len(sizes))]).detach()
+    width, device = model.get_embedding_dimension(), model.device
+    rows = torch.zeros(sum(sizes), width, device=device).split(sizes)
+    for i, part in parts.items():
+        rows[i].copy_(part.detach())
+    return _sum(rows[0]._base)
+
+
+def sum_gradients(model: torch.nn.Module) -> None:
+    """Add up every process's gradients, all of them in one exchange."""
+    if place()[1] == 1:
+        return
+    trained = [p for p in model.parameters() if p.requires_grad]
+    flat = torch.cat(
+        [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trained]
+    )
+    parts = _sum(flat).split([p.numel() for p in trained])
+    for parameter, part in zip(trained, parts, strict=True):
+        parameter.grad = part.view_as(parameter).clone()
+
+
+def _state():
+    """accelerate's one state; it joins the processes when it is first made."""
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
+    return PartialState(cpu=cpu)
+
+
+def _sum(tensor: Tensor) -> Tensor:
+    from accelerate.utils import reduce
+
+    return reduce(tensor, "sum")
