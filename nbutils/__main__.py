@@ -199,6 +199,68 @@ def list_settings(profile: Profile = "workshop") -> None:
     Console(width=None if console.is_terminal else 160).print(table)
 
 
+Stages = Annotated[
+    list[str] | None,
+    typer.Argument(help="brainstorm, seed, mgh, syneg, syneg-free; all if none"),
+]
+MaxCost = Annotated[
+    float | None, typer.Option(help="stop before the store's answers cost more")
+]
+
+
+def live_settings(
+    profile: str, assign: list[str] | None, config: Path | None, max_cost: float | None
+):
+    """Settings that ask a server: live, unless the user says record."""
+    from nbutils import settings
+
+    overrides = {"llm_mode": "live", **gather(assign or [], config)}
+    if max_cost is not None:
+        overrides["llm_max_cost"] = max_cost
+    return settings.resolve(profile, overrides)
+
+
+@app.command()
+def estimate(
+    stages: Stages = None,
+    profile: Profile = "workshop",
+    assign: Assign = None,
+    config: Config = None,
+) -> None:
+    """Say what a recording would ask and cost; nothing is asked."""
+    chosen = live_settings(profile, assign, config, None)
+    from nbutils import estimate as estimates
+    from nbutils.settings import ROOT
+    from nbutils.store import Store
+
+    found = estimates.estimate(chosen, Store(ROOT / chosen.llm_store), stages or ())
+    typer.echo(found.round(4).to_string(index=False))
+    total = found.iloc[-1]
+    typer.echo(
+        f"{chosen.llm_model}: about {total['cost']:.2f} {total['currency']} live, "
+        f"{total['batch_cost']:.2f} by batch files; {total['cost_p90']:.2f} if every "
+        "answer is long. Tokens counted by MiniLM's tokenizer; repeats come on top."
+    )
+
+
+@app.command()
+def record(
+    stages: Stages = None,
+    profile: Profile = "workshop",
+    assign: Assign = None,
+    config: Config = None,
+    max_cost: MaxCost = None,
+    batch: Annotated[
+        bool, typer.Option("--batch", help="use the provider's batch files")
+    ] = False,
+) -> None:
+    """Ask a server for every missing answer, and keep each as it arrives."""
+    chosen = live_settings(profile, assign, config, max_cost)
+    from nbutils import recording
+
+    recording.run(chosen, stages or [], batch)
+
+
 @app.command()
 def bench(
     name: Annotated[str, typer.Argument(help="suite")] = "notebooks",

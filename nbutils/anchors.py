@@ -14,7 +14,8 @@ import pandas as pd
 import torch
 from sentence_transformers import SentenceTransformer
 
-from nbutils.pooling import POOLINGS, attention_matrix, attention_tap, token_weights
+from nbutils.attention import attend, attention_matrix, attention_tap
+from nbutils.pooling import POOLINGS, token_weights
 from nbutils.statistics import interval
 
 CLASSES = ("first token", "last token", "punctuation", "word")
@@ -54,7 +55,7 @@ def inspect(
         mask = features["attention_mask"]
         real = mask[0].bool().cpu().numpy()  # batches are padded to round lengths
         ids = features["input_ids"][0].cpu()[real].tolist()
-        attention = attention_matrix(tap["call"], mask)[0].float().cpu().numpy()
+        attention = attention_matrix(tap.layer, mask)[0].float().cpu().numpy()
         hidden = backbone.last_hidden_state[0].float().cpu().numpy()
         entries.append(
             {
@@ -107,6 +108,58 @@ def class_means(table: pd.DataFrame, samples: int, seed: int) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def by_layer(
+    model: SentenceTransformer,
+    texts: Sequence[str],
+    samples: int,
+    seed: int,
+    batch: int = 32,
+) -> pd.DataFrame:
+    """`class_means` of every layer: layer (1 is the first), class, mean, low, high."""
+    found: dict[int, list] = {}
+    entries = []
+    for start in range(0, len(texts), batch):
+        features = model.preprocess(texts[start : start + batch])
+        features = {k: v.to(model.device) for k, v in features.items()}
+        mask = features["attention_mask"]
+        with torch.no_grad(), attention_tap(every=True) as tap:
+            model[0].model(input_ids=features["input_ids"], attention_mask=mask)
+            received = [attend(layer, mask)[1] for layer in tap.layers]
+        for row, real in enumerate(mask.bool()):
+            ids = features["input_ids"][row][real].tolist()
+            entries.append({"tokens": model.tokenizer.convert_ids_to_tokens(ids)})
+            for number, whole in enumerate(received, 1):
+                weight = whole[row][real]
+                found.setdefault(number, []).append((weight / weight.sum()).tolist())
+    tables = [
+        class_means(anchor_table(entries, weights), samples, seed).assign(layer=number)
+        for number, weights in found.items()
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def by_place(
+    weights: Sequence[np.ndarray], samples: int, seed: int, parts: int = 5
+) -> pd.DataFrame:
+    """Mean share of weight by place in the text, in even shares, with intervals.
+
+    `weights` holds each text's token weights; a text is cut into `parts` equal parts
+    (columns part, mean, low, high; texts are the units).
+    """
+    shares = np.array(
+        [
+            [part.mean() * len(weight) for part in np.array_split(weight, parts)]
+            for weight in weights
+            if len(weight) >= parts
+        ]
+    )
+    rows = [
+        dict(zip(("mean", "low", "high"), interval(column, samples, seed), strict=True))
+        for column in shares.T
+    ]
+    return pd.DataFrame(rows).assign(part=range(1, parts + 1))
 
 
 def pooled(

@@ -13,17 +13,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bitsandbytes.functional import dequantize_4bit
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from sentence_transformers.base.modules import InputModule
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BitsAndBytesConfig
 
+from nbutils.attention import TAPPED, TRANSFORMS, attention_tap, last_attention
 from nbutils.errors import LabError
-from nbutils.models import TINY, compute_dtype, load_pretrained, quiet, tiny_folder
-from nbutils.pooling import TAPPED, attention_tap, tapped_weights
-from nbutils.settings import ROOT
-
-MULTIPLE = 8
-"""Batches are padded to lengths of this multiple: fewer shapes, fewer kernels made."""
+from nbutils.models import (
+    TINY,
+    compute_dtype,
+    length_limit,
+    load_pretrained,
+    quiet,
+    tiny_folder,
+)
+from nbutils.settings import ROOT, nearest
+from nbutils.templates import POOLED, Pieces, around_text, tokenize
 
 
 def quantization_config(name: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
@@ -78,6 +85,10 @@ class Backbone(InputModule):
     `forward` reads `input_ids` and `attention_mask` (batch, tokens) and writes
     `token_embeddings` (batch, tokens, dim) and, if `tap`, `received_attention`
     (batch, tokens). Source: QLoRA (4 bits), LLM2Vec (attention, template).
+
+    `text_format`, `pooled_tokens` and `transform` are those of `templates` and
+    `attention`; `tap_gradient` lets the gradient through ATA's weights. LabError for
+    unknown ones and for a `max_seq_length` that the model does not have.
     """
 
     config_keys = [  # noqa: RUF012
@@ -86,10 +97,13 @@ class Backbone(InputModule):
         "dtype",
         "bidirectional",
         "text_format",
+        "pooled_tokens",
         "max_seq_length",
         "tap",
         "tap_gradient",
+        "transform",
         "has_adapter",
+        "own_weights",
     ]
     config_file_name = "backbone.json"
     save_in_root = False
@@ -102,34 +116,46 @@ class Backbone(InputModule):
         dtype: str = "auto",
         bidirectional: bool = True,
         text_format: str = "plain",
+        pooled_tokens: str = "llm2vec",
         max_seq_length: int = 160,
         tap: bool = True,
         tap_gradient: bool = False,
+        transform: str = "log",
         device: str = "cpu",
         has_adapter: bool = False,
+        own_weights: bool = False,
         folder: str | None = None,
     ):
         super().__init__()
+        around_text(text_format)
+        for given, known in ((pooled_tokens, POOLED), (transform, TRANSFORMS)):
+            if given not in known:
+                raise LabError(f"unknown {given!r}{nearest(given, known)}")
         self.name = name
         self.quantization = quantization
         self.dtype = dtype
         self.bidirectional = bidirectional
         self.text_format = text_format
-        self.max_seq_length = max_seq_length
+        self.pooled_tokens = pooled_tokens
         self.tap = tap
         self.tap_gradient = tap_gradient
+        self.transform = transform
         self.has_adapter = False
+        self.own_weights = own_weights
         self.compute = compute_dtype(dtype, device)
         source = self._source(folder)
         self.tokenizer = load_pretrained(AutoTokenizer, source)
         self.tokenizer.padding_side = "right"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
+        self._pieces: dict[tuple[str, str], Pieces] = {}
         self.model = self._load(source, device)
+        self.max_seq_length = max_seq_length
         if bidirectional:
             make_bidirectional(self.model)
         keep_differentiable(self.model)
         self.model.requires_grad_(False)
+        self._last = (last_attention(self.model),)  # in a tuple: no submodule
         if has_adapter:
             with quiet():
                 self.model = PeftModel.from_pretrained(self.model, f"{folder}/adapter")
@@ -137,17 +163,33 @@ class Backbone(InputModule):
             keep_differentiable(self.model)
 
     def _source(self, folder: str | None) -> str:
-        """Where the weights are: saved with the module (tiny models), or by name."""
-        if self.name not in TINY:
-            return self.name
+        """Where the weights are: saved with the module, made in code, or by name."""
         saved = Path(folder or "", "weights")
         if folder and saved.is_dir():
             return str(saved)
-        return str(tiny_folder(self.name, ROOT / ".cache"))
+        if self.name in TINY:
+            return str(tiny_folder(self.name, ROOT / ".cache"))
+        return self.name
+
+    @property
+    def max_seq_length(self) -> int:
+        """Longest text in tokens, template included; never above the model's own."""
+        return self._longest
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int) -> None:
+        limit = length_limit(self.model.config, self.tokenizer)
+        if value > limit:
+            raise LabError(
+                f"a length of {value} tokens is over this model's {limit}: set "
+                f"max_length to {limit} or less"
+            )
+        self._longest = value
 
     def _load(self, source: str, device: str):
         config = load_pretrained(AutoConfig, source)
         without_dropout(config)
+        config.use_cache = False  # nothing is generated
         extra = {"add_pooling_layer": False} if config.model_type == "bert" else {}
         return load_pretrained(
             AutoModel,
@@ -178,55 +220,16 @@ class Backbone(InputModule):
 
         `prompt` is the instruction. Adds `pooling_mask`: which tokens may be pooled.
         """
-        texts = [text.strip() for text in inputs]
-        if self.text_format == "inst":
-            return self._template(texts, prompt or "")
-        if prompt and self.text_format == "e5":
-            texts = [f"Instruct: {prompt}\nQuery: {text}" for text in texts]
-        elif prompt:
-            texts = [prompt + text for text in texts]
-        batch = self.tokenizer(
-            texts,
-            padding=True,
-            truncation=True,
-            max_length=self.max_seq_length,
-            pad_to_multiple_of=MULTIPLE,
-            return_tensors="pt",
-            return_token_type_ids=False,
+        key = (self.text_format, prompt or "")
+        if key not in self._pieces:
+            self._pieces[key] = Pieces(self.tokenizer, *key)
+        return tokenize(
+            [text.strip() for text in inputs],
+            self.tokenizer,
+            self._pieces[key],
+            self.pooled_tokens,
+            self.max_seq_length,
         )
-        return {**batch, "pooling_mask": batch["attention_mask"]}
-
-    def _template(self, texts: list[str], instruction: str) -> dict[str, Any]:
-        """`[INST] {instruction}; {text} [/INST]` from separately tokenized pieces.
-
-        The pooling mask leaves out everything before the text and keeps the closing
-        token (LLM2Vec's rule). Pieces are joined as ids, so a long text is cut
-        without losing the template's end.
-        """
-        head = f"[INST] {instruction}; " if instruction else "[INST] "
-        tokenizer = self.tokenizer
-        before = tokenizer(head)["input_ids"]
-        after = tokenizer(" [/INST]", add_special_tokens=False)["input_ids"]
-        room = self.max_seq_length - len(before) - len(after)
-        if room < 1:
-            raise LabError(
-                f"the instruction alone fills {len(before)} of {self.max_seq_length} "
-                "tokens: shorten it or raise max_length"
-            )
-        bodies = tokenizer(
-            texts, add_special_tokens=False, truncation=True, max_length=room
-        )["input_ids"]
-        rows = [before + body + after for body in bodies]
-        batch = tokenizer.pad(
-            {"input_ids": rows}, pad_to_multiple_of=MULTIPLE, return_tensors="pt"
-        )
-        mask = batch["attention_mask"].clone()
-        mask[:, : len(before)] = 0
-        return {
-            "input_ids": batch["input_ids"],
-            "attention_mask": batch["attention_mask"],
-            "pooling_mask": mask,
-        }
 
     # -- tokens to vectors
 
@@ -237,18 +240,22 @@ class Backbone(InputModule):
             dtype=torch.bfloat16,
             enabled=self.compute == torch.bfloat16,
         )
-        listen = attention_tap() if self.tap else contextlib.nullcontext()
+        listen = (
+            attention_tap(mask, self._last[0], self.transform)
+            if self.tap
+            else contextlib.nullcontext()
+        )
         with listen as tap, autocast:
             output = self.model(input_ids=features["input_ids"], attention_mask=mask)
         features["token_embeddings"] = output.last_hidden_state
         if self.tap:
-            features["received_attention"] = tapped_weights(
-                tap, mask, gradient=self.tap_gradient
+            features["received_attention"] = tap.weights(
+                mask, gradient=self.tap_gradient
             )
         return features
 
     def save(self, output_path: str, *args, **kwargs) -> None:
-        """Settings, tokenizer and adapters; the weights only of a tiny random model."""
+        """Settings, tokenizer and adapters; the weights only where no name has them."""
         self.save_config(output_path)
         self.tokenizer.save_pretrained(output_path)
         if self.has_adapter:
@@ -258,15 +265,43 @@ class Backbone(InputModule):
                 f"{output_path}/adapter", save_embedding_layers=False
             )
             Path(output_path, "adapter", "README.md").unlink(missing_ok=True)
-        if self.name in TINY:
-            shutil.copytree(
-                self._source(None), f"{output_path}/weights", dirs_exist_ok=True
-            )
+        weights = Path(output_path, "weights")
+        if self.own_weights:
+            self.model.save_pretrained(weights)
+            self.tokenizer.save_pretrained(weights)
+        elif self.name in TINY:
+            shutil.copytree(self._source(None), weights, dirs_exist_ok=True)
 
     @classmethod
     def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs):
-        """The module from a folder that `save` wrote (a local one)."""
+        """The module from a folder that `save` wrote (a local one).
+
+        `model_kwargs={"device": "cuda"}` loads the weights there at once.
+        """
         folder = Path(model_name_or_path, subfolder)
         config = json.loads((folder / cls.config_file_name).read_text())
-        device = kwargs.get("device") or "cpu"
+        device = (kwargs.get("model_kwargs") or {}).get("device") or "cpu"
         return cls(**config, folder=str(folder), device=str(device))
+
+
+def dense_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The weights of a backbone in float32, adapters added, under the plain names.
+
+    4-bit weights are the numbers that they stand for, so that nothing is rounded again.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    state = {}
+    for name, module in base.named_modules():
+        if "lora_" in name or name.endswith("base_layer"):
+            continue
+        adapted = isinstance(module, BaseTunerLayer)
+        inner = module.get_base_layer() if adapted else module
+        for key, value in inner.named_parameters(recurse=False):
+            if hasattr(value, "quant_state"):
+                value = dequantize_4bit(value.data, value.quant_state)
+            value = value.detach().float()
+            if adapted and key == "weight":
+                for adapter in module.active_adapters:
+                    value = value + module.get_delta_weight(adapter).detach()
+            state[f"{name}.{key}"] = value.cpu()
+    return state

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +50,21 @@ def notebooks(out: str = "runs", profile: str = "workshop") -> list[Row]:
     return [*rows, row("all wall time", round(total, 3), "s")]
 
 
-def training(out: str = "runs", profile: str = "workshop") -> list[Row]:
-    """A training step beside sentence-transformers', and what GradCache saves."""
-    from nbutils import bench_training
+def _later(module: str) -> Callable[..., list[Row]]:
+    """The `rows` of a module that is imported when its suite is asked for."""
 
-    return bench_training.rows()
+    def rows(**where: str) -> list[Row]:
+        return import_module(f"nbutils.{module}").rows(**where)
+
+    return rows
 
 
 SUITES: dict[str, Callable[..., list[Row]]] = {
     "notebooks": notebooks,
-    "training": training,
+    "llm": _later("bench_llm"),
+    "mining": _later("bench_mining"),
+    "pooling": _later("bench_pooling"),
+    "training": _later("bench_training"),
 }
 
 

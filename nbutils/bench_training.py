@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator
 from statistics import median
 
-import psutil
 import torch
 from datasets import Dataset
 from peft import LoraConfig
@@ -213,8 +212,8 @@ def peak_of_step(cached: bool) -> float:
     small = gradcache.make_batch(chosen, whole.level, settings, step=0)
     steps = our_steps(settings, [small, whole])
     next(steps)  # the first step of a process loads libraries and kernels
-    machine.reset_peak_memory()
-    before = psutil.Process().memory_info().rss / machine.GB
+    machine.forget_peak()
+    before = machine.memory_now()
     next(steps)
     return (machine.peak_memory_gb() - before) * 1000
 
@@ -250,6 +249,6 @@ def gradcache_rows(rounds: int = ROUNDS) -> list[Row]:
     ]
 
 
-def rows() -> list[Row]:
+def rows(**where: str) -> list[Row]:
     """The suite `training`."""
     return [*step_rows(), *gradcache_rows()]

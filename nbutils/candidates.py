@@ -59,6 +59,54 @@ class Candidates:
     teacher: str
     fingerprint: str
 
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def located(self, queries: pd.Index, documents: pd.Index) -> Located:
+        """The same as places in the ids given; LabError for an id not among them."""
+        table, labelled = self.table, self.positives
+        query = places(queries, table["query_id"], "query")
+        order = np.lexsort((table["rank"].to_numpy(), query))
+        positive_query = places(queries, labelled["query_id"], "query")
+        first = np.argsort(positive_query, kind="stable")
+        return Located(
+            query=query[order],
+            document=places(documents, table["document_id"], "document")[order],
+            score=table["score"].to_numpy(dtype=float)[order],
+            rank=table["rank"].to_numpy(dtype=np.int32)[order],
+            positive_query=positive_query[first],
+            positive=places(documents, labelled["document_id"], "document")[first],
+            positive_score=labelled["score"].to_numpy(dtype=float)[first],
+        )
+
+
+@dataclass(frozen=True)
+class Located:
+    """Candidates as numbers: one entry a candidate, by query and rank; then positives.
+
+    query and document count the queries and documents given to `located`.
+    """
+
+    query: np.ndarray
+    document: np.ndarray
+    score: np.ndarray
+    rank: np.ndarray
+    positive_query: np.ndarray
+    positive: np.ndarray
+    positive_score: np.ndarray
+
+
+def places(index: pd.Index, names, kind: str) -> np.ndarray:
+    """Where `names` stand in `index`; LabError that names the first that does not."""
+    found = index.get_indexer(pd.Index(names, dtype=index.dtype))
+    if len(found) and found.min() < 0:
+        name = list(names)[int(found.argmin())]
+        raise LabError(
+            f"{kind} {name!r} is not among the {kind} texts given: the candidate table "
+            "belongs to other texts, search again"
+        )
+    return found
+
 
 def digest(*parts: object) -> str:
     """Short hex digest of JSON-able parts."""

@@ -22,7 +22,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 
-from nbutils.backbone import Backbone
+from nbutils.backbone import Backbone, dense_state
 from nbutils.errors import LabError
 from nbutils.models import TINY, compute_dtype, device_of, load_pretrained
 from nbutils.pooling import TokenPooling
@@ -44,9 +44,11 @@ def build_student(settings: Settings) -> SentenceTransformer:
         dtype=settings.compute_dtype,
         bidirectional=settings.bidirectional,
         text_format=settings.text_format,
+        pooled_tokens=settings.pooled_tokens,
         max_seq_length=settings.max_length,
         tap=settings.pooling == "ata",
         tap_gradient=settings.ata_gradient,
+        transform=settings.ata_transform,
         device=device,
     )
     backbone.add_lora(
@@ -72,6 +74,31 @@ def save_student(model: SentenceTransformer, folder: str | Path) -> Path:
     return folder
 
 
+def merge_student(model: SentenceTransformer) -> SentenceTransformer:
+    """The same encoder with its adapters merged into float32 weights of its own.
+
+    Its folder, once saved, needs no other model. The vectors are the same to 1e-5 with
+    products in float32: the 4-bit weights are kept as the numbers they stand for, and
+    are not rounded to 4 bits again.
+    """
+    student = model[0]
+    plain = {"quantization": "none", "has_adapter": False, "own_weights": True}
+    backbone = Backbone(**{**student.get_config_dict(), **plain})
+    _, unknown = backbone.model.load_state_dict(dense_state(student.model), False)
+    if unknown:
+        raise LabError(
+            f"weights {unknown[:3]} cannot be merged: save the adapter alone"
+        )
+    merged = SentenceTransformer(
+        modules=[backbone, *list(model)[1:]],
+        device=str(model.device),
+        prompts=model.prompts,
+        default_prompt_name=model.default_prompt_name,
+        truncate_dim=model.truncate_dim,
+    )
+    return merged.eval()
+
+
 def load_student(
     folder: str | Path, settings: Settings | None = None
 ) -> SentenceTransformer:
@@ -84,7 +111,12 @@ def load_student(
     if not (folder / "modules.json").is_file():
         raise LabError(f"{folder} holds no trained encoder: run notebook 05 first")
     device = device_of(settings) if settings else None
-    model = SentenceTransformer(str(folder), device=device, trust_remote_code=True)
+    model = SentenceTransformer(
+        str(folder),
+        device=device,
+        trust_remote_code=True,
+        model_kwargs={"device": device},
+    )
     if settings:
         backbone = model[0]
         found = {
@@ -92,6 +124,8 @@ def load_student(
             "quantization": backbone.quantization,
             "bidirectional": backbone.bidirectional,
             "text_format": backbone.text_format,
+            "pooled_tokens": backbone.pooled_tokens,
+            "ata_transform": backbone.transform,
             "max_length": backbone.max_seq_length,
             "pooling": model[1].mode,
         }
@@ -201,6 +235,24 @@ def embed(
     width = model.get_embedding_dimension()
     rows = [known[key] for key in keys]
     return np.stack(rows) if rows else np.zeros((0, width), np.float32)
+
+
+def kept(path: Path, texts: Sequence[str], prompt: str, make) -> np.ndarray:
+    """Vectors of `texts`, read from `path` or made; each batch is kept as it comes.
+
+    make: texts to an iterator of arrays, in their order. Nothing paid for is lost.
+    """
+    keys = [_key(text, prompt) for text in texts]
+    wanted = dict(zip(keys, texts, strict=True))
+    known = _read_vectors(path, wanted)
+    missing = [key for key in wanted if key not in known]
+    done = 0
+    for batch in make([prompt + wanted[key] for key in missing]) if missing else ():
+        own = missing[done : done + len(batch)]
+        _write_vectors(path, own, batch)
+        known.update(zip(own, batch, strict=True))
+        done += len(batch)
+    return np.stack([known[key] for key in keys])
 
 
 def _vector_file(folder: Path, model, settings: Settings) -> Path:

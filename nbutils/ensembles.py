@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from nbutils.errors import LabError
-from nbutils.exclusion import key
+from nbutils.keys import key
 from nbutils.text import normalise
 
 

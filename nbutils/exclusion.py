@@ -8,17 +8,19 @@ them.
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 from sklearn.feature_extraction.text import CountVectorizer
 
-from nbutils.candidates import Candidates
-from nbutils.errors import LabError
+from nbutils.candidates import Candidates, Located, places
+from nbutils.keys import key
 from nbutils.text import normalise
+from nbutils.vectors import Found
 
 RULES = (
     "kept",
@@ -45,18 +47,16 @@ EMPTY = 255
 class Pool:
     """A candidate table as arrays: Q queries, K places a query, P positives a query.
 
-    query_ids (Q,), document_ids (N,) and their keys (uint64, for seeded draws);
-    documents (Q, K) place in document_ids, -1 where empty, by rank; scores and ranks
-    (Q, K); rules (Q, K) codes of RULES; positives (Q, P), -1 where empty, and
-    positive_scores (Q, P), nan where empty. texts (N,) codes of normalised texts, and
-    forbidden (pairs, 2) the query places and text codes that must never meet.
+    query_ids (Q,), document_ids (N,); documents (Q, K) place in document_ids, -1 where
+    empty, by rank; scores and ranks (Q, K); rules (Q, K) codes of RULES; positives
+    (Q, P), -1 where empty, and positive_scores (Q, P), nan where empty. texts (N,)
+    codes of normalised texts, and forbidden (pairs, 2) the query places and text codes
+    that must never meet.
     """
 
     teacher: str
     query_ids: np.ndarray
     document_ids: np.ndarray
-    query_keys: np.ndarray
-    document_keys: np.ndarray
     documents: np.ndarray
     scores: np.ndarray
     ranks: np.ndarray
@@ -66,14 +66,19 @@ class Pool:
     texts: np.ndarray
     forbidden: np.ndarray
 
+    @cached_property
+    def query_keys(self) -> np.ndarray:
+        """Keys of the query ids, uint64 (Q,), for seeded draws."""
+        return np.array([key(name) for name in self.query_ids], dtype=np.uint64)
 
-def key(name: str) -> int:
-    """A 64-bit key of an id, the same on every machine."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest())
+    @cached_property
+    def document_keys(self) -> np.ndarray:
+        """Keys of the document ids, uint64 (N,), for seeded draws."""
+        return np.array([key(name) for name in self.document_ids], dtype=np.uint64)
 
 
 def prepare(
-    candidates: Candidates,
+    candidates: Candidates | Found,
     queries: Mapping[str, str],
     corpus: pd.DataFrame,
     *,
@@ -88,108 +93,98 @@ def prepare(
     default, because a good hard negative may differ from the positive by one word.
     Raises LabError where the table names a query or document that is not given.
     """
-    names = pd.Index(list(queries))
-    documents = pd.Index(corpus["id"])
-    table, labelled = candidates.table, candidates.positives
-    query = _places(names, table["query_id"], "query")
-    document = _places(documents, table["document_id"], "document")
-    positive_query = _places(names, labelled["query_id"], "query")
-    positive = _places(documents, labelled["document_id"], "document")
-    exclude = {name: ids for name, ids in (exclude or {}).items() if name in queries}
-    barred_query = _places(
-        names, np.repeat(list(exclude), [*map(len, exclude.values())]), "query"
-    )
-    barred = _places(
-        documents, [i for ids in exclude.values() for i in ids], "document"
-    )
-
-    order = np.lexsort((table["rank"].to_numpy(), query))
-    query, document = query[order], document[order]
-    texts = _text_codes(queries, corpus["text"].tolist(), document, positive, barred)
-    rules = _identity_rules(
-        query, document, (positive_query, positive), (barred_query, barred), texts
-    )
+    names, documents = pd.Index(list(queries)), pd.Index(corpus["id"])
+    found = candidates.located(names, documents)
+    barred_query, barred = _barred(exclude or {}, names, documents)
+    texts = _text_codes(queries, corpus["text"], found.document, found.positive, barred)
+    rules = _identity_rules(found, (barred_query, barred), texts)
     if near_duplicate is not None:
-        near = _near(
-            query,
-            document,
-            positive_query,
-            positive,
-            corpus["text"].tolist(),
-            near_duplicate,
-        )
+        near = _near(found, corpus["text"].tolist(), near_duplicate)
         rules[(rules == 0) & near] = CODE["near_duplicate"]
-
     forbidden = np.r_[
-        np.c_[positive_query, texts[1][positive]],
+        np.c_[found.positive_query, texts[1][found.positive]],
         np.c_[barred_query, texts[1][barred]],
         np.c_[np.arange(len(names)), texts[0]],
     ]
-    used, document = np.unique(np.r_[document, positive], return_inverse=True)
-    document, positive = np.split(document, [len(query)])
-    ids = documents.to_numpy(dtype=object)[used]
-    scores = table["score"].to_numpy(dtype=float)[order]
-    ranks = table["rank"].to_numpy(dtype=np.int32)[order]
-    shape = (query, len(names))
-    first = np.argsort(positive_query, kind="stable")
-    positive_scores = labelled["score"].to_numpy(dtype=float)[first]
-    positive_shape = (positive_query[first], len(names))
+    used, renumbered = _renumber(found.document, found.positive, len(documents))
+    shape = (found.query, len(names))
+    labelled = (found.positive_query, len(names))
     return Pool(
         teacher=candidates.teacher,
         query_ids=names.to_numpy(dtype=object),
-        document_ids=ids,
-        query_keys=np.array([key(name) for name in names], dtype=np.uint64),
-        document_keys=np.array([key(name) for name in ids], dtype=np.uint64),
-        documents=_grid(document, *shape, empty=-1),
-        scores=_grid(scores, *shape, empty=np.nan),
-        ranks=_grid(ranks, *shape, empty=0),
+        document_ids=documents.to_numpy(dtype=object)[used],
+        documents=_grid(renumbered[found.document], *shape, empty=-1),
+        scores=_grid(found.score, *shape, empty=np.nan),
+        ranks=_grid(found.rank, *shape, empty=0),
         rules=_grid(rules, *shape, empty=EMPTY),
-        positives=_grid(positive[first], *positive_shape, empty=-1),
-        positive_scores=_grid(positive_scores, *positive_shape, empty=np.nan),
+        positives=_grid(renumbered[found.positive], *labelled, empty=-1),
+        positive_scores=_grid(found.positive_score, *labelled, empty=np.nan),
         texts=texts[1][used],
         forbidden=forbidden,
     )
 
 
-def _places(index: pd.Index, names, kind: str) -> np.ndarray:
-    places = index.get_indexer(pd.Index(names, dtype=index.dtype))
-    if len(places) and places.min() < 0:
-        name = list(names)[int(places.argmin())]
-        raise LabError(
-            f"{kind} {name!r} is not among the {kind} texts given: the candidate table "
-            "belongs to other texts, search again"
-        )
-    return places
+def _barred(exclude, names: pd.Index, documents: pd.Index):
+    """Query and document places of what `exclude` names, for the queries at hand."""
+    known = set(names)
+    pairs = [(q, d) for q, ids in exclude.items() if q in known for d in ids]
+    query, document = zip(*pairs, strict=True) if pairs else ((), ())
+    return places(names, query, "query"), places(documents, document, "document")
 
 
-def _text_codes(queries, texts, *used) -> tuple[np.ndarray, np.ndarray]:
-    """Codes of the normalised texts of queries (Q,) and documents (N,), -1 unused."""
-    used = np.unique(np.concatenate(used)).astype(int)
-    normal = [normalise(text) for text in queries.values()]
-    normal += [normalise(texts[place]) for place in used]
-    codes = pd.factorize(np.array(normal, dtype=object))[0]
+def _renumber(document, positive, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The documents that occur, and the number of each among them."""
+    occurs = np.zeros(count, dtype=bool)
+    occurs[document] = True
+    occurs[positive] = True
+    return np.flatnonzero(occurs), np.cumsum(occurs, dtype=np.int32) - 1
+
+
+def _text_codes(queries, texts: pd.Series, *used) -> tuple[np.ndarray, np.ndarray]:
+    """Codes of the normalised texts of queries (Q,) and documents (N,), -1 unused.
+
+    Texts are told apart by 64-bit keys, so that no second copy of them is kept.
+    """
+    occurs = np.zeros(len(texts), dtype=bool)
+    for document in used:
+        occurs[document] = True
+    used = np.flatnonzero(occurs)
+    named = itertools.chain(queries.values(), texts.iloc[used])
+    keys = (key(normalise(text)) for text in named)
+    codes = pd.factorize(np.fromiter(keys, np.uint64, len(queries) + len(used)))[0]
     documents = np.full(len(texts), -1)
     documents[used] = codes[len(queries) :]
     return codes[: len(queries)], documents
 
 
-def _identity_rules(query, document, positive, barred, texts) -> np.ndarray:
-    """Rule codes (rows,) of candidates sorted by query and rank."""
+def _identity_rules(found: Located, barred, texts) -> np.ndarray:
+    """Rule codes of the candidates."""
     query_text, document_text = texts
+    query, document = found.query, found.document
+    positive = (found.positive_query, found.positive)
+    text = document_text[document]
     wide = 1 + max(document_text.max(), query_text.max(), len(document_text))
-    by_id, by_text = query * wide + document, query * wide + document_text[document]
+    copies = np.bincount(document_text[document_text >= 0])
+    shared = np.flatnonzero(copies[text] > 1)  # only these can equal another document
 
-    def holds(rows: np.ndarray, pairs, code: np.ndarray | None) -> np.ndarray:
-        places = pairs[1] if code is None else code[pairs[1]]
-        return np.isin(rows, pairs[0] * wide + places)
+    def holds(pairs, *, by_text: bool) -> np.ndarray:
+        if not by_text:
+            return _among(query * wide + document, pairs[0] * wide + pairs[1])
+        found = np.zeros(len(query), dtype=bool)
+        own = pairs[0] * wide + document_text[pairs[1]]
+        found[shared] = _among((query * wide + text)[shared], own)
+        return found
+
+    repeated = np.zeros(len(query), dtype=bool)
+    repeated[shared] = pd.Series((query * wide + text)[shared]).duplicated()
 
     tests = {
-        "positive_id": holds(by_id, positive, None),
-        "equal_text_to_positive": holds(by_text, positive, document_text),
-        "excluded_id": holds(by_id, barred, None),
-        "equal_text_to_excluded": holds(by_text, barred, document_text),
-        "equal_text_to_query": document_text[document] == query_text[query],
-        "duplicate_text": pd.Series(by_text).duplicated().to_numpy(),
+        "positive_id": holds(positive, by_text=False),
+        "equal_text_to_positive": holds(positive, by_text=True),
+        "excluded_id": holds(barred, by_text=False),
+        "equal_text_to_excluded": holds(barred, by_text=True),
+        "equal_text_to_query": text == query_text[query],
+        "duplicate_text": repeated,
     }
     rules = np.zeros(len(query), dtype=np.uint8)
     for rule in reversed(tests):
@@ -197,16 +192,26 @@ def _identity_rules(query, document, positive, barred, texts) -> np.ndarray:
     return rules
 
 
-def _near(query, document, positive_query, positive, texts, least) -> np.ndarray:
+def _among(wanted: np.ndarray, listed: np.ndarray) -> np.ndarray:
+    """Whether each wanted number is a listed one; both are many, and `isin` is slow."""
+    if not len(listed):
+        return np.zeros(len(wanted), dtype=bool)
+    listed = np.unique(listed)
+    at = np.searchsorted(listed, wanted)
+    return listed[np.minimum(at, len(listed) - 1)] == wanted
+
+
+def _near(found: Located, texts, least) -> np.ndarray:
     """Whether a candidate's words overlap a positive's by Jaccard `least` or more."""
-    used, code = np.unique(np.r_[document, positive], return_inverse=True)
+    occur = np.r_[found.document, found.positive]
+    used, code = np.unique(occur, return_inverse=True)
     counter = CountVectorizer(binary=True, token_pattern=r"(?u)\b\w+\b")
     words = counter.fit_transform([texts[place] for place in used]).tocsr()
     sizes = np.asarray(words.sum(axis=1)).ravel()
-    candidate, labelled = np.split(code, [len(document)])
-    near = np.zeros(len(document), dtype=bool)
-    pairs = pd.DataFrame({"query": positive_query, "positive": labelled})
-    rows = pd.DataFrame({"query": query, "row": np.arange(len(query))})
+    candidate, labelled = np.split(code, [len(found.document)])
+    near = np.zeros(len(candidate), dtype=bool)
+    pairs = pd.DataFrame({"query": found.positive_query, "positive": labelled})
+    rows = pd.DataFrame({"query": found.query, "row": np.arange(len(candidate))})
     both = rows.merge(pairs, on="query")
     for start in range(0, len(both), 100_000):
         part = both.iloc[start : start + 100_000]

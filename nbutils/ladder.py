@@ -5,13 +5,15 @@ Similarities go in as arrays of (examples × 5) cosines, columns P, N1, N2, N3, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from nbutils.errors import LabError
-from nbutils.records import LEVELS, GradedExample
+from nbutils.records import LEVELS, GradedExample, Rejection
+from nbutils.settings import nearest
 from nbutils.statistics import interval
 from nbutils.text import distinct_n, words
 
@@ -84,6 +86,84 @@ def summarise(
         for measure in measures
     ]
     return pd.DataFrame(rows, columns=["by", "measure", "value", "low", "high", "n"])
+
+
+RULES = ("monotone", "positive_first")
+"""`monotone`: no inversion at all; `positive_first`: every negative is below P."""
+
+
+def in_order(
+    examples: Sequence[GradedExample],
+    similarities: np.ndarray,
+    rule: str = "positive_first",
+    margin: float = 0.0,
+) -> tuple[list[GradedExample], list[Rejection]]:
+    """The examples whose ladder stands under a teacher, and why the others do not.
+
+    similarities: (examples × 5), P, N1 … N4. A rejected example names its order and
+    its margin (P − N1, at least `margin`), so that it can be dropped or asked for
+    again (`asking.fulfil`'s `check`), never silently. LabError for an unknown rule.
+    """
+    if rule not in RULES:
+        near = nearest(rule, RULES)
+        raise LabError(f"unknown rule {rule!r}{near} (known: {', '.join(RULES)})")
+    scores = np.asarray(similarities, dtype=float)
+    table = ladder(scores)
+    good = (
+        table["monotone"] if rule == "monotone" else scores[:, 0] > scores[:, 1:].max(1)
+    )
+    good = np.asarray(good) & (table["margin"] >= margin)
+    kept, rejections = [], []
+    for example, fine, row in zip(examples, good, table.itertuples(), strict=True):
+        if fine:
+            kept.append(example)
+        else:
+            detail = f"{rule}: the order is {row.order}, P above N1 by {row.margin:.3f}"
+            rejections.append(Rejection(id=example.id, reason="ladder", detail=detail))
+    return kept, rejections
+
+
+def compare_diversity(
+    one: Mapping[str, Sequence[str]],
+    other: Mapping[str, Sequence[str]],
+    samples: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Two generators' texts for the same prompts: how different are each one's own?
+
+    one, other: prompt (or task) to the texts written for it. Compared on the prompts
+    that both have, with equally many texts of each. Rows distinct_1 to distinct_3 and
+    self_overlap (the mean Jaccard overlap of two texts' words: lower is more diverse);
+    columns measure, one, other, difference, low, high (intervals over prompts).
+    """
+    shared = [name for name in one if name in other]
+    pairs = []
+    for name in shared:
+        count = min(len(one[name]), len(other[name]))
+        if count:
+            pairs.append((list(one[name])[:count], list(other[name])[:count]))
+    if len(pairs) < 2:
+        raise LabError("diversity is compared over two prompts or more that both have")
+    measures = {f"distinct_{n}": partial(distinct_n, n=n) for n in (1, 2, 3)}
+    measures["self_overlap"] = self_overlap
+    rows = []
+    for name, measure in measures.items():
+        values = np.array([[measure(texts) for texts in pair] for pair in pairs])
+        values = values[np.isfinite(values).all(axis=1)]
+        if not len(values):
+            continue
+        mean, low, high = interval(values[:, 1] - values[:, 0], samples, seed)
+        first, second = values.mean(axis=0)
+        rows.append((name, first, second, mean, low, high))
+    columns = ["measure", "one", "other", "difference", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def self_overlap(texts: Sequence[str]) -> float:
+    """Mean Jaccard overlap of the words of two texts, over all pairs; nan for one."""
+    sets = [set(words(text)) for text in texts]
+    pairs = [(a, b) for i, a in enumerate(sets) for b in sets[i + 1 :] if a | b]
+    return float(np.mean([len(a & b) / len(a | b) for a, b in pairs] or [np.nan]))
 
 
 def diversity(

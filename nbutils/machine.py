@@ -69,12 +69,16 @@ def peak_memory_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GB
 
 
-def reset_peak_memory() -> None:
-    """Let `peak_memory_gb` count from now on. LabError where that is not Linux."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        raise LabError("peak memory can only be counted anew on Linux") from None
+def memory_now() -> float:
+    """The resident memory of this process, in GB."""
+    return psutil.Process().memory_info().rss / GB
+
+
+def forget_peak() -> None:
+    """Let `peak_memory_gb` count from now on, where the system can (Linux)."""
+    switch = Path("/proc/self/clear_refs")
+    if switch.is_file():
+        switch.write_text("5")
 
 
 def network_needs(settings: Settings) -> list[str]:
@@ -82,14 +86,20 @@ def network_needs(settings: Settings) -> list[str]:
 
     Folders, the shipped MiniLM, `bm25` and the tiny random models need none.
     """
-    needs = ["a language model"] if settings.llm_mode == "live" else []
+    needs = ["a language model"] if settings.llm_mode != "replay" else []
     models = [settings.student, settings.encoder, *settings.teachers]
-    needs += [name for name in dict.fromkeys(models) if not _is_local(name)]
+    needs += [
+        f"an embeddings server of {name.removeprefix('server:')}"
+        if name.startswith("server:")
+        else name
+        for name in dict.fromkeys(models)
+        if not _is_local(name)
+    ]
     return needs + [f"mteb's {name}" for name in settings.tasks if name != "local"]
 
 
 def _is_local(model: str) -> bool:
-    shipped = model in ("bm25", MINILM) or model.startswith("tiny-")
+    shipped = model in ("bm25", "random", MINILM) or model.startswith("tiny-")
     return shipped or Path(model).is_dir() or (ROOT / model).is_dir()
 
 
@@ -129,10 +139,11 @@ def check_machine(settings: Settings) -> None:
             "profiles workshop and smoke run on a CPU"
         )
     keys = ("OPENAI_API_KEY", "OPENAI_BASE_URL")
-    live = settings.llm_mode == "live"
+    live = settings.llm_mode != "replay"
     if live and not any(os.environ.get(key) for key in keys):
         raise LabError(
-            "llm_mode is 'live', but OPENAI_API_KEY and OPENAI_BASE_URL are not set: "
+            f"llm_mode is {settings.llm_mode!r}, but OPENAI_API_KEY and "
+            "OPENAI_BASE_URL are not set: "
             "export the key (and the URL, for a server other than OpenAI's), or set "
             "llm_mode to 'replay'"
         )

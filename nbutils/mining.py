@@ -137,7 +137,7 @@ def mine_until_full(
     mined = once(candidates)
     while len(mined.shallow):
         deeper = deepen(candidates, mined.shallow)
-        if len(deeper.table) == len(candidates.table):
+        if len(deeper) == len(candidates):
             break
         candidates = deeper
         mined = once(candidates)

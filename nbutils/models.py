@@ -116,6 +116,12 @@ def resolve_model(name: str) -> str:
     return name
 
 
+def length_limit(config, tokenizer) -> int:
+    """The longest text in tokens that a model and its tokenizer were made for."""
+    places = getattr(config, "max_position_embeddings", None) or 2**62
+    return min(places, tokenizer.model_max_length)
+
+
 @contextlib.contextmanager
 def quiet():
     """No notes of libraries about weights that are left out on purpose."""

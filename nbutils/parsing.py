@@ -36,8 +36,12 @@ REASONS = {
     "too_long": "a text is more than twice as long as asked for",
     "too_short": "a text is less than half as long as asked for",
     "self_talk": "a text speaks of the request instead of standing on its own",
+    "cut_off": "the answer reached the longest length allowed and breaks off",
+    "filtered": "the server's content filter kept the answer back",
     "duplicate_task": "the task was brainstormed before",
     "duplicate_query": "the query was written before",
+    "near_duplicate": "nearly the text of another record",
+    "ladder": "the negatives do not stand in the order that was asked for",
 }
 """Every reason for which an answer is rejected, in words."""
 
@@ -72,15 +76,21 @@ class MghReply(_Reply):
     hard_negative_examples: list[GradedText] = Field(min_length=4, max_length=4)
 
 
-class SynegReply(_Reply):
-    reasoning: str
+class SynegPlainReply(_Reply):
     hard_negatives: list[str] = Field(min_length=2, max_length=2)
+
+
+class SynegReply(SynegPlainReply):
+    reasoning: str
 
 
 REPLIES: dict[str, type[_Reply]] = {
     "seed": SeedReply,
     "mgh": MghReply,
     "syneg": SynegReply,
+    "syneg_no_attributes": SynegReply,
+    "syneg_no_reflection": SynegPlainReply,
+    "syneg_plain": SynegPlainReply,
 }
 SCHEMAS = {name: reply.model_json_schema() for name, reply in REPLIES.items()}
 """The JSON schema of each stage's answer, for servers with structured output."""
@@ -88,6 +98,8 @@ SCHEMAS = {name: reply.model_json_schema() for name, reply in REPLIES.items()}
 LEVEL_NAMES = ["high", "medium", "medium", "low"]
 
 R = TypeVar("R", bound=Record)
+Parser = Callable[[Planned, str], Any]
+"""From a request and the text of its answer to a record, a list, or a Rejection."""
 
 
 class Rejected(Exception):
@@ -100,22 +112,22 @@ class Rejected(Exception):
 
 def parse_brainstorm(request: Planned, text: str) -> list[Task] | Rejection:
     """The tasks of one group in one family, in the order of the answer."""
-    return _guarded(_brainstorm, request, text)
+    return guarded(_brainstorm, request, text)
 
 
 def parse_seed(request: Planned, text: str) -> RetrievalItem | Rejection:
     """A query with three independent positives."""
-    return _guarded(_seed, request, text)
+    return guarded(_seed, request, text)
 
 
 def parse_mgh(request: Planned, text: str) -> GradedExample | Rejection:
     """A query, its positive and N1 to N4 (Negative Matters, MGH's answer keys)."""
-    return _guarded(_mgh, request, text)
+    return guarded(_mgh, request, text)
 
 
 def parse_syneg(request: Planned, text: str) -> SynegExample | Rejection:
     """Two hard negatives with the reasoning that led to them (SyNeg's format)."""
-    return _guarded(_syneg, request, text)
+    return guarded(_syneg, request, text)
 
 
 def find_json(text: str, kind: type) -> Any:
@@ -152,7 +164,8 @@ def _encodable(value: Any) -> Any:
     return value
 
 
-def _guarded(read: Callable[[Planned, str], R], request: Planned, text: str):
+def guarded(read: Callable[[Planned, str], R], request: Planned, text: str):
+    """What `read` makes of an answer; a fault that it raises becomes a Rejection."""
     try:
         return read(request, text)
     except Rejected as fault:
@@ -166,7 +179,7 @@ def _brainstorm(request: Planned, text: str) -> list[Task]:
         raise Rejected("wrong_keys", "the list holds something other than strings")
     if len(tasks) != wanted:
         raise Rejected("wrong_count", f"{len(tasks)} tasks instead of {wanted}")
-    _check_texts(tasks, None, repeats=True)
+    check_texts(tasks, None, repeats=True)
     group = request.variables["group"]
     return [
         Task(
@@ -182,10 +195,10 @@ def _brainstorm(request: Planned, text: str) -> list[Task]:
 
 
 def _seed(request: Planned, text: str) -> RetrievalItem:
-    reply = _reply(SeedReply, text)
-    _check_texts(reply.positives, request.variables["num_words"])
-    _check_texts([reply.query, *reply.positives], None)
-    _check_texts([reply.title], None)
+    reply = read_reply(SeedReply, text)
+    check_texts(reply.positives, request.variables["num_words"])
+    check_texts([reply.query, *reply.positives], None)
+    check_texts([reply.title], None)
     return RetrievalItem(
         id=request.id,
         family=request.family,
@@ -198,19 +211,19 @@ def _seed(request: Planned, text: str) -> RetrievalItem:
 
 
 def _mgh(request: Planned, text: str) -> GradedExample:
-    reply = _reply(MghReply, text)
+    reply = read_reply(MghReply, text)
     levels = [negative.similarity_level for negative in reply.hard_negative_examples]
     if levels != LEVEL_NAMES:
         raise Rejected("wrong_levels", f"levels are {', '.join(levels)}")
     negatives = [negative.text for negative in reply.hard_negative_examples]
     v = request.variables
-    _check_texts([reply.query], _words_asked_for(v["query_spec"]))
-    _check_texts(
+    check_texts([reply.query], _words_asked_for(v["query_spec"]))
+    check_texts(
         [reply.positive_example, *negatives], _words_asked_for(v["document_spec"])
     )
-    _check_texts([reply.query, reply.positive_example, *negatives], None)
+    check_texts([reply.query, reply.positive_example, *negatives], None)
     family, _, group, number, example = request.id.split("/")
-    tasks = plan()["tasks_per_group"][group]
+    tasks = plan()["tasks_per_group"].get(group, 0)  # bitext has no brainstormed ones
     return GradedExample(
         id=request.id,
         family=family,
@@ -225,28 +238,35 @@ def _mgh(request: Planned, text: str) -> GradedExample:
 
 
 def _syneg(request: Planned, text: str) -> SynegExample:
-    reply = _reply(SynegReply, text)
-    if not reply.reasoning.strip():
+    reply = read_reply(REPLIES[request.template], text)
+    reasoning = getattr(reply, "reasoning", None)
+    if reasoning is not None and not reasoning.strip():
         raise Rejected("empty_text", "the reasoning is empty")
     example = json.loads(request.variables["example"])
     positive = example["positive_document"]
-    _check_texts(reply.hard_negatives, len(words(positive)))
-    _check_texts([positive, *reply.hard_negatives], None)
-    family, stage, number = request.id.split("/")
+    check_texts(reply.hard_negatives, len(words(positive)))
+    check_texts([positive, *reply.hard_negatives], None)
+    family, _, number = request.id.split("/")
     return SynegExample(
         id=request.id,
         item_id=f"{family}/seed/{number}",
         family=family,
-        attribute="free" if stage == "syneg-free" else "matched",
+        attribute=_attribute(request),
         level=request.variables["difficult_level"],
-        reasoning=reply.reasoning,
+        reasoning=reasoning or "",
         negatives=tuple(reply.hard_negatives),
         split=split_of(family, None, 0, 0),
     )
 
 
-def _reply(kind: type[_Reply], text: str) -> Any:
-    """The checked reply; the first fault becomes the named reason."""
+def _attribute(request: Planned) -> str:
+    if request.template in ("syneg_no_attributes", "syneg_plain"):
+        return "none"
+    return "free" if request.stage == "syneg-free" else "matched"
+
+
+def read_reply(kind: type[BaseModel], text: str) -> Any:
+    """The reply in an answer, checked; Rejected with the first fault's named reason."""
     value = find_json(text, dict)
     try:
         return kind.model_validate(value)
@@ -261,7 +281,7 @@ def _reply(kind: type[_Reply], text: str) -> Any:
     raise Rejected(reason, f"{where}: {first['msg']}")
 
 
-def _check_texts(
+def check_texts(
     texts: Iterable[str], wanted: int | None, repeats: bool = False
 ) -> None:
     """Refuse empty, self-referring, repeated or badly sized texts.
@@ -297,9 +317,9 @@ def _short(text: str, limit: int = 60) -> str:
     return repr(flat if len(flat) <= limit else flat[: limit - 1] + "…")
 
 
-PARSERS: dict[str, Callable[[Planned, str], Any]] = {
+PARSERS: dict[str, Parser] = {
     "brainstorm": parse_brainstorm,
     "seed": parse_seed,
     "mgh": parse_mgh,
-    "syneg": parse_syneg,
+    **dict.fromkeys((name for name in REPLIES if "syneg" in name), parse_syneg),
 }

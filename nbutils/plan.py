@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,12 +18,13 @@ from typing import Any
 
 from nbutils.errors import LabError
 from nbutils.llm import Answer, ChatRequest, chat_request
-from nbutils.records import read_jsonl, verify
+from nbutils.records import read_jsonl, read_sums, verify
 from nbutils.settings import DATA, Settings
 
 RECORDINGS = DATA / "recordings"
 PROMPTS = DATA / "prompts"
 TEMPLATES = ("brainstorm", "seed", "mgh", "syneg")
+"""The prompts of the recordings: fixed, for a changed one is another request."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,11 @@ def plan() -> dict[str, Any]:
 
 @lru_cache
 def prompts() -> dict[str, str]:
-    """The four prompt templates by name."""
+    """The prompt templates by name: those of the recordings, and the lab's others."""
     verify(PROMPTS)
     return {
-        name: (PROMPTS / f"{name}.txt").read_text(encoding="utf-8")
-        for name in TEMPLATES
+        Path(name).stem: (PROMPTS / name).read_text(encoding="utf-8")
+        for name in read_sums(PROMPTS)
     }
 
 
@@ -119,17 +120,55 @@ def seed_requests(family: str) -> Iterator[Planned]:
 
 
 def mgh_requests(
-    family: str, tasks: Mapping[str, Mapping[int, str]]
+    family: str,
+    tasks: Mapping[str, Mapping[int, str]],
+    languages: Sequence[str] = ("English",),
 ) -> Iterator[Planned]:
-    """Requests for graded examples; `tasks` maps a group to {task number: text}."""
+    """Requests for graded examples; `tasks` maps a group to {task number: text}.
+
+    The examples of a task take turns in `languages`.
+    """
     for group in plan()["groups"]:
         for number, task in tasks.get(group, {}).items():
             for example in range(plan()["mgh"]["examples_per_task"]):
-                yield mgh_request(family, group, number, example, task)
+                language = languages[example % len(languages)]
+                yield mgh_request(family, group, number, example, task, language)
+
+
+def bitext_requests(family: str, languages: Sequence[str]) -> Iterator[Planned]:
+    """Requests of the sixth group: a sentence and its translation, one a domain.
+
+    From the first to the second of `languages` (E5-mistral's bitext group; what a
+    graded negative of a translation is, is ours). LabError for fewer than two.
+    """
+    if len(languages) < 2:
+        raise LabError("bitext needs two languages: name them in `languages`")
+    first, second = languages[:2]
+    for number, domain in enumerate(domains(family)):
+        yield Planned(
+            f"{family}/mgh/bitext/{number}/0",
+            "mgh",
+            {
+                "task": f"Given a sentence in {first}, retrieve its translation into "
+                f"{second}",
+                "group_definition": "bitext: the matching text is a translation of "
+                "the query, complete and exact",
+                "query_spec": f"a sentence in {first} of about 20 words on {domain}",
+                "document_spec": f"its translation into {second}",
+                "language": f"the query in {first}, every other text in {second}",
+                "difficulty": "college",
+                "clarity": "clear",
+            },
+        )
 
 
 def mgh_request(
-    family: str, group: str, number: int, example: int, task: str
+    family: str,
+    group: str,
+    number: int,
+    example: int,
+    task: str,
+    language: str = "English",
 ) -> Planned:
     """The request for one graded example of one task (Negative Matters, MGH)."""
     spec, kind = plan()["mgh"], plan()["groups"][group]
@@ -151,7 +190,7 @@ def mgh_request(
             "group_definition": kind["definition"],
             "query_spec": kind["query_spec"].format(**chosen),
             "document_spec": kind["document_spec"].format(**chosen),
-            "language": spec["language"],
+            "language": language,
             "difficulty": draw.choice(spec["difficulty"]),
             "clarity": draw.choice(spec["clarity"]),
         },
@@ -159,25 +198,40 @@ def mgh_request(
     )
 
 
+def syneg_template(reflection: bool = True, attributes: bool = True) -> str:
+    """The name of SyNeg's prompt with or without its two parts (SyNeg, ablation)."""
+    names = {
+        (True, True): "syneg",
+        (True, False): "syneg_no_attributes",
+        (False, True): "syneg_no_reflection",
+        (False, False): "syneg_plain",
+    }
+    return names[reflection, attributes]
+
+
 def syneg_requests(
-    family: str, items: Mapping[int, tuple[str, str]]
+    family: str, items: Mapping[int, tuple[str, str]], template: str = "syneg"
 ) -> Iterator[Planned]:
     """Requests for SyNeg negatives; `items` maps a number to (query, positive).
 
     Each item is asked at the positive's own level ("syneg"); where the freely drawn
-    level is another one, as the paper has it, also at that level ("syneg-free").
+    level is another one, as the paper has it, also at that level ("syneg-free"). A
+    `template` without attributes has no level, so there each is asked once.
     """
+    levelled = "{difficult_level}" in prompts()[template]
     spec, known = plan()["syneg"], domains(family)
     for i, (query, positive) in items.items():
         draw = random.Random(f"{family}/syneg/{i}")
         free, length = draw.choice(spec["levels"]), draw.choice(spec["lengths"])
         matched = spec["matched_level"]
-        kinds = [("syneg", matched)] + [("syneg-free", free)] * (free != matched)
+        kinds = [("syneg", matched)]
+        if levelled and free != matched:
+            kinds.append(("syneg-free", free))
         example = {"user_query": query, "positive_document": positive}
         for kind, level in kinds:
             yield Planned(
                 f"{family}/{kind}/{i:02d}",
-                "syneg",
+                template,
                 {
                     "domain_name": known[i % len(known)],
                     "example": json.dumps(example, indent=1, ensure_ascii=False),
@@ -235,12 +289,21 @@ def recorded_answers(
     for family in families:
         domains(family)
         responses = recorded_responses(family, folder)
+        texts = recorded_texts(responses)
         for request in recorded_requests(family, responses):
-            if request.id in responses:
+            if request.id in texts:
                 key = request.chat(recorded_with).key
-                text = json.dumps(responses[request.id], ensure_ascii=False)
+                text = texts[request.id]
                 answers[key] = Answer(key, text, model="recorded", time="2026-11")
     return answers
+
+
+def recorded_texts(responses: Mapping[str, Any]) -> dict[str, str]:
+    """Request id to the answer's text, as a server would have sent it."""
+    return {
+        name: json.dumps(response, ensure_ascii=False)
+        for name, response in responses.items()
+    }
 
 
 def prompt_digest(request: Planned) -> str:

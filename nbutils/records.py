@@ -92,11 +92,21 @@ class SynegExample(Record):
     id: str
     item_id: str
     family: str
-    attribute: Literal["matched", "free"]
+    attribute: Literal["matched", "free", "none"]
     level: str
     reasoning: str
     negatives: tuple[str, str]
     split: Split
+
+
+class Verdict(Record):
+    """A language model's word on whether a passage answers a query, and why."""
+
+    id: str
+    query_id: str
+    document_id: str
+    answers: bool
+    reason: str
 
 
 class Rejection(Record):

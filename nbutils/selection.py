@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from nbutils.exclusion import CODE, Pool, key
+from nbutils.exclusion import CODE, Pool
+from nbutils.keys import mix, uniform
 from nbutils.recipe import Recipe
 
 
@@ -35,9 +36,9 @@ def select(pool: Pool, recipe: Recipe, rows, anchor, rules):
     query, document = rows[row], pool.documents[rows[row], place]
     keys = pool.query_keys[query]
     if recipe.anchor == "each":
-        keys = _mix(keys ^ pool.document_keys[anchor[row]])
-    uniform = _uniform(recipe.seed, keys, pool.document_keys[document])
-    sort = draw_keys(pool.scores[query, place], recipe.temperature, uniform)
+        keys = mix(keys ^ pool.document_keys[anchor[row]])
+    drawn = uniform(recipe.seed, keys, pool.document_keys[document])
+    sort = draw_keys(pool.scores[query, place], recipe.temperature, drawn)
     if recipe.selection == "top1_sampled":
         sort[order[row, place] == 1] = np.inf
     by = np.lexsort((-sort, row))
@@ -86,21 +87,3 @@ def _count_within(row: np.ndarray) -> np.ndarray:
     starts = np.flatnonzero(np.r_[True, row[1:] != row[:-1]]) if len(row) else row
     lengths = np.diff(np.r_[starts, len(row)])
     return np.arange(len(row)) - np.repeat(starts, lengths)
-
-
-def _mix(value: np.ndarray) -> np.ndarray:
-    """splitmix64: spreads the bits of 64-bit integers."""
-    value = value + np.uint64(0x9E3779B97F4A7C15)
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
-
-
-def _uniform(seed: int, query_keys, document_keys) -> np.ndarray:
-    """One number in (0, 1) per (seed, query, document), whatever else is drawn.
-
-    A generator keyed by (seed, query) and counted by the document: blocks, order and
-    resuming cannot change it, and 20,000 queries need no 20,000 generator objects.
-    """
-    base = _mix(query_keys ^ np.uint64(key(f"seed {seed}")))
-    return ((_mix(base ^ document_keys) >> np.uint64(11)) + 0.5) / 2.0**53

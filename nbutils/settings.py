@@ -52,8 +52,10 @@ class Settings(BaseModel):
     families: list[str] = _setting(
         FAMILIES, "families of domains to work with", min_length=1
     )
-    llm_mode: Literal["replay", "live"] = _setting(
-        "replay", "replay: recorded answers only; live: ask a server for missing ones"
+    llm_mode: Literal["replay", "live", "record"] = _setting(
+        "replay",
+        "replay: stored answers only; live: ask a server for missing ones; record: "
+        "ask also for what the shipped recordings hold",
     )
     llm_model: str = _setting(
         "recorded",
@@ -66,13 +68,57 @@ class Settings(BaseModel):
     llm_top_p: float = _setting(1.0, "nucleus", source="E5-mistral", gt=0, le=1)
     llm_max_tokens: int = _setting(2048, "longest answer", unit="tokens", gt=0)
     llm_structured: Literal["json_schema", "json_object", "none"] = _setting(
-        "json_schema", "how the server is told the form of an answer"
+        "json_schema", "how the server is told the form of an answer, if it can be"
+    )
+    llm_reasks: int = _setting(
+        2, "times that a rejected answer is asked for again, the fault told", ge=0
     )
     llm_in_flight: int = _setting(8, "requests under way at once", gt=0)
-    llm_timeout_s: float = _setting(120.0, "patience per request", unit="s", gt=0)
+    llm_requests_per_minute: int = _setting(
+        0, "attempts a minute, the SDK's retries included; 0: no limit", ge=0
+    )
+    llm_tokens_per_minute: int = _setting(
+        0, "tokens a minute, asked and answered; 0: no limit", unit="tokens", ge=0
+    )
+    llm_timeout_s: float = _setting(120.0, "patience per attempt", unit="s", gt=0)
     llm_retries: int = _setting(5, "attempts of the SDK after a failure", ge=0)
+    llm_give_up: int = _setting(
+        20, "failed requests in a row after which nothing more is asked", gt=0
+    )
+    llm_max_cost: float = _setting(
+        0.0, "most that the store's answers may cost in all; 0: no limit", ge=0,
+        unit="currency of the price table",
+    )  # fmt: skip
+    llm_prices: str = _setting(
+        "", "csv of prices whose rows go before those of data/prices/prices.csv"
+    )
     llm_store: str = _setting(
         "runs/answers.sqlite", "file that keeps every live answer as it arrives"
+    )
+    syneg_reflection: bool = _setting(
+        True, "the prompt asks for reasoning and a check of each draft", source="SyNeg"
+    )
+    syneg_attributes: bool = _setting(
+        True, "the prompt says the reader's level and the length", source="SyNeg"
+    )
+    mgh_calls: Literal["ladder", "level"] = _setting(
+        "ladder",
+        "seeds of a retrieval set: one call for the whole ladder, or one a level",
+        source="Negative Matters (ladder)",
+    )
+    languages: list[str] = _setting(
+        ["English"], "languages of graded examples, taking turns", min_length=1
+    )
+    bitext: bool = _setting(
+        False,
+        "a sixth group: translations from the first language into the second",
+        source="E5-mistral",
+    )
+    near_duplicate: float = _setting(
+        0.8,
+        "share of word 3-grams in common from which two texts are near-duplicates",
+        gt=0,
+        le=1,
     )
 
     # -- encoder (notebooks 04 and 05)
@@ -97,8 +143,18 @@ class Settings(BaseModel):
     pooling: Literal["mean", "last", "first", "weighted_mean", "ata"] = _setting(
         "ata", "tokens to one vector", source="Negative Matters, ATA"
     )
+    ata_transform: Literal["log", "sum", "printed"] = _setting(
+        "log",
+        "attention a to weight, K tokens: log(1 + K a); a; log(a (K + 1)) as printed",
+        source="Negative Matters, our reading; printed: as a review has it",
+    )
     ata_gradient: bool = _setting(
         False, "gradient also through ATA's weights (the paper does not say)"
+    )
+    pooled_tokens: Literal["llm2vec", "all", "text"] = _setting(
+        "llm2vec",
+        "llm2vec: not what stands before the text; all: every token; text: it alone",
+        source="LLM2Vec (Negative Matters does not say)",
     )
     text_format: Literal["plain", "inst", "e5"] = _setting(
         "plain",
@@ -114,7 +170,7 @@ class Settings(BaseModel):
     # -- mining (notebook 03)
     teachers: list[str] = _setting(
         ["bm25", MINILM],
-        "who scores candidates: bm25, a hub name or a folder",
+        "who scores candidates: bm25, random, a hub name, a folder or server:MODEL",
         min_length=1,
         source="NV-Retriever (e5-mistral-7b-instruct) in the paper profile",
     )
@@ -348,7 +404,7 @@ def _check_lists(settings: Settings) -> None:
                 f"unknown family {family!r}{nearest(family, FAMILIES)} "
                 f"(known: {', '.join(FAMILIES)})"
             )
-    for name in ("families", "teachers", "tasks"):
+    for name in ("families", "languages", "teachers", "tasks"):
         values = getattr(settings, name)
         twice = next((v for v in values if values.count(v) > 1), None)
         if twice is not None:

@@ -10,15 +10,16 @@ import hashlib
 import json
 import sqlite3
 import threading
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from nbutils.errors import LabError
 
-UNFINISHED = ("length", "content_filter")
-"""Reasons why a server stopped that leave an answer in the middle."""
+UNFINISHED = {"length": "cut_off", "content_filter": "filtered"}
+"""Why a server stopped in the middle of an answer, and the reason it is refused for."""
 
 
 @dataclass(frozen=True)
@@ -67,18 +68,15 @@ class Answer:
     time: str = ""
     finish: str = ""
 
-    @property
-    def whole(self) -> bool:
-        """Whether the model came to its end and said something."""
-        return bool(self.text.strip()) and self.finish not in UNFINISHED
-
 
 class Store:
-    """Answers in one sqlite file (WAL), written as each arrives.
+    """Answers in one sqlite file (WAL), on disk before `put` returns.
 
-    Several threads and processes may write; a whole answer that is there stays, one
-    that was cut off, filtered or empty gives way to the next.
-    The file is made on the first write. No credential is ever among its columns.
+    Several threads and processes may write. An answer that is there stays, also one
+    that was cut off: it was paid for, and what it leads to is another request. Answers
+    that arrive while the disk is busy are written together, so that a commit costs the
+    same for one as for sixty. The file is made on the first write. No credential is
+    ever among its columns.
     """
 
     COLUMNS = "key, id, request, text, usage, model, latency, time, finish"
@@ -86,13 +84,12 @@ class Store:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self._lock = threading.Lock()
+        self._waiting: deque[tuple] = deque()
         self._connection: sqlite3.Connection | None = None
 
     def get(self, key: str) -> Answer | None:
         """The stored answer of `key`, or None. LabError if the file is no store."""
-        if self._connection is None and not self.path.is_file():
-            return None
-        rows = self._execute(
+        rows = self._read(
             "SELECT key, text, usage, model, latency, time, finish "
             "FROM answers WHERE key = ?",
             (key,),
@@ -104,24 +101,55 @@ class Store:
 
     def put(self, request: ChatRequest, answer: Answer) -> None:
         """Keep an answer; it is on disk when this returns."""
-        row = (
+        self._waiting.append((
             answer.key, request.id, request.canonical(), answer.text,
             json.dumps(dict(answer.usage)), answer.model, answer.latency,
             answer.time, answer.finish,
-        )  # fmt: skip
-        names = self.COLUMNS.split(", ")[1:]
-        anew = ", ".join(f"{name} = excluded.{name}" for name in names)
-        self._execute(
-            f"INSERT INTO answers ({self.COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
-            f"ON CONFLICT (key) DO UPDATE SET {anew} "
-            "WHERE answers.finish IN (?, ?) OR trim(answers.text, ?) = ''",
-            (*row, *UNFINISHED, " \t\r\n"),
+        ))  # fmt: skip
+        with self._lock:
+            rows = [self._waiting.popleft() for _ in range(len(self._waiting))]
+            if not rows:
+                return  # it went with another thread's commit
+            try:
+                self._run(
+                    f"INSERT OR IGNORE INTO answers ({self.COLUMNS}) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    rows,
+                )
+            except LabError:
+                self._waiting.extend(rows)  # each of their threads tries for itself
+                raise
+
+    def reject(self, request: ChatRequest, reason: str, detail: str) -> None:
+        """Note why the stored answer to `request` did not become a record."""
+        with self._lock:
+            self._run(
+                "INSERT OR REPLACE INTO rejections VALUES (?, ?, ?, ?)",
+                [(request.key, request.id, reason, detail)],
+            )
+
+    def rejections(self) -> list[tuple[str, str, str, str]]:
+        """(key, id, reason, detail) of every answer that was rejected, by key."""
+        return self._read("SELECT * FROM rejections ORDER BY key")
+
+    def dump(self) -> Iterator[tuple[str, str]]:
+        """(key, text) of every answer in the order of the keys: what two runs share."""
+        yield from self._read("SELECT key, text FROM answers ORDER BY key")
+
+    def usage(self) -> list[tuple[str, str, int, int]]:
+        """(request id, model asked, prompt tokens, completion tokens) of each answer.
+
+        Tokens are the server's own count; 0 where it gave none.
+        """
+        return self._read(
+            "SELECT id, json_extract(request, '$.model'), "
+            "coalesce(json_extract(usage, '$.prompt_tokens'), 0), "
+            "coalesce(json_extract(usage, '$.completion_tokens'), 0) FROM answers"
         )
 
     def __len__(self) -> int:
-        if self._connection is None and not self.path.is_file():
-            return 0
-        return self._execute("SELECT count(*) FROM answers")[0][0]
+        rows = self._read("SELECT count(*) FROM answers")
+        return rows[0][0] if rows else 0
 
     def close(self) -> None:
         """Close the file; the next call opens it again."""
@@ -130,18 +158,26 @@ class Store:
                 self._connection.close()
                 self._connection = None
 
-    def _execute(self, statement: str, values: tuple = ()) -> list[tuple]:
+    def _read(self, statement: str, values: tuple = ()) -> list[tuple]:
+        if self._connection is None and not self.path.is_file():
+            return []
         with self._lock:
-            try:
-                if self._connection is None:
-                    self._connection = self._open()
-                with self._connection:
-                    return self._connection.execute(statement, values).fetchall()
-            except sqlite3.Error as error:
-                raise LabError(
-                    f"the answer store {self.path} cannot be used ({error}): "
-                    "move it away or set llm_store to another file"
-                ) from None
+            return self._run(statement, values)
+
+    def _run(self, statement: str, values: tuple | list[tuple]) -> list[tuple]:
+        """Run a statement, once or (a list) for many rows, under the lock."""
+        try:
+            if self._connection is None:
+                self._connection = self._open()
+            with self._connection as connection:
+                if isinstance(values, list):
+                    return connection.executemany(statement, values).fetchall()
+                return connection.execute(statement, values).fetchall()
+        except (sqlite3.Error, OSError) as error:
+            raise LabError(
+                f"the answer store {self.path} cannot be used ({error}): "
+                "move it away or set llm_store to another file"
+            ) from None
 
     def _open(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,6 +189,10 @@ class Store:
                 "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, id TEXT, "
                 "request TEXT, text TEXT, usage TEXT, model TEXT, latency REAL, "
                 "time TEXT, finish TEXT)"
+            )
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS rejections (key TEXT PRIMARY KEY, id TEXT, "
+                "reason TEXT, detail TEXT)"
             )
         except sqlite3.Error:
             connection.close()

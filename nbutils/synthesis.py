@@ -16,9 +16,9 @@ from typing import TypeVar
 
 import pandas as pd
 
-from nbutils import plan
+from nbutils import parsing, plan
+from nbutils.asking import Watch, fulfil
 from nbutils.llm import Client
-from nbutils.parsing import PARSERS, SCHEMAS
 from nbutils.records import (
     GradedExample,
     Record,
@@ -53,22 +53,25 @@ def open_client(settings: Settings, folder: Path | None = None) -> Client:
     recording that is missing, truncated or changed, with its line where it can be told.
     """
     recorded = plan.recorded_answers(settings.families, settings, folder)
-    return Client(settings, recorded, SCHEMAS)
+    return Client(settings, recorded, parsing.SCHEMAS)
 
 
 def brainstorm(
-    settings: Settings, client: Client
+    settings: Settings, client: Client, watch: Watch | None = None
 ) -> tuple[list[Task], list[Rejection]]:
     """The tasks of every family, without repeats. Always all: examples need them."""
     requests = [r for f in settings.families for r in plan.brainstorm_requests(f)]
-    answered, rejections = fulfil(requests, settings, client)
+    answered, rejections = fulfil(requests, settings, client, watch)
     tasks = [task for group in answered for task in group]
     kept, repeats = without_repeats(tasks, lambda t: t.text, "duplicate_task")
     return kept, rejections + repeats
 
 
 def graded_examples(
-    tasks: Iterable[Task], settings: Settings, client: Client
+    tasks: Iterable[Task],
+    settings: Settings,
+    client: Client,
+    watch: Watch | None = None,
 ) -> tuple[list[GradedExample], list[Rejection]]:
     """Graded examples of the given tasks, six a task, `max_items` a family."""
     by_family: dict[str, dict[str, dict[int, str]]] = defaultdict(dict)
@@ -76,40 +79,48 @@ def graded_examples(
         by_family[task.family].setdefault(task.group, {})[task.index] = task.text
     requests = []
     for family, groups in by_family.items():
-        planned = list(plan.mgh_requests(family, groups))
+        planned = list(plan.mgh_requests(family, groups, settings.languages))
         requests += spread(planned, settings.max_items, _stratum)
-    examples, rejections = fulfil(requests, settings, client)
+        if settings.bitext:
+            requests += plan.bitext_requests(family, settings.languages)
+    examples, rejections = fulfil(requests, settings, client, watch)
     kept, repeats = without_repeats(examples, lambda e: e.query, "duplicate_query")
     return kept, rejections + repeats
 
 
 def retrieval_items(
-    settings: Settings, client: Client
+    settings: Settings, client: Client, watch: Watch | None = None
 ) -> tuple[list[RetrievalItem], list[Rejection]]:
     """Queries with three independent positives each, `max_items` a family."""
     requests = []
     for family in settings.families:
         planned = list(plan.seed_requests(family))
         requests += planned[: settings.max_items or None]
-    items, rejections = fulfil(requests, settings, client)
+    items, rejections = fulfil(requests, settings, client, watch)
     kept, repeats = without_repeats(items, lambda i: i.query, "duplicate_query")
     return kept, rejections + repeats
 
 
 def syneg_examples(
-    items: Iterable[RetrievalItem], settings: Settings, client: Client
+    items: Iterable[RetrievalItem],
+    settings: Settings,
+    client: Client,
+    watch: Watch | None = None,
+    kinds: Sequence[str] = ("syneg", "syneg-free"),
 ) -> tuple[list[SynegExample], list[Rejection]]:
     """SyNeg negatives of the given items: attribute matched, then freely drawn."""
     by_family: dict[str, dict[int, tuple[str, str]]] = defaultdict(dict)
     for item in items:
         number = int(item.id.rsplit("/", 1)[1])
         by_family[item.family][number] = (item.query, item.positives[0])
+    template = plan.syneg_template(settings.syneg_reflection, settings.syneg_attributes)
     requests = [
         request
         for family, pairs in by_family.items()
-        for request in plan.syneg_requests(family, pairs)
+        for request in plan.syneg_requests(family, pairs, template)
+        if request.id.split("/")[1] in kinds
     ]
-    return fulfil(requests, settings, client)
+    return fulfil(requests, settings, client, watch)
 
 
 def load(settings: Settings, client: Client | None = None) -> Records:
@@ -120,18 +131,6 @@ def load(settings: Settings, client: Client | None = None) -> Records:
     items, r3 = retrieval_items(settings, client)
     syneg, r4 = syneg_examples(items, settings, client)
     return Records(tasks, graded, items, syneg, r1 + r2 + r3 + r4)
-
-
-def fulfil(
-    requests: Sequence[plan.Planned], settings: Settings, client: Client
-) -> tuple[list, list[Rejection]]:
-    """Ask, then parse: (accepted, rejected), each in the order of the requests."""
-    answers = client.complete_many([r.chat(settings) for r in requests])
-    accepted, rejections = [], []
-    for request, answer in zip(requests, answers, strict=True):
-        outcome = PARSERS[request.template](request, answer.text)
-        (rejections if isinstance(outcome, Rejection) else accepted).append(outcome)
-    return accepted, rejections
 
 
 def without_repeats(

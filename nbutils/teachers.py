@@ -6,8 +6,9 @@ a corpus. Searching with one is `candidates`; see `nbutils.candidates` for the t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 import bm25s
 import numpy as np
@@ -15,7 +16,13 @@ import pandas as pd
 
 from nbutils import encoder
 from nbutils.candidates import BYTES, Candidates, Scorer, Search, Teacher, digest
+from nbutils.encoder import VECTORS
 from nbutils.errors import LabError
+from nbutils.keys import key, uniform
+
+SERVER = "server:"
+SERVER_BATCH = 128
+"""Texts in one request to an embeddings server."""
 
 QUERY_PROMPTS = ("query", "web_search_query", "retrieval.query", "s2p_query")
 """Names under which published encoders store the prompt that queries get."""
@@ -61,6 +68,34 @@ class BM25Teacher:
         )
 
 
+class RandomTeacher:
+    """No teacher at all: a number for each (seed, query, document), keyed by the texts.
+
+    NV-Retriever's random negatives are its `naive` mining. The number does not depend
+    on order or blocks; it means nothing, so no ceiling does.
+    """
+
+    name = "random"
+    floor = None
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+        self.fingerprint = digest(self.name, seed)
+
+    def scorer(self, texts: Sequence[str]) -> Scorer:
+        """Scores in (0, 1), as good as independent."""
+        documents = _keys(texts)
+
+        def scores(queries: Sequence[str]) -> np.ndarray:
+            return uniform(self.seed, _keys(queries)[:, None], documents)
+
+        return scores
+
+
+def _keys(texts: Sequence[str]) -> np.ndarray:
+    return np.fromiter(map(key, texts), np.uint64, len(texts))
+
+
 class EncoderTeacher:
     """Dense teacher: the cosine of a SentenceTransformer's vectors.
 
@@ -90,6 +125,106 @@ class EncoderTeacher:
         return scores
 
 
+class VectorTeacher:
+    """A dense teacher that only has vectors: a file for queries, one for documents.
+
+    texts: of the rows, in their order. The cosine is that of whatever made the vectors;
+    they are scaled to unit length here. Raises LabError for rows that do not fit.
+    """
+
+    floor = None
+
+    def __init__(self, vectors: Mapping[str, np.ndarray], name: str = "vectors"):
+        self.vectors, self.name = vectors, name
+        rows = [[text, digest(np.asarray(v).tolist())] for text, v in vectors.items()]
+        self.fingerprint = digest(name, rows)
+
+    @classmethod
+    def read(cls, *files: tuple[str | Path, Sequence[str]], name: str = "vectors"):
+        """From pairs of a .npy file (rows, D) and the texts of its rows."""
+        vectors: dict[str, np.ndarray] = {}
+        for path, texts in files:
+            try:
+                rows = np.load(path, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise LabError(f"{path} is no .npy file of vectors: {error}") from None
+            if rows.ndim != 2 or len(rows) != len(texts):
+                raise LabError(
+                    f"{path} has shape {rows.shape} and there are {len(texts)} texts: "
+                    "give one vector a text, in their order"
+                )
+            vectors |= dict(zip(texts, rows, strict=True))
+        return cls(vectors, name)
+
+    def scorer(self, texts: Sequence[str]) -> Scorer:
+        """One matrix product a block; LabError for a text that has no vector."""
+        documents = self._of(texts)
+        return lambda queries: self._of(queries) @ documents.T
+
+    def _of(self, texts: Sequence[str]) -> np.ndarray:
+        lacking = next((text for text in texts if text not in self.vectors), None)
+        if lacking is not None:
+            raise LabError(f"teacher {self.name!r} has no vector of {lacking[:60]!r}")
+        return _unit(np.stack([self.vectors[text] for text in texts]))
+
+
+class ServerTeacher:
+    """An embeddings server that speaks OpenAI's API; its vectors are kept on disk.
+
+    The client reads OPENAI_API_KEY and OPENAI_BASE_URL and retries by itself. A server
+    does not show its weights: the cache is keyed by model name, prompt and text, so
+    give a changed model another name. Raises LabError where the server refuses.
+    """
+
+    floor = None
+
+    def __init__(self, model: str, *, prompt: str = "", cache=VECTORS, client=None):
+        self.model, self.prompt = model, prompt
+        self.name = _parts(model)[-1]
+        self.fingerprint = digest("server", model, prompt)
+        self._path = Path(cache, f"server-{digest(model)}.sqlite")
+        self._client = client
+
+    def scorer(self, texts: Sequence[str]) -> Scorer:
+        """Ask for the vectors that no answer holds yet; then one product a block."""
+        documents = self._embed(texts, "")
+        return lambda queries: self._embed(queries, self.prompt) @ documents.T
+
+    def _embed(self, texts: Sequence[str], prompt: str) -> np.ndarray:
+        return _unit(encoder.kept(self._path, texts, prompt, self._ask))
+
+    def _ask(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
+        """Vectors of batches of texts, as they come."""
+        import openai
+
+        client = self._client or openai.OpenAI()
+        for start in range(0, len(texts), SERVER_BATCH):
+            part = list(texts[start : start + SERVER_BATCH])
+            try:
+                answer = client.embeddings.create(
+                    model=self.model, input=part, encoding_format="float"
+                )
+            except openai.OpenAIError as error:
+                raise LabError(
+                    f"the embeddings server gave no vectors ({error}): check "
+                    "OPENAI_BASE_URL, OPENAI_API_KEY and the model's name"
+                ) from None
+            rows = sorted(answer.data, key=lambda row: row.index)
+            if len(rows) != len(part):
+                raise LabError(
+                    f"the embeddings server gave {len(rows)} vectors for {len(part)} "
+                    "texts"
+                )
+            yield np.array([row.embedding for row in rows], dtype=np.float32)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows scaled to unit length, float32; a row of zeros stays."""
+    vectors = np.asarray(vectors, dtype=np.float32)
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(length > 0, length, 1)
+
+
 def load_teachers(settings) -> dict[str, Teacher]:
     """Every teacher of the settings under a name of its own, in their order.
 
@@ -112,13 +247,18 @@ def _parts(name: str) -> list[str]:
 
 
 def load_teacher(name: str, settings, called: str | None = None) -> Teacher:
-    """The teacher of model `name`: `bm25`, a hub name or a folder.
+    """The teacher of model `name`: `bm25`, `random`, a hub name, a folder (a trained
+    student, say) or `server:MODEL`, an OpenAI-compatible embeddings server.
 
     `called` is what its table's column `teacher` says, otherwise the last part of
     `name`. Raises LabError where the encoder cannot be found.
     """
     if name == "bm25":
         return BM25Teacher()
+    if name == "random":
+        return RandomTeacher(settings.seed)
+    if name.startswith(SERVER):
+        return ServerTeacher(name.removeprefix(SERVER))
     model = encoder.load_encoder(settings, name)
     prompts = getattr(model, "prompts", None) or {}
     prompt = next((prompts[key] for key in QUERY_PROMPTS if prompts.get(key)), None)

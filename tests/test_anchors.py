@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
 from nbutils import anchors, encoder
-from nbutils.pooling import POOLINGS
+from nbutils.pooling import POOLINGS, ata_weights
 from nbutils.settings import resolve
 
 TEXTS = ["Bees dance, in the dark.", "Tax!", "A longer text that needs more tokens."]
@@ -57,3 +58,39 @@ def test_one_pass_gives_what_each_pooling_gives_alone(student, settings):
     alone = encoder.embed(student, TEXTS, settings, cache=None)
     assert np.allclose(found["ata"], alone, atol=1e-5)
     assert np.abs(found["mean"] - found["last"]).max() > 1e-3
+
+
+def test_layers_end_with_what_the_pooling_sees(student, settings):
+    table = anchors.by_layer(student, TEXTS, 100, 0, batch=2)
+    assert table["layer"].unique().tolist() == [1, 2]
+    entries = anchors.inspect(student, TEXTS)
+    weights = []
+    for entry in entries:
+        attention = torch.from_numpy(entry["attention"])[None]
+        mask = torch.ones(1, attention.shape[-1])
+        weights.append(ata_weights(attention, mask)[0].numpy())
+    wanted = anchors.class_means(anchors.anchor_table(entries, weights), 100, 0)
+    last = table[table["layer"] == 2].set_index("class")["mean"]
+    assert np.allclose(last, wanted.set_index("class")["mean"].loc[last.index], 1e-3)
+    first = table[table["layer"] == 1].set_index("class")["mean"]
+    assert np.abs(first - last).max() > 1e-3
+
+
+def test_causal_attention_favours_the_beginning(settings):
+    found = {}
+    for both_ways in (True, False):
+        change = {"bidirectional": both_ways, "pooling": "ata"}
+        model = encoder.build_student(settings.model_copy(update=change))
+        weights = [
+            e["attention"].sum((0, 1)) / e["attention"].sum()
+            for e in anchors.inspect(model, TEXTS)
+        ]
+        found[both_ways] = anchors.by_place(weights, 100, 0)["mean"].tolist()
+    assert found[False][0] > 1.3 > 0.7 > found[False][-1]
+    assert max(found[True]) - min(found[True]) < 0.5
+
+
+def test_places_of_a_text_by_hand():
+    table = anchors.by_place([np.array([0.5, 0.3, 0.2, 0.0])], 100, 0, parts=2)
+    assert table["mean"].tolist() == pytest.approx([1.6, 0.4])
+    assert table["part"].tolist() == [1, 2]

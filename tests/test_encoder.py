@@ -5,7 +5,17 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from sentence_transformers.sentence_transformer.losses import (
+    MultipleNegativesRankingLoss,
+)
 from tokenizers.normalizers import Lowercase
+from transformers import DebertaV2Config, DebertaV2Model
 
 from nbutils import backbone, encoder, models
 from nbutils.errors import LabError
@@ -211,3 +221,179 @@ def test_a_saved_student_names_no_folder_of_this_machine(student, tmp_path):
     texts = [p.read_text() for p in folder.rglob("*.json")]
     assert len(texts) >= 4
     assert not any(str(ROOT) in text or "site-packages" in text for text in texts)
+
+
+def trained(settings, size=0.05):
+    """A student whose adapters are as if trained: far from their start."""
+    model = encoder.build_student(settings)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(size * torch.randn_like(parameter))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def saved(settings, tmp_path_factory):
+    model = trained(settings)
+    folder = encoder.save_student(model, tmp_path_factory.mktemp("saved") / "model")
+    return model, folder
+
+
+def test_sentence_transformer_opens_the_folder_when_code_is_trusted(saved, settings):
+    """Since 6.0 the library imports modules of another package only if told so."""
+    model, folder = saved
+    opened = SentenceTransformer(str(folder), trust_remote_code=True, device="cpu")
+    assert np.allclose(opened.encode(TEXTS), model.encode(TEXTS), atol=1e-6)
+    assert type(opened[0]) is backbone.Backbone
+    with pytest.raises(ValueError, match="trust_remote_code=True"):
+        SentenceTransformer(str(folder), device="cpu")
+
+
+def test_merged_weights_stand_alone_and_give_the_same_vectors(
+    saved, settings, tmp_path, monkeypatch
+):
+    model, _ = saved
+    merged = encoder.merge_student(model)
+    wanted = model.encode(TEXTS, prompt="Find it")
+    assert np.allclose(merged.encode(TEXTS, prompt="Find it"), wanted, atol=1e-5)
+    names = [name for name, _ in merged.named_parameters()]
+    assert names and not any("lora" in name for name in names)
+    folder = encoder.save_student(merged, tmp_path / "merged")
+    assert not (folder / "0_Backbone" / "adapter").exists()
+
+    def refuse(*args):
+        raise AssertionError("the base model is looked for")
+
+    monkeypatch.setattr(backbone, "tiny_folder", refuse)
+    opened = SentenceTransformer(str(folder), trust_remote_code=True, device="cpu")
+    assert np.allclose(opened.encode(TEXTS, prompt="Find it"), wanted, atol=1e-5)
+
+
+def test_encode_takes_prompts_and_cuts_dimensions(saved):
+    model, _ = saved
+    plain, prompted = (model.encode(TEXTS, prompt=p) for p in (None, "Find it"))
+    assert np.abs(plain - prompted).max() > 1e-4
+    short = model.encode(TEXTS, truncate_dim=16, normalize_embeddings=True)
+    wanted = plain[:, :16] / np.linalg.norm(plain[:, :16], axis=1, keepdims=True)
+    assert np.allclose(short, wanted, atol=1e-5)
+    named = SentenceTransformer(
+        modules=list(model), prompts={"query": "Find it"}, device="cpu"
+    )
+    assert np.allclose(named.encode_query(TEXTS), prompted, atol=1e-6)
+
+
+def test_several_processes_give_the_same_vectors(saved):
+    _, folder = saved
+    model = encoder.load_student(folder)
+    wanted = model.encode(TEXTS * 2)
+    pool = model.start_multi_process_pool(["cpu", "cpu"])
+    try:
+        found = model.encode(TEXTS * 2, pool=pool, chunk_size=3)
+    finally:
+        model.stop_multi_process_pool(pool)
+    assert np.allclose(found, wanted, atol=1e-6)
+
+
+def test_a_step_of_the_librarys_trainer_and_loss_moves_only_the_adapters(
+    settings, tmp_path
+):
+    model = encoder.build_student(settings)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    data = {"anchor": TEXTS, "positive": ["Bees.", "Long.", "Tax law"]}
+    SentenceTransformerTrainer(
+        model=model,
+        args=SentenceTransformerTrainingArguments(
+            output_dir=str(tmp_path), max_steps=1, report_to=[], learning_rate=1e-2,
+            use_cpu=True, save_strategy="no", disable_tqdm=True, logging_strategy="no",
+        ),
+        train_dataset=Dataset.from_dict(data),
+        loss=MultipleNegativesRankingLoss(model),
+    ).train()  # fmt: skip
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert moved and all("lora_" in name for name in moved)
+
+
+def test_lora_is_on_every_linear_layer_and_nothing_is_upcast(student):
+    base = student[0].model.get_base_model()
+    linear = {
+        name
+        for name, module in base.named_modules()
+        if type(module).__name__ == "Linear4bit" and name.endswith("base_layer")
+    }
+    assert len(linear) == 2 * 7  # q k v o gate up down in each of two layers
+    plain = [n for n, m in base.named_modules() if type(m) is torch.nn.Linear]
+    assert all("lora_" in name for name in plain)
+    config = student[0].model.peft_config["default"]
+    assert config.r == 16
+    loaded = backbone.Backbone("tiny-mistral", quantization="nf4")
+    kept = {n: p.dtype for n, p in loaded.model.named_parameters()}
+    for name, parameter in base.named_parameters():
+        bare = name.replace(".base_layer", "")
+        if bare in kept:
+            assert parameter.dtype == kept[bare], name
+
+
+def test_direction_is_a_setting_of_the_whole_student(settings):
+    """A later token changes an earlier hidden state only in both directions."""
+    for both_ways in (True, False):
+        model = encoder.build_student(
+            settings.model_copy(update={"bidirectional": both_ways})
+        )
+        ids = torch.tensor([[1, 70, 80, 90], [1, 70, 80, 91]])
+        with torch.no_grad():
+            features = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            hidden = model[0](features)["token_embeddings"]
+        moved = float((hidden[0, 1] - hidden[1, 1]).abs().max())
+        assert (moved > 1e-4) is both_ways
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last", "first", "weighted_mean", "ata"])
+def test_padding_side_changes_no_vector(settings, pooling):
+    changed = {"pooling": pooling, "quantization": "none"}
+    model = encoder.build_student(settings.model_copy(update=changed))
+    right = vectors(model, settings)
+    model.tokenizer.padding_side = "left"
+    features = model.preprocess(TEXTS)
+    assert (features["attention_mask"][:, 0] == 0).any()
+    assert np.allclose(vectors(model, settings), right, atol=1e-5)
+
+
+def test_a_length_over_the_models_is_an_error(settings, student):
+    with pytest.raises(LabError, match="over this model's 512: set max_length"):
+        encoder.build_student(settings.model_copy(update={"max_length": 600}))
+    with pytest.raises(LabError, match="over this model's 512"):
+        student.max_seq_length = 4096
+    assert student.max_seq_length == settings.max_length
+
+
+def test_a_backbone_whose_attention_cannot_be_tapped_is_an_error(settings, tmp_path):
+    tokenizer = models.tiny_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    shape = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2}
+    config = DebertaV2Config(vocab_size=len(tokenizer), num_hidden_layers=1, **shape)
+    DebertaV2Model(config).save_pretrained(tmp_path)
+    own = {"student": str(tmp_path), "quantization": "none"}
+    model = encoder.build_student(settings.model_copy(update=own))
+    with pytest.raises(LabError, match="cannot see this backbone's attention"):
+        model.encode(TEXTS)
+    mean = settings.model_copy(update={**own, "pooling": "mean"})
+    assert np.isfinite(encoder.build_student(mean).encode(TEXTS)).all()
+
+
+def test_transform_and_pooled_tokens_change_vectors_and_are_saved(settings, tmp_path):
+    found = {}
+    for change in (
+        {}, {"ata_transform": "sum"}, {"ata_transform": "printed"},
+        {"pooled_tokens": "all"}, {"pooled_tokens": "text"},
+    ):  # fmt: skip
+        model = encoder.build_student(settings.model_copy(update=change))
+        found[str(change)] = vectors(model, settings, prompt="Find it")
+    values = list(found.values())
+    for i, one in enumerate(values):
+        for other in values[i + 1 :]:
+            assert np.abs(one - other).max() > 1e-4
+    again = encoder.load_student(encoder.save_student(model, tmp_path / "model"))
+    got = vectors(again, settings, prompt="Find it")
+    assert np.allclose(got, values[-1], atol=1e-6)

@@ -10,8 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from nbutils import llm, plan, synthesis
+from nbutils import asking, llm, plan, synthesis
 from nbutils.errors import LabError
+from nbutils.server import open_sdk
 from nbutils.settings import resolve
 
 KEY = "sk-planted-0123456789abcdef"
@@ -187,23 +188,35 @@ def test_stored_answer_carries_usage_model_latency_and_time(server, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "cut", [("length", '["Given a'), ("content_filter", "I can"), ("stop", " \n")]
+    ("cut", "reason"),
+    [
+        (("length", '["Given a'), "cut_off"),
+        (("content_filter", "I can"), "filtered"),
+        (("stop", " \n"), "not_json"),
+    ],
 )
-def test_an_answer_that_is_not_whole_is_asked_for_again(cut, server, tmp_path):
-    settings = live(tmp_path)
-    request, other = first_requests(settings, 2)
+def test_a_refused_answer_stays_and_is_asked_again_with_its_fault(
+    cut, reason, server, tmp_path
+):
+    settings = live(tmp_path, llm_reasks=1)
+    planned = list(plan.brainstorm_requests("health"))[:1]
     server.cut["now"] = cut
     client = synthesis.open_client(settings)
-    assert client.complete(request).text == cut[1]
-    replay = synthesis.open_client(live(tmp_path, llm_mode="replay"))
-    assert replay.complete(request).text == cut[1]  # a parser will name the fault
+    accepted, (rejection,) = asking.fulfil(planned, settings, client)
+    assert (accepted, rejection.reason, len(server.seen)) == ([], reason, 2)
+    again = server.seen[1]["body"]["messages"]
+    assert "cannot be used" in again[-1]["content"]
+    assert len(again) == (3 if cut[1].strip() else 2)
+    stored = client.store.rejections()
+    assert {row[2] for row in stored} == {reason} and len(stored) == 2
+    asking.fulfil(planned, settings, client)
+    assert len(server.seen) == 2  # paid for once
     server.cut.clear()
-    client.complete(other)
-    whole = client.complete(request)
-    assert whole.finish == "stop" and json.loads(whole.text)
-    assert client.store.get(request.key) == whole
-    assert client.complete(request) == whole and client.complete(other)
-    assert (client.requested, len(client.store)) == (3, 2)
+    more = live(tmp_path, llm_reasks=2)
+    tasks, rejections = asking.fulfil(planned, more, synthesis.open_client(more))
+    assert (len(tasks), rejections, len(server.seen)) == (1, [], 3)
+    replay = live(tmp_path, llm_mode="replay", llm_reasks=2)
+    assert asking.fulfil(planned, replay, synthesis.open_client(replay))[0] == tasks
 
 
 def test_many_keep_their_order_and_a_repeat_is_asked_once(server, tmp_path):
@@ -276,10 +289,10 @@ def test_live_without_key_or_model_says_what_is_missing(monkeypatch, tmp_path):
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(LabError, match="OPENAI_API_KEY"):
-        llm.open_sdk(live(tmp_path))
+        open_sdk(live(tmp_path))
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with pytest.raises(LabError, match="llm_model"):
-        llm.open_sdk(live(tmp_path, llm_model="recorded"))
+        open_sdk(live(tmp_path, llm_model="recorded"))
 
 
 # -- store

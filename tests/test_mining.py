@@ -4,8 +4,10 @@ import ast
 import json
 import math
 import random
+import tempfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,7 @@ from nbutils import audit, ensembles, mining
 from nbutils.candidates import Candidates
 from nbutils.errors import LabError
 from nbutils.exclusion import prepare
+from nbutils.rescoring import rescore
 from nbutils.text import normalise
 
 
@@ -462,6 +465,65 @@ def test_intervals_of_false_negatives_cover_the_truth_as_often_as_they_say():
 
     assert 0.89 <= coverage(rate, 0.25) <= 0.99
     assert 0.89 <= coverage(reduction, 0.5) <= 0.99
+
+
+# -- a cross-encoder's opinion ---------------------------------------------------------
+
+
+class Lengths:
+    """Scores a pair by the length of its document: an order of its own."""
+
+    def predict(self, pairs, **_):
+        return [len(document) / 10 for _, document in pairs]
+
+
+def test_a_cross_encoder_reorders_candidates_and_moves_the_ceiling():
+    texts = {"p": "four", "a": "seventeen letters", "b": "xx", "c": "yyy"}
+    rows = {"q": {"a": 0.9, "p": 0.8, "b": 0.7, "c": 0.6}}
+    found, queries, corpus = world(rows, {"q": {"p": 0.8}}, texts=texts)
+    again = rescore(found, Lengths(), queries, texts, name="lengths")
+    assert again.table["document_id"].tolist() == ["a", "p", "c", "b"]
+    assert again.table["rank"].tolist() == [1, 2, 3, 4]
+    assert again.positives[["score", "rank"]].to_numpy().tolist() == [
+        [pytest.approx(0.4), 2]
+    ]
+    assert again.fingerprint != found.fingerprint
+    mined = mining.mine(prepare(again, queries, corpus), method="perc_pos", k=3)
+    assert mined.negatives["document_id"].tolist() == ["c", "b"]
+    assert set(mined.negatives["teacher"]) == {"toy + lengths"}
+    broken = SimpleNamespace(predict=lambda pairs, **_: np.zeros((len(pairs), 2)))
+    with pytest.raises(LabError, match="one finite number a pair"):
+        rescore(found, broken, queries, texts)
+
+
+def test_a_real_cross_encoder_is_asked_in_its_own_way():
+    from sentence_transformers import CrossEncoder
+    from transformers import (
+        BertConfig,
+        BertForSequenceClassification,
+        BertTokenizerFast,
+    )
+
+    found, queries, corpus = world(
+        {"q": {"p": 0.9, "x": 0.5, "y": 0.4}}, {"q": {"p": 0.9}}
+    )
+    texts = dict(corpus[["id", "text"]].to_numpy())
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "ask", "q", "text", "of", "p", "x"]
+    config = BertConfig(
+        vocab_size=10, hidden_size=8, num_hidden_layers=1, num_attention_heads=1,
+        intermediate_size=8, num_labels=1,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        BertForSequenceClassification(config).save_pretrained(folder)
+        Path(folder, "vocab.txt").write_text("\n".join(words))
+        BertTokenizerFast(str(Path(folder, "vocab.txt"))).save_pretrained(folder)
+        model = CrossEncoder(folder, device="cpu")
+    again = rescore(found, model, queries, texts)
+    pairs = [("ask q", texts[name]) for name in again.table["document_id"]]
+    assert again.table["score"].to_numpy() == pytest.approx(
+        model.predict(pairs, show_progress_bar=False), abs=1e-5
+    )
+    assert again.table["score"].is_monotonic_decreasing
 
 
 # -- misuse ----------------------------------------------------------------------------

@@ -1,5 +1,9 @@
 """Teachers and the candidate table: exact, deterministic, bound to what made it."""
 
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +17,9 @@ from nbutils.settings import resolve
 from nbutils.teachers import (
     BM25Teacher,
     EncoderTeacher,
+    RandomTeacher,
+    ServerTeacher,
+    VectorTeacher,
     candidates,
     load_teacher,
     load_teachers,
@@ -293,3 +300,106 @@ def test_a_teacher_that_gives_nan_is_refused():
     teacher = Given({"ask": [0.1, np.nan, 0.2, 0.3, 0.4]})
     with pytest.raises(LabError, match="not numbers"):
         candidates(teacher, {"q": "ask"}, CORPUS, {"q": ["bread"]}, 2)
+
+
+# -- teachers without a model ----------------------------------------------------------
+
+
+def test_random_scores_depend_on_seed_and_texts_alone():
+    texts = [f"text {n}" for n in range(500)]
+    scores = RandomTeacher(0).scorer(texts)(["a", "b"])
+    back = RandomTeacher(0).scorer(texts[::-1])(["b", "a"])
+    np.testing.assert_array_equal(scores, back[::-1, ::-1])
+    assert abs(np.corrcoef(scores)[0, 1]) < 0.15
+    assert (scores > 0).all() and (scores < 1).all()
+    assert (RandomTeacher(1).scorer(texts)(["a"]) != scores[0]).all()
+    assert isinstance(load_teacher("random", resolve("smoke")), RandomTeacher)
+
+
+def test_given_vectors_score_as_the_encoder_that_made_them(tmp_path):
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(5, 8)) * 3
+    np.save(tmp_path / "d.npy", vectors)
+    np.save(tmp_path / "q.npy", vectors[:2])
+    texts = CORPUS["text"].tolist()
+    files = (tmp_path / "d.npy", texts), (tmp_path / "q.npy", ["one", "two"])
+    teacher = VectorTeacher.read(*files)
+    scores = teacher.scorer(texts)(["one", "two"])
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    np.testing.assert_allclose(scores, unit[:2] @ unit.T, atol=1e-6)
+    with pytest.raises(LabError, match="no vector of 'three'"):
+        teacher.scorer(texts)(["three"])
+    with pytest.raises(LabError, match="there are 4 texts"):
+        VectorTeacher.read((tmp_path / "d.npy", texts[:4]))
+    with pytest.raises(LabError, match="is no"):
+        VectorTeacher.read((tmp_path / "none.npy", texts))
+    np.save(tmp_path / "d.npy", vectors + 1e-9)
+    assert VectorTeacher.read(*files).fingerprint != teacher.fingerprint
+
+
+class Embeddings(BaseHTTPRequestHandler):
+    """OpenAI's embeddings endpoint: a vector of letter counts, in reverse order."""
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append(body)
+        rows = [
+            {"object": "embedding", "index": n, "embedding": letters(text)}
+            for n, text in enumerate(body["input"])
+        ]
+        failed = len(self.server.asked) > self.server.limit
+        answer = {"object": "list", "model": body["model"], "data": rows[::-1]}
+        answer["usage"] = {"prompt_tokens": 1, "total_tokens": 1}
+        self.send_response(400 if failed else 200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps({} if failed else answer).encode())
+
+    def log_message(self, *_):
+        pass
+
+
+def letters(text):
+    return [float(text.lower().count(c)) for c in "abcdefghijklmnopqrstuvwxyz"]
+
+
+@pytest.fixture
+def server():
+    served = ThreadingHTTPServer(("127.0.0.1", 0), Embeddings)
+    served.asked, served.limit = [], 99
+    threading.Thread(target=served.serve_forever, daemon=True).start()
+    yield served
+    served.shutdown()
+    served.server_close()
+
+
+def test_a_server_teaches_and_its_vectors_are_paid_for_once(
+    server, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    url = f"http://127.0.0.1:{server.server_port}/v1"
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    monkeypatch.setattr("nbutils.teachers.SERVER_BATCH", 2)
+    texts, server.limit = CORPUS["text"].tolist(), 1
+    with pytest.raises(LabError, match="check OPENAI_BASE_URL"):
+        ServerTeacher("some/counter", cache=tmp_path).scorer(texts)
+    server.limit = 99
+    teacher = ServerTeacher("some/counter", prompt="ask: ", cache=tmp_path)
+    scores = teacher.scorer(texts)(["moon"])
+    wanted = np.array([letters(text) for text in texts])
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    asked = np.array(letters("ask: moon"))
+    np.testing.assert_allclose(
+        scores[0], wanted @ asked / np.linalg.norm(asked), atol=1e-6
+    )
+    sent = [text for body in server.asked for text in body["input"]]
+    assert sent.count(texts[0]) == 1  # the batch before the failure was kept
+    assert server.asked[0]["model"] == "some/counter"
+    before = len(server.asked)
+    again = ServerTeacher("some/counter", prompt="ask: ", cache=tmp_path)
+    np.testing.assert_array_equal(again.scorer(texts)(["moon"]), scores)
+    assert len(server.asked) == before
+    other = ServerTeacher("some/other", cache=tmp_path)
+    assert other.fingerprint != teacher.fingerprint
+    other.scorer(texts)
+    assert len(server.asked) > before

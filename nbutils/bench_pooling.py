@@ -1,0 +1,250 @@
+"""What ATA costs: against a mean, against attention matrices, against plain encode.
+
+Models have random weights (time and memory do not depend on them), except where the
+plain encoder is the peer. Ratios come from runs that alternate, so that what else the
+machine does falls on both.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+
+import bitsandbytes as bnb
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Normalize
+from transformers import AutoModel, BertConfig, MistralConfig, PreTrainedConfig
+
+from nbutils import synthesis
+from nbutils.attention import TAPPED, attention_tap, last_attention
+from nbutils.backbone import Backbone, make_bidirectional
+from nbutils.bench import Row, row
+from nbutils.errors import LabError
+from nbutils.models import minilm_folder
+from nbutils.pooling import TokenPooling, ata_weights, token_weights
+from nbutils.settings import MINILM, resolve
+
+LENGTHS = (64, 128, 256, 512)
+TOKENS = 2048
+"""Tokens of a timed batch, whatever the length of its texts."""
+LONG = 2048
+"""Length at which memory is compared."""
+
+SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {
+    "minilm": lambda: BertConfig(
+        hidden_size=384, num_hidden_layers=6, num_attention_heads=12,
+        intermediate_size=1536, max_position_embeddings=4096,
+    ),
+    "mistral": lambda: MistralConfig(
+        vocab_size=8000, hidden_size=512, num_hidden_layers=8, num_attention_heads=8,
+        num_key_value_heads=4, head_dim=64, intermediate_size=1792,
+        max_position_embeddings=4096, sliding_window=None,
+    ),
+    "mistral-7b": lambda: MistralConfig(sliding_window=None),
+}  # fmt: skip
+"""MiniLM's shape, a small decoder, and Mistral-7B's (the configuration's default)."""
+
+
+def random_model(
+    config: PreTrainedConfig,
+    attention: str = TAPPED,
+    *,
+    nf4: bool = False,
+    device="cpu",
+) -> torch.nn.Module:
+    """A transformer with random weights that attends both ways, perhaps in 4 bits."""
+    config.use_cache = False
+    dtype = torch.bfloat16 if nf4 else torch.float32
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = AutoModel.from_config(
+            config, attn_implementation=attention, dtype=dtype
+        )
+    make_bidirectional(model)
+    if nf4:
+        for module in list(model.modules()):
+            for name, child in list(module.named_children()):
+                if type(child) is torch.nn.Linear:
+                    setattr(module, name, _in_4_bits(child))
+    return model.eval().requires_grad_(False)
+
+
+def _in_4_bits(linear: torch.nn.Linear) -> bnb.nn.Linear4bit:
+    made = bnb.nn.Linear4bit(
+        linear.in_features,
+        linear.out_features,
+        bias=linear.bias is not None,
+        compute_dtype=torch.bfloat16,
+        compress_statistics=True,
+        quant_type="nf4",
+    )
+    made.load_state_dict(linear.state_dict())
+    return made.to(linear.weight.device)
+
+
+def with_mean(model, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Text vectors by mean pooling."""
+    hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
+    return torch.einsum("bt,btd->bd", token_weights("mean", mask), hidden.float())
+
+
+def with_ata(model, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Text vectors by ATA pooling, without attention matrices."""
+    with attention_tap(mask, last_attention(model)) as tap:
+        hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
+    weights = token_weights("ata", mask, tap.weights(mask, gradient=False))
+    return torch.einsum("bt,btd->bd", weights, hidden.float())
+
+
+def with_matrices(model, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Text vectors by ATA pooling from `output_attentions=True` (an eager model)."""
+    output = model(input_ids=ids, attention_mask=mask, output_attentions=True)
+    weights = ata_weights(output.attentions[-1], mask)
+    return torch.einsum("bt,btd->bd", weights, output.last_hidden_state.float())
+
+
+WAYS = {"mean": with_mean, "ata": with_ata, "matrices": with_matrices}
+
+
+def batch_of(model, texts: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random token ids and a mask without padding, on the model's device."""
+    ids = torch.randint(5, model.config.vocab_size, (texts, length))
+    ids = ids.to(model.device)
+    return ids, torch.ones_like(ids)
+
+
+def alternating(ours: Callable, theirs: Callable, repeats: int) -> tuple[float, float]:
+    """Median seconds of two functions, called in turn after one call to warm up."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for repeat in range(repeats + 1):
+        for function, spent in zip((ours, theirs), seconds, strict=True):
+            began = time.perf_counter()
+            function()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if repeat:
+                spent.append(time.perf_counter() - began)
+    return median(seconds[0]), median(seconds[1])
+
+
+@torch.inference_mode()
+def forward_rows(kind: str, lengths=LENGTHS, tokens=TOKENS, repeats=9) -> list[Row]:
+    """Rows `ata_vs_mean`: seconds of a batch with ATA; peer: with a mean."""
+    model, rows = random_model(SHAPES[kind]()), []
+    for length in lengths:
+        batch = batch_of(model, tokens // length, length)
+        pair = alternating(
+            lambda batch=batch: with_ata(model, *batch),
+            lambda batch=batch: with_mean(model, *batch),
+            repeats,
+        )
+        rows.append(row(f"ata_vs_mean {kind} {length}", pair[0], "s", pair[1]))
+    return rows
+
+
+@torch.inference_mode()
+def eager_row(kind: str, length=512, tokens=TOKENS, repeats=5) -> Row:
+    """Row `eager_vs_ata`: seconds with attention matrices; peer: with ATA's blocks."""
+    ours, eager = (random_model(SHAPES[kind](), way) for way in (TAPPED, "eager"))
+    batch = batch_of(ours, tokens // length, length)
+    value, peer = alternating(
+        lambda: with_matrices(eager, *batch), lambda: with_ata(ours, *batch), repeats
+    )
+    return row(f"eager_vs_ata {kind} {length}", value, "s", peer)
+
+
+def peak_memory(kind: str, way: str, length: int) -> float:
+    """Peak memory in MB of a process that encodes one text in one of WAYS."""
+    code = (
+        "import sys, torch; from nbutils import bench_pooling as b, machine;"
+        "kind, way, length = sys.argv[1:];"
+        "torch.set_grad_enabled(False);"
+        "attention = 'eager' if way == 'matrices' else b.TAPPED;"
+        "model = b.random_model(b.SHAPES[kind](), attention);"
+        "b.WAYS[way](model, *b.batch_of(model, 1, int(length)));"
+        "print(machine.peak_memory_gb() * 1000)"
+    )
+    # with a fixed threshold malloc gives large blocks back at once: steadier peaks
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, kind, way, str(length)],
+        capture_output=True, text=True, env=environment, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        last = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise LabError(f"the memory of {way} pooling could not be measured: {last}")
+    return float(done.stdout.split()[-1])
+
+
+def memory_row(kind: str, length: int = LONG, repeats: int = 3) -> Row:
+    """Row `memory_vs_eager`: MB over a mean's peak with ATA; peer: with matrices."""
+    peaks = {
+        way: median(peak_memory(kind, way, length) for _ in range(repeats))
+        for way in WAYS
+    }
+    value = max(0.0, peaks["ata"] - peaks["mean"])
+    peer = peaks["matrices"] - peaks["mean"]
+    return row(f"memory_vs_eager {kind} {length}", value, "MB", peer)
+
+
+def throughput_row(count: int = 512, repeats: int = 5) -> Row:
+    """Row `throughput_vs_st`: texts a second through `encode`; peer: plain MiniLM."""
+    items = synthesis.load(resolve()).items
+    texts = [text for item in items for text in item.positives][:count]
+    plain = SentenceTransformer(str(minilm_folder()), device="cpu")
+    backbone = Backbone(
+        MINILM,
+        quantization="none",
+        dtype="float32",
+        max_seq_length=plain.max_seq_length,
+    )
+    width = plain.get_embedding_dimension()
+    modules = [backbone, TokenPooling("ata", width), Normalize()]
+    ours = SentenceTransformer(modules=modules, device="cpu")
+    mine, theirs = alternating(
+        lambda: ours.encode(texts, show_progress_bar=False),
+        lambda: plain.encode(texts, show_progress_bar=False),
+        repeats,
+    )
+    return row(
+        "throughput_vs_st", len(texts) / mine, "texts a second", len(texts) / theirs
+    )
+
+
+@torch.inference_mode()
+def gpu_rows(texts: int = 64, length: int = 512, repeats: int = 5) -> list[Row]:
+    """The rows of a Mistral-7B-shaped NF4 model on a GPU; none where there is none."""
+    if not torch.cuda.is_available():
+        print("no GPU here: rows of a Mistral-7B shape in NF4 are left out")
+        return []
+    model = random_model(SHAPES["mistral-7b"](), nf4=True, device="cuda")
+    rows = []
+    for size, count in ((length, texts), (4096, texts * length // 4096)):
+        batch = batch_of(model, count, size)
+        found = {}
+        for way in ("ata", "mean"):
+            torch.cuda.reset_peak_memory_stats()
+            WAYS[way](model, *batch)
+            found[way] = torch.cuda.max_memory_allocated() / 1e9
+        pair = alternating(
+            lambda batch=batch: with_ata(model, *batch),
+            lambda batch=batch: with_mean(model, *batch),
+            repeats,
+        )
+        name = f"mistral-7b nf4 {count} x {size}"
+        rows.append(row(f"ata_vs_mean {name}", pair[0], "s", pair[1]))
+        rows.append(row(f"peak_memory {name}", found["ata"], "GB", found["mean"]))
+    return rows
+
+
+def rows(**where: str) -> list[Row]:
+    """The suite: every row above, on the CPU and, where there is one, on the GPU."""
+    found = []
+    for kind in ("minilm", "mistral"):
+        found += [*forward_rows(kind), eager_row(kind), memory_row(kind)]
+    return [*found, throughput_row(), *gpu_rows()]
