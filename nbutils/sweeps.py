@@ -74,6 +74,16 @@ STUDIES = {
         {**SHORT, "mixing": "retrieved", "retrieved_per_query": 2},
         mines=True,
     ),
+    # three negatives in every instance, whatever the mixing
+    "mixing": Study(
+        _each("mixing", "synthetic", "retrieved", "direct", "hybrid"),
+        {**SHORT, "retrieved_per_query": 2, "synthetic_ratio": 0.5},
+    ),
+    "ratio": Study(
+        _each("synthetic_ratio", 0.2, 0.5, 0.7, 1.0, 2.0),
+        {**SHORT, "retrieved_per_query": 2},
+    ),
+    "temperature": Study(_each("temperature", 0.01, 0.02, 0.05, 0.1)),
 }  # fmt: skip
 
 
