@@ -137,7 +137,8 @@ def add_rows(path: Path, rows: pd.DataFrame, settings: Settings) -> None:
     beside = path.with_suffix(".settings.json")
     if path.is_file():
         stored = json.loads(beside.read_text()) if beside.is_file() else None
-        if stored != wanted:
+        # a setting that the rows did not know yet has no part in them
+        if stored is None or any(wanted.get(k) != v for k, v in stored.items()):
             raise LabError(
                 f"{path} holds rows of other settings: give another --out, or remove it"
             )
