@@ -8,14 +8,17 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from statistics import median
 
-import httpx
 import openai
 
 from nbutils import bench, llm, parsing, synthesis
 from nbutils.settings import Settings, resolve
+
+HTTP = import_module(openai.DefaultHttpxClient.__mro__[-2].__module__.split(".")[0])
+"""The HTTP library that the SDK is built on; it has changed with the SDK's versions."""
 
 IN_FLIGHT = 64
 REQUESTS, ROUNDS = 640, 5
@@ -28,10 +31,10 @@ def replay_seconds() -> float:
     return time.perf_counter() - began
 
 
-def _completion(request: httpx.Request) -> httpx.Response:
+def _completion(request):
     """A whole answer at once: no network, no wait."""
     message = {"role": "assistant", "content": '{"verdict": "yes"}'}
-    return httpx.Response(
+    return HTTP.Response(
         200,
         json={
             "id": "x",
@@ -54,7 +57,7 @@ def _requests(settings: Settings, count: int) -> list[llm.ChatRequest]:
 def ours(settings: Settings, requests: list[llm.ChatRequest], folder: Path) -> None:
     """Ask everything through the client, into a new store."""
     chosen = settings.model_copy(update={"llm_store": str(folder / "s.sqlite")})
-    transport = httpx.MockTransport(_completion)
+    transport = HTTP.MockTransport(_completion)
     client = llm.Client(chosen, schemas=parsing.SCHEMAS, transport=transport)
     client.complete_many(requests)
     client.close()
@@ -62,7 +65,7 @@ def ours(settings: Settings, requests: list[llm.ChatRequest], folder: Path) -> N
 
 def bare(settings: Settings, requests: list[llm.ChatRequest]) -> None:
     """Ask the same through the SDK alone, as many at once; keep nothing."""
-    http = openai.DefaultHttpxClient(transport=httpx.MockTransport(_completion))
+    http = openai.DefaultHttpxClient(transport=HTTP.MockTransport(_completion))
     sdk = openai.OpenAI(api_key="none", base_url="http://bench/v1", http_client=http)
 
     def ask(request: llm.ChatRequest) -> str:

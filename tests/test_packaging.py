@@ -94,7 +94,6 @@ def test_every_third_party_import_is_declared():
         "pytrec_eval": "mteb",
         "threadpoolctl": "scikit-learn",
         "faiss": "faiss-cpu",
-        "httpx": "openai",
     }
     pattern = re.compile(r"^\s*(?:from|import) (\w+)", re.MULTILINE)
     known = {*sys.stdlib_module_names, "nbutils"}
