@@ -10,6 +10,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
+import faults
 import nbformat
 import numpy as np
 import pytest
@@ -71,3 +72,17 @@ def write_probe(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A chat server on loopback that answers from the recordings, in the environment.
+
+    Without faults, unless a test sets some (`faults.FaultServer`).
+    """
+    made = faults.FaultServer(rate=0.0)
+    monkeypatch.setenv("OPENAI_BASE_URL", made.url)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-planted-0123456789")
+    yield made
+    made.shutdown()
+    made.server_close()

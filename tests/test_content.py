@@ -2,7 +2,6 @@
 
 import json
 
-import faults
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,16 +10,6 @@ from nbutils import asking, judge, ladder, overlap, parsing, plan, seeds, synthe
 from nbutils.errors import LabError
 from nbutils.records import GradedExample, Rejection, Verdict
 from nbutils.settings import resolve
-
-
-@pytest.fixture
-def server(monkeypatch):
-    made = faults.FaultServer(rate=0.0)
-    monkeypatch.setenv("OPENAI_BASE_URL", made.url)
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-local")
-    yield made
-    made.shutdown()
-    made.server_close()
 
 
 @pytest.fixture

@@ -18,16 +18,6 @@ def test_a_killed_client_loses_nothing_and_asks_for_nothing_stored(tmp_path):
     assert set(report["outcomes"]) > {"answered", "time-out", "empty choices"}
 
 
-@pytest.fixture
-def server(monkeypatch):
-    made = faults.FaultServer(rate=0.0)
-    monkeypatch.setenv("OPENAI_BASE_URL", made.url)
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-local")
-    yield made
-    made.shutdown()
-    made.server_close()
-
-
 def client_of(folder, **changes):
     settings = faults.settings_for(folder / "s.sqlite").model_copy(update=changes)
     return settings, llm.Client(settings, schemas=parsing.SCHEMAS)

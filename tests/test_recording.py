@@ -16,16 +16,6 @@ from nbutils.settings import resolve
 from nbutils.store import Answer, Store
 
 
-@pytest.fixture
-def server(monkeypatch):
-    made = faults.FaultServer(rate=0.0)
-    monkeypatch.setenv("OPENAI_BASE_URL", made.url)
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-planted-0123456789")
-    yield made
-    made.shutdown()
-    made.server_close()
-
-
 def priced(tmp_path, **changes):
     """A served model whose 300 tokens cost 1 + 4 = 5 in all."""
     path = tmp_path / "prices.csv"
