@@ -22,8 +22,10 @@ from nbutils.records import TrainingInstance, atomic
 from nbutils.settings import Settings
 
 NAME = "checkpoint.pt"
-OF_THE_MACHINE = {"min_memory_gb"}
+OF_THE_MACHINE = {"min_memory_gb", "checkpoint_every"}
 """Settings that a resumed run may change: they do not touch a number."""
+OF_MEMORY = {"mini_batch", "gradient_cache", "gradient_checkpointing"}
+"""Settings that a run out of memory may change: the gradients are the same, rounded."""
 
 
 def data_digest(data: Sequence[TrainingInstance]) -> str:
@@ -86,9 +88,12 @@ def read(folder: str | Path, settings: Settings, digest: str) -> dict[str, Any] 
     """The folder's checkpoint, None where there is none.
 
     LabError for a damaged one and for one of other settings or other data: going on
-    from it would be neither run.
+    from it would be neither run. Another mini-batch is only said: it is what a run out
+    of memory needs. What a writer killed in the middle left is removed.
     """
     path = Path(folder, NAME)
+    for left in path.parent.glob(f".{path.stem}-*{path.suffix}"):
+        left.unlink()
     if not path.is_file():
         return None
     try:
@@ -98,17 +103,19 @@ def read(folder: str | Path, settings: Settings, digest: str) -> dict[str, Any] 
         raise LabError(
             f"{path} is damaged ({reason}): remove it and start anew"
         ) from None
-    ours = settings.model_dump()
-    changed = [
-        f"{name}={state['settings'].get(name)!r} (now {value!r})"
-        for name, value in ours.items()
+    changed = {
+        name: f"{name}={state['settings'].get(name)!r} (now {value!r})"
+        for name, value in settings.model_dump().items()
         if name not in OF_THE_MACHINE and state["settings"].get(name) != value
-    ]
-    if changed:
+    }
+    told = ", ".join(changed.values())
+    if changed.keys() - OF_MEMORY:
         raise LabError(
-            f"{path} is of a run with {', '.join(changed)}: resume with its settings, "
-            "or give another folder"
+            f"{path} is of a run with {told}: resume with its settings, or give "
+            "another folder"
         )
+    if changed:
+        print(f"{path.name} is of a run with {told}: bits may differ")
     if state["data"] != digest:
         raise LabError(
             f"{path} is of a run on other training data: restore them, or give "

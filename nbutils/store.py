@@ -69,6 +69,14 @@ class Answer:
     finish: str = ""
 
 
+@dataclass
+class _Row:
+    """An answer on its way to the disk."""
+
+    values: tuple
+    kept: bool = False
+
+
 class Store:
     """Answers in one sqlite file (WAL), on disk before `put` returns.
 
@@ -84,7 +92,8 @@ class Store:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self._lock = threading.Lock()
-        self._waiting: deque[tuple] = deque()
+        self._writing = threading.Lock()  # one writer at a time; readers do not wait
+        self._waiting: deque[_Row] = deque()
         self._connection: sqlite3.Connection | None = None
 
     def get(self, key: str) -> Answer | None:
@@ -101,24 +110,28 @@ class Store:
 
     def put(self, request: ChatRequest, answer: Answer) -> None:
         """Keep an answer; it is on disk when this returns."""
-        self._waiting.append((
+        row = _Row((
             answer.key, request.id, request.canonical(), answer.text,
             json.dumps(dict(answer.usage)), answer.model, answer.latency,
             answer.time, answer.finish,
         ))  # fmt: skip
-        with self._lock:
-            rows = [self._waiting.popleft() for _ in range(len(self._waiting))]
-            if not rows:
+        self._waiting.append(row)
+        with self._writing:
+            if row.kept:
                 return  # it went with another thread's commit
+            rows = [self._waiting.popleft() for _ in range(len(self._waiting))]
             try:
-                self._run(
-                    f"INSERT OR IGNORE INTO answers ({self.COLUMNS}) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    rows,
-                )
+                with self._lock:
+                    self._run(
+                        f"INSERT OR IGNORE INTO answers ({self.COLUMNS}) "
+                        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                        [one.values for one in rows],
+                    )
             except LabError:
                 self._waiting.extend(rows)  # each of their threads tries for itself
                 raise
+            for one in rows:
+                one.kept = True
 
     def reject(self, request: ChatRequest, reason: str, detail: str) -> None:
         """Note why the stored answer to `request` did not become a record."""

@@ -16,6 +16,7 @@ from sentence_transformers import SentenceTransformer
 from nbutils import (
     candidates,
     curriculum,
+    distributed,
     encoder,
     evaluation,
     exclusion,
@@ -103,6 +104,7 @@ def run_seed(
     Returns one row a query: seed, split, query_id, ndcg_before, ndcg_after,
     beats_n1_before, beats_n1_after.
     """
+    distributed.place()  # each process takes its own device before anything is loaded
     records = synthesis.load(settings)
     student = encoder.build_student(settings)
     sets = [

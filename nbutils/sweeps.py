@@ -19,7 +19,7 @@ import pandas as pd
 from nbutils import statistics
 from nbutils.errors import LabError
 from nbutils.records import read_table
-from nbutils.settings import DATA, nearest, resolve
+from nbutils.settings import DATA, ROOT, nearest, resolve
 
 SHIPPED = DATA / "results" / "studies"
 TABLES = ("scores", "steps", "curve")
@@ -130,16 +130,24 @@ def read_study(
     scores: split, query_id, ndcg, beats_n1 (nan for retrieval items); the student
     before training is the variant `untrained`, or `untrained, VARIANT` where variants
     differ before it. steps and curve: as `training.TrainingLog` has them. LabError,
-    with the command that makes them, where no run of the study is there.
+    with the command that makes them, where a variant has no run (studies share runs, so
+    one may have some before it was made).
     """
     study, tables = study_of(name), read_tables(folder)
     names = _names(study, tables["scores"]["run"].unique())
-    if not any(seed is not None for pairs in names.values() for _, seed in pairs):
+    made = {v for pairs in names.values() for v, seed in pairs if seed is not None}
+    missing = [variant for variant in study.variants if variant not in made]
+    if missing:
         raise LabError(
-            f"no run of study {name!r} in {folder}: make them with "
-            f"'python -m nbutils study {name}'"
+            f"study {name!r} has no run of {', '.join(missing)} in {_shown(folder)}: "
+            f"make them with 'python -m nbutils study {name}'"
         )
     return tuple(_labelled(tables[table], names) for table in TABLES)
+
+
+def _shown(folder: Path) -> str:
+    folder = Path(folder)
+    return str(folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder)
 
 
 def _names(study: Study, runs: Sequence[str]) -> dict[str, list[tuple[str, Any]]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -19,7 +20,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from tqdm import tqdm
 
-from nbutils import checkpoints, distributed
+from nbutils import checkpoints, distributed, gradcache
 from nbutils.curriculum import plan
 from nbutils.errors import LabError
 from nbutils.gradcache import Batch, backward, make_batch
@@ -153,16 +154,17 @@ def gradient_statistics(steps: pd.DataFrame) -> dict[str, float]:
 def named_memory_errors(model: SentenceTransformer, batch: Batch, settings: Settings):
     """Turn out-of-memory into a LabError that proposes a mini-batch that fits.
 
-    The proposal was tried, on this batch, with cached gradients.
+    The proposal was tried: every mini-batch of this batch, forward and backward.
     """
     try:
         yield
+        return
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not _is_memory(error):
             raise
-        size = _fitting(model, batch, settings)
-    else:
-        return
+        # the failed step's activations live on in its frames: let go of them first
+        traceback.clear_frames(error.__traceback__)
+    size = _fitting(model, batch, settings)
     advice = (
         f"--set gradient_cache=true --set mini_batch={size} fits (tried)"
         if size
@@ -171,7 +173,7 @@ def named_memory_errors(model: SentenceTransformer, batch: Batch, settings: Sett
     raise LabError(
         f"out of memory with mini_batch={settings.mini_batch}, "
         f"gradient_cache={str(settings.gradient_cache).lower()}: {advice}"
-    )
+    ) from None
 
 
 def _is_memory(error: BaseException) -> bool:
@@ -184,14 +186,16 @@ def _fitting(model: SentenceTransformer, batch: Batch, settings: Settings) -> in
     """The largest halving of the mini-batch that runs with cached gradients; 0: none.
 
     With cached gradients already on, the mini-batch that failed is not tried again.
+    No vector leaves this process: the others are still in the step that failed here.
     """
     size = settings.mini_batch
     size = size // 2 if settings.gradient_cache else size
     while size:
-        changes = {"mini_batch": size, "gradient_cache": True}
+        smaller = settings.model_copy(update={"mini_batch": size})
         model.zero_grad()
         try:
-            backward(model, batch, settings.model_copy(update=changes))
+            for group in gradcache.batch_chunks(batch, smaller).groups:
+                gradcache.group_vectors(model, group).sum().backward()
             return size
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not _is_memory(error):

@@ -6,12 +6,13 @@ import resource
 import signal
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
 from test_training import instance
 
-from nbutils import checkpoints, encoder, gradcache, losses, training
+from nbutils import checkpoints, distributed, encoder, gradcache, losses, training
 from nbutils.errors import LabError
 from nbutils.settings import resolve
 
@@ -152,16 +153,26 @@ def test_a_full_disk_is_named_and_the_checkpoint_before_is_kept(whole, tmp_path)
 
 @pytest.mark.parametrize("cache", [False, True])
 def test_out_of_memory_proposes_a_mini_batch_that_fits(monkeypatch, cache):
-    original = gradcache.group_vectors
+    original, made, failed = gradcache.group_vectors, [], []
 
     def limited(model, group):
+        if failed:  # what the failed step held would leave less room for the trial
+            assert not any(vectors() is not None for vectors in made)
+        found = original(model, group)
+        made.append(weakref.ref(found))
         if len(group[1]) > (3 if torch.is_grad_enabled() else 100):
+            failed.append(made.copy())
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return original(model, group)
+        return found
 
     monkeypatch.setattr(gradcache, "group_vectors", limited)
+    if not cache:  # other processes do not try: an exchange would wait for them
+        monkeypatch.setattr(distributed, "together", None)
+        monkeypatch.setattr(distributed, "sum_gradients", None)
     with pytest.raises(LabError, match=r"gradient_cache=true --set mini_batch=2 fits"):
         run(mini_batch=8, gradient_cache=cache)
+    assert len(failed) >= 2
+    monkeypatch.undo()
     run(mini_batch=2)
 
 
