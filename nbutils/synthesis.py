@@ -19,6 +19,7 @@ import pandas as pd
 from nbutils import parsing, plan
 from nbutils.asking import Watch, fulfil
 from nbutils.llm import Client
+from nbutils.overlap import without_near_duplicates
 from nbutils.records import (
     GradedExample,
     Record,
@@ -85,7 +86,10 @@ def graded_examples(
             requests += plan.bitext_requests(family, settings.languages)
     examples, rejections = fulfil(requests, settings, client, watch)
     kept, repeats = without_repeats(examples, lambda e: e.query, "duplicate_query")
-    return kept, rejections + repeats
+    kept, near = without_near_duplicates(
+        kept, lambda e: e.query, settings.near_duplicate
+    )
+    return kept, rejections + repeats + near
 
 
 def retrieval_items(

@@ -256,6 +256,18 @@ def test_a_near_duplicate_is_named_with_what_it_repeats():
     assert examples[0].id in rejections[0].detail
 
 
+def test_graded_examples_are_freed_of_near_duplicates_by_the_setting():
+    settings = resolve("smoke")
+    client = synthesis.open_client(settings)
+    tasks, _ = synthesis.brainstorm(settings, client)
+    kept, rejections = synthesis.graded_examples(tasks, settings, client)
+    assert rejections == []
+    loose = settings.model_copy(update={"near_duplicate": 1e-9})
+    fewer, refused = synthesis.graded_examples(tasks, loose, client)
+    assert len(fewer) + len(refused) == len(kept) and refused
+    assert {r.reason for r in refused} == {"near_duplicate"}
+
+
 def test_a_shared_run_of_words_is_a_leak():
     evaluation = {
         "e1": "one two three four five six",
