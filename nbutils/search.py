@@ -20,7 +20,7 @@ import torch
 from nbutils.errors import LabError
 from nbutils.models import compute_dtype
 
-BYTES = 12 * 2**20
+BYTES = 8 * 2**20
 """Budget of what a search holds beside the vectors, its input, and its result."""
 
 GROUP = 8
@@ -138,9 +138,12 @@ class _Pass:
         whole = torch.from_numpy(np.require(vectors, requirements=["C", "W"]))
         low, lost = whole.to(self.dtype), np.zeros(len(vectors))
         if self.dtype != torch.float32:
-            for start, end in _ranges(len(vectors), 2**10):
-                rest = whole[start:end] - low[start:end]
-                lost[start:end] = rest.norm(dim=1).numpy()
+
+            def one(ends):
+                rows = slice(*ends)
+                lost[rows] = (whole[rows] - low[rows]).norm(dim=1).numpy()
+
+            self._each(one, _ranges(len(vectors), 2**10))
         return low.to(self.device), lost
 
     def _limit(self, below, bound):
@@ -156,16 +159,17 @@ class _Pass:
         scores = torch.mm(tile, low.T)  # this way round nothing large is repacked
         if limit is not None:
             scores.masked_fill_(scores >= limit, -torch.inf)
-        least = best.min(dim=1).values.to(self.device) if start else None
-        value, place = _top(scores, min(self.wide, len(scores)), least)
-        value, place = value.cpu(), (place + start).to(torch.int32).cpu()
-        if start:
-            value = torch.cat([best, value], dim=1)
-            place = torch.cat([where, place], dim=1)
-            value, kept = torch.topk(value, self.wide, dim=1, sorted=False)
-            place = torch.gather(place, 1, kept)
-        width = value.shape[1]
-        best[:, :width], where[:, :width] = value, place
+        if not start:
+            value, place = _top(scores, min(self.wide, len(scores)))
+            width = value.shape[1]
+            best[:, :width], where[:, :width] = value.cpu(), place.cpu()
+            return
+        least = best.min(dim=1).values.to(self.device)
+        value, place = (part.cpu() for part in _above(scores, least, self.wide))
+        value = torch.cat([best, value], dim=1)
+        place = torch.cat([where, place + start], dim=1)
+        value, kept = torch.topk(value, self.wide, dim=1, sorted=False)
+        best[:], where[:] = value, torch.gather(place, 1, kept)
 
     def _settle(self, queries, below, k, best, where, error):
         """Score what was picked again, in float32, and say where that proves enough."""
@@ -193,32 +197,60 @@ class _Pass:
         return places, scores, all_ | (scores[:, -1] > others)
 
 
-def _top(scores: torch.Tensor, k: int, least=None) -> tuple[torch.Tensor, torch.Tensor]:
+def _top(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The k highest of each column, in any order: values and rows, (columns, k).
 
     The k best lie in the k groups of rows with the highest maxima, and a maximum over
-    strided groups costs one pass; only those groups are searched. What does not exceed
-    `least` (columns,) may be left out: fewer groups, and maybe fewer than k.
+    strided groups costs one pass; only those groups are searched.
     """
     rows, columns = scores.shape
     groups = rows // GROUP
     if groups <= 2 * k:
-        return torch.topk(scores.T.float(), k, dim=1, sorted=False)
+        values, place = torch.topk(scores.T.float(), k, dim=1, sorted=False)
+        return values, place.to(torch.int32)
     grouped = scores[: GROUP * groups].unflatten(0, (GROUP, groups))
     highest = grouped.amax(dim=0).T.float()
-    few = k
-    if least is not None:
-        few = min(k, max(1, int((highest > least[:, None]).sum(dim=1).max())))
-    chosen = torch.topk(highest, few, dim=1, sorted=False).indices
-    index = chosen.T.expand(GROUP, few, columns)
+    chosen = torch.topk(highest, k, dim=1, sorted=False).indices
+    index = chosen.T.expand(GROUP, k, columns)
     values = torch.gather(grouped, 1, index).flatten(0, 1)
     values = torch.cat([values, scores[GROUP * groups :]]).T.float()
-    size = min(k, values.shape[1])
-    values, kept = torch.topk(values, size, dim=1, sorted=False)
-    member, group = kept // few, kept % few
+    values, kept = torch.topk(values, k, dim=1, sorted=False)
+    member, group = kept // k, kept % k
     inside = member * groups + torch.gather(chosen, 1, group)
-    after = kept - GROUP * few + GROUP * groups
-    return values, torch.where(member < GROUP, inside, after)
+    after = kept - GROUP * k + GROUP * groups
+    return values, torch.where(member < GROUP, inside, after).to(torch.int32)
+
+
+def _above(scores: torch.Tensor, least: torch.Tensor, k: int):
+    """What exceeds `least` (columns,) in each column: values and rows, (columns, most).
+
+    Filled up with -inf where a column has fewer than the one that has most; where that
+    one has more than k, the k highest of each. After the first tile few documents do,
+    and a group of rows is looked at only where its maximum does.
+    """
+    groups, columns = len(scores) // GROUP, scores.shape[1]
+    grouped = scores[: GROUP * groups].unflatten(0, (GROUP, groups))
+    low = least.to(scores.dtype)  # exact: it is one of the first pass's own scores
+    hits = (grouped.amax(dim=0) > low).T
+    if int(hits.sum(dim=1).max()) > k:
+        return _top(scores, min(k, len(scores)))
+    column, group = torch.nonzero(hits, as_tuple=True)
+    values = grouped[:, group, column].T
+    hit, member = torch.nonzero(values > low[column, None], as_tuple=True)
+    rest = scores[GROUP * groups :].T
+    other, after = torch.nonzero(rest > low[:, None], as_tuple=True)
+    column, order = torch.sort(torch.cat([column[hit], other]), stable=True)
+    row = torch.cat([member * groups + group[hit], after + GROUP * groups])[order]
+    value = torch.cat([values[hit, member], rest[other, after]])[order]
+    count = torch.bincount(column, minlength=columns)
+    slot = torch.arange(len(column), device=scores.device)
+    slot -= (count.cumsum(0) - count)[column]
+    shape = (columns, int(count.max()))
+    found = torch.full(shape, -torch.inf, device=scores.device)
+    found[column, slot] = value.float()
+    where = torch.full(shape, -1, dtype=torch.int32, device=scores.device)
+    where[column, slot] = row.to(torch.int32)
+    return found, where
 
 
 def _bound(length, lost, longest: float, most_lost: float, width: int) -> np.ndarray:

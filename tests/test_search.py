@@ -60,6 +60,17 @@ def test_search_is_a_full_sort_ties_ceilings_and_small_budgets_included(dtype):
             np.testing.assert_array_equal(ours, theirs)
 
 
+def test_documents_that_get_better_and_better_are_found():
+    """Each tile beats all tiles before it, for some queries and not for others."""
+    rng = np.random.default_rng(0)
+    documents, queries = unit(rng, 3000, 24), unit(rng, 20, 24)
+    documents = documents[np.argsort(documents @ queries[0])]
+    found = search.nearest(queries, documents, 30, budget=2**14, dtype="bfloat16")
+    wanted = sorted_out(queries, documents, 30)
+    for ours, theirs in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_more_ties_than_the_first_pass_has_room_for():
     rng = np.random.default_rng(1)
     documents = np.repeat(unit(rng, 3, 8), 200, axis=0)
