@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sentence_transformers import SentenceTransformer
 
 from nbutils import encoder, evaluation, statistics, studies, synthesis
 from nbutils.errors import LabError
@@ -50,6 +51,27 @@ def test_per_query_scores_are_mtebs_own(records, settings):
     assert ndcg.mean() == pytest.approx(scores["Retrieval"], abs=1e-5)
     beats = evaluation.beats_n1(runs["LabHeldOutTasksReranking"], data)
     assert set(beats.unique()) <= {0.0, 1.0} and len(beats) == len(data.ladder)
+
+
+def test_mteb_takes_a_saved_student_as_the_sentence_transformer_it_is(
+    records, settings, tmp_path
+):
+    """Nothing of ours is between them: mteb wraps what the folder opens to."""
+    data = evaluation.local_set("held-out-tasks", records.graded, records.items)
+    student = encoder.build_student(settings)
+    folder = encoder.save_student(student, tmp_path / "student")
+    opened = SentenceTransformer(str(folder), trust_remote_code=True, device="cpu")
+    table, runs = evaluation.evaluate(opened, evaluation.local_tasks(data))
+    scores = table.set_index("type")["score"]
+    assert set(scores.index) == {"Retrieval", "Reranking", "STS", "PairClassification"}
+    found = runs["LabHeldOutTasksRetrieval"]
+    vectors = opened.encode([*data.queries.values(), *data.documents.values()])
+    queries, documents = np.split(vectors, [len(data.queries)])
+    cosine = queries @ documents.T  # the student's vectors are of length one
+    places = {name: place for place, name in enumerate(data.documents)}
+    for row, query in zip(cosine, data.queries, strict=True):
+        own = [row[places[name]] for name in found[query]]
+        assert np.allclose(list(found[query].values()), own, atol=1e-3)
 
 
 class Oracle:
