@@ -20,7 +20,7 @@ import torch
 from nbutils.errors import LabError
 from nbutils.models import compute_dtype
 
-BYTES = 8 * 2**20
+BYTES = {"cpu": 8 * 2**20, "cuda": 512 * 2**20}
 """Budget of what a search holds beside the vectors, its input, and its result."""
 
 GROUP = 8
@@ -36,7 +36,7 @@ def nearest(
     k: int,
     *,
     below: np.ndarray | None = None,
-    budget: int = BYTES,
+    budget: int | None = None,
     device: str = "cpu",
     dtype: str = "auto",
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -44,11 +44,13 @@ def nearest(
 
     queries (Q, D) and documents (N, D) are float32 arrays or memory maps; both results
     are (Q, k), -1 and -inf where fewer exist. Equal scores stand in the documents'
-    order. below (Q,): only documents that score less than it. dtype: of the first pass
-    (`auto`, `bfloat16`, `float32`); the result is the same under each. LabError for
-    vectors that are not finite or of different width.
+    order. below (Q,): only documents that score less than it. budget: in bytes; None is
+    what BYTES gives the device. dtype: of the first pass (`auto`, `bfloat16`,
+    `float32`); the result is the same under each. LabError for vectors that are not
+    finite or of different width.
     """
     _check(queries, documents)
+    budget = BYTES.get(device, BYTES["cuda"]) if budget is None else budget
     dtypes = dict.fromkeys([compute_dtype(dtype, device), torch.float32])
     places = np.full((len(queries), k), -1, dtype=np.int32)
     scores = np.full((len(queries), k), -np.inf, dtype=np.float32)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from nbutils.candidates import Located, places
 from nbutils.errors import LabError
-from nbutils.search import BYTES, nearest, pair_scores
+from nbutils.search import nearest, pair_scores
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class VectorSearch:
     positives: Mapping[str, Sequence[str]]
     depth: int
     name: str = "vectors"
-    budget: int = BYTES
+    budget: int | None = None
     device: str = "cpu"
     index: str = ""
     _pairs: tuple = field(default=(), init=False, repr=False)
