@@ -250,6 +250,12 @@ class Settings(BaseModel):
     symmetric: bool = _setting(
         False, "the loss also asks for each positive's query among the queries"
     )
+    known_positives: Literal["labelled", "all"] = _setting(
+        "labelled",
+        "right answers that a query never has as negatives: the labelled ones of all "
+        "records that ask the same; all: the planted ones too, which mining is not "
+        "told of",
+    )
     checkpoint_every: int = _setting(
         10, "steps from one checkpoint to the next", unit="steps", gt=0
     )

@@ -20,11 +20,11 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from tqdm import tqdm
 
-from nbutils import checkpoints, distributed, gradcache
+from nbutils import checkpoints, distributed, encoder, gradcache, machine
 from nbutils.curriculum import plan
 from nbutils.errors import LabError
 from nbutils.gradcache import Batch, backward, make_batch
-from nbutils.records import TrainingInstance
+from nbutils.records import TrainingInstance, write_json, write_table
 from nbutils.settings import Settings
 
 
@@ -61,9 +61,10 @@ def train(
     `evaluate` is called before the first step, after the last step of each level's run
     of `steps_per_level`, and at the end. With `checkpoint_folder` the state is kept
     there every `checkpoint_every` steps and at the end; a run that finds one there goes
-    on from it, and ends as if it had never been stopped (bit for bit on a CPU). Raises
-    LabError for a loss that is not finite, for adapters that get no gradient at the
-    first step, for memory that does not suffice and for a checkpoint of another run.
+    on from it, and ends as if it had never been stopped (bit for bit on a CPU). Of
+    several processes only the main one reads and writes there. Raises LabError for a
+    loss that is not finite, for adapters that get no gradient at the first step, for
+    memory that does not suffice and for a checkpoint of another run.
     """
     steps = plan(data, settings)
     if settings.warmup_steps >= len(steps):
@@ -115,6 +116,38 @@ def train(
             _keep(log, checkpoint_folder, model, optimizer, settings, digest)
     model.eval()
     return log
+
+
+def save_run(
+    model: SentenceTransformer,
+    folder: str | Path,
+    log: TrainingLog,
+    data: Sequence[TrainingInstance],
+    settings: Settings,
+) -> Path:
+    """Save a trained student with all that made it; whole or not at all.
+
+    `SentenceTransformer(folder, trust_remote_code=True)` and `encoder.load_student`
+    open it. Beside the weights: `steps.csv`, `curve.csv` where the run was evaluated, and
+    `run.json` (settings, versions, device, processes, number and digest of instances).
+    """
+    steps, curve = log.frames()
+    made = {
+        "settings": settings.model_dump(),
+        "versions": machine.versions(),
+        "device": machine.device_name(),
+        "processes": distributed.place()[1],
+        "instances": len(data),
+        "data": checkpoints.data_digest(data),
+    }
+
+    def beside(temporary: Path) -> None:
+        write_table(temporary / "steps.csv", steps)
+        if len(curve):
+            write_table(temporary / "curve.csv", curve)
+        write_json(temporary / "run.json", made)
+
+    return encoder.save_student(model, folder, beside)
 
 
 def training_step(
@@ -238,15 +271,18 @@ def _evaluate(log, model, evaluate, step: int, level: str) -> None:
 
 
 def _keep(log, folder, model, optimizer, settings, digest) -> None:
-    """A checkpoint, written by the main process."""
+    """A checkpoint, written by the main process with every process's random state."""
+    states = distributed.gather(checkpoints.random_state(model.device))
     if distributed.is_main():
-        checkpoints.save(folder, model, optimizer, settings, asdict(log), digest)
+        checkpoints.save(
+            folder, model, optimizer, settings, asdict(log), digest, states
+        )
     distributed.wait()
 
 
 def _resume(log, folder, model, optimizer, settings, digest) -> None:
-    """Go on from the folder's checkpoint, where there is one."""
-    state = checkpoints.read(folder, settings, digest)
+    """Go on from the folder's checkpoint, where the main process finds one."""
+    state = distributed.from_main(lambda: checkpoints.read(folder, settings, digest))
     if state:
         checkpoints.restore(state, model, optimizer)
         log.steps, log.evaluations = state["log"]["steps"], state["log"]["evaluations"]
