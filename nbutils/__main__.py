@@ -127,7 +127,7 @@ def train(
 ) -> None:
     """Train one student a seed, keep it, and score held-out sets before and after.
 
-    On several GPUs or hosts: `accelerate launch -m nbutils train …`.
+    On several GPUs: `accelerate launch --multi_gpu --num_processes N -m nbutils train`.
     """
     overrides = gather(assign or [], config)
     wanted = parse_seeds(seeds)
@@ -145,7 +145,9 @@ def train(
         if not distributed.is_main():
             continue
         studies.add_rows(out, rows, chosen)
-        typer.echo(f"seed {seed}: scores in {out}, student in {student}")
+        count = distributed.place()[1]
+        made = f"{count} process" + ("es" if count > 1 else "")
+        typer.echo(f"seed {seed}, {made}: scores in {out}, student in {student}")
     if distributed.is_main():
         for line in studies.report(out):
             typer.echo(line)

@@ -27,7 +27,9 @@ from nbutils.settings import Settings
 NAME = "checkpoint.pt"
 OF_THE_MACHINE = {"min_memory_gb", "checkpoint_every"}
 """Settings that a resumed run may change: they do not touch a number."""
-OF_MEMORY = {"mini_batch", "gradient_cache", "gradient_checkpointing"}
+OF_MEMORY = {
+    "mini_batch", "mini_batch_tokens", "gradient_cache", "gradient_checkpointing",
+}  # fmt: skip
 """Settings that a run out of memory may change: the gradients are the same, rounded."""
 
 

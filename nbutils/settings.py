@@ -233,6 +233,13 @@ class Settings(BaseModel):
     mini_batch: int = _setting(
         24, "texts that go through the model at once", unit="texts", gt=0
     )
+    mini_batch_tokens: int = _setting(
+        0,
+        "tokens, padding included, that go through the model at once; mini_batch "
+        "still holds; 0: no such limit",
+        unit="tokens",
+        ge=0,
+    )
     gradient_cache: bool = _setting(
         False,
         "keep the activations of one mini-batch only, for a second forward pass",

@@ -57,7 +57,7 @@ def training_data(
     kept = table.assign(text=table["document_id"].map(texts)).dropna(subset="text")
     if kept.empty:
         raise LabError(f"{mined} has no row for these records: run notebook 03 first")
-    if len(kept) < len(table):
+    if len(kept) < len(table) and distributed.is_main():
         left = len(table) - len(kept)
         print(f"{left} of {len(table)} mined rows are of other passages: left out")
     table = kept

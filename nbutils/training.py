@@ -128,8 +128,9 @@ def save_run(
     """Save a trained student with all that made it; whole or not at all.
 
     `SentenceTransformer(folder, trust_remote_code=True)` and `encoder.load_student`
-    open it. Beside the weights: `steps.csv`, `curve.csv` where the run was evaluated, and
-    `run.json` (settings, versions, device, processes, number and digest of instances).
+    open it. Beside the weights: `steps.csv`, `curve.csv` where the run was evaluated,
+    and `run.json` (settings, versions, device, processes, number and digest of the
+    instances).
     """
     steps, curve = log.frames()
     made = {
@@ -197,16 +198,15 @@ def named_memory_errors(model: SentenceTransformer, batch: Batch, settings: Sett
             raise
         # the failed step's activations live on in its frames: let go of them first
         traceback.clear_frames(error.__traceback__)
-    size = _fitting(model, batch, settings)
+    found = _fitting(model, batch, settings)
     advice = (
-        f"--set gradient_cache=true --set mini_batch={size} fits (tried)"
-        if size
+        f"--set gradient_cache=true --set {found[0]}={found[1]} fits (tried)"
+        if found
         else "not even single texts fit: lower max_length or take a smaller student"
     )
-    raise LabError(
-        f"out of memory with mini_batch={settings.mini_batch}, "
-        f"gradient_cache={str(settings.gradient_cache).lower()}: {advice}"
-    ) from None
+    told = ("mini_batch", "mini_batch_tokens", "gradient_cache")
+    now = ", ".join(f"{name}={getattr(settings, name)}" for name in told).lower()
+    raise LabError(f"out of memory with {now}: {advice}") from None
 
 
 def _is_memory(error: BaseException) -> bool:
@@ -215,26 +215,33 @@ def _is_memory(error: BaseException) -> bool:
     return "can't allocate memory" in str(error) or "out of memory" in str(error)
 
 
-def _fitting(model: SentenceTransformer, batch: Batch, settings: Settings) -> int:
-    """The largest halving of the mini-batch that runs with cached gradients; 0: none.
+def _fitting(
+    model: SentenceTransformer, batch: Batch, settings: Settings
+) -> tuple[str, int] | None:
+    """(setting, largest halving of it that runs with cached gradients); None: none.
 
-    With cached gradients already on, the mini-batch that failed is not tried again.
-    No vector leaves this process: the others are still in the step that failed here.
+    The setting is the mini-batch's limit in tokens where there is one, else in texts.
+    With cached gradients already on, the limit that failed is not tried again. No
+    vector leaves this process: the others are still in the step that failed here.
     """
-    size = settings.mini_batch
+    name = "mini_batch_tokens" if settings.mini_batch_tokens else "mini_batch"
+    size = getattr(settings, name)
     size = size // 2 if settings.gradient_cache else size
     while size:
-        smaller = settings.model_copy(update={"mini_batch": size})
+        smaller = settings.model_copy(update={name: size})
         model.zero_grad()
+        chunks = gradcache.batch_chunks(model, batch, smaller)
         try:
-            for group in gradcache.batch_chunks(batch, smaller).groups:
+            for group in chunks.groups:
                 gradcache.group_vectors(model, group).sum().backward()
-            return size
+            return name, size
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not _is_memory(error):
                 raise
+        if max(chunks.sizes) == 1:
+            return None
         size //= 2
-    return 0
+    return None
 
 
 def check_step(step: int, loss: float, norm: float) -> None:
