@@ -130,31 +130,39 @@ def peer_columns(made: list[gradcache.Batch]) -> Dataset:
         for batch in made
         for i, positive, negative in zip(
             batch.instances,
-            batch.documents[:QUERIES],
-            batch.documents[QUERIES:],
+            batch.documents[: len(batch.instances)],
+            batch.documents[len(batch.instances) :],
             strict=True,
         )
     ]
     return Dataset.from_list(rows)
 
 
-def peer_round(model, loss, data: Dataset, settings: Settings, steps: int) -> float:
-    """Median seconds of a step of the library's own trainer, after one not counted."""
+def peer_round(
+    model, loss, data: Dataset, settings: Settings, steps: int, **others
+) -> float:
+    """Median seconds of a step of the library's own trainer, after one not counted.
+
+    `others` are further arguments of the trainer, or other values of these.
+    """
     clock = _Clock()
+    device = model.device.type
+    usual = {
+        "max_steps": steps + 1,
+        "per_device_train_batch_size": settings.batch_size,
+        "learning_rate": settings.learning_rate,
+        "bf16": compute_dtype(settings.compute_dtype, device) == torch.bfloat16,
+        "use_cpu": device == "cpu",
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        "seed": settings.seed,
+    }
     with tempfile.TemporaryDirectory() as folder:
         arguments = SentenceTransformerTrainingArguments(
-            output_dir=folder,
-            max_steps=steps + 1,
-            per_device_train_batch_size=QUERIES,
-            learning_rate=settings.learning_rate,
-            bf16=compute_dtype(settings.compute_dtype, "cpu") == torch.bfloat16,
-            use_cpu=True,
-            save_strategy="no",
-            logging_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
-            seed=settings.seed,
+            output_dir=folder, **{**usual, **others}
         )
         trainer = SentenceTransformerTrainer(
             model=model,
