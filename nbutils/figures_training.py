@@ -67,6 +67,7 @@ def _differences(axis, ours: pd.DataFrame, baseline: str) -> None:
     rest = ours[ours.index != baseline]
     bars = [rest["difference"] - rest["low"], rest["high"] - rest["difference"]]
     axis.plot([0] * len(ours), ours.index, alpha=0)  # every name keeps its place
+    axis.plot(0, baseline, "o", markerfacecolor="white", color="black", zorder=3)
     axis.errorbar(rest["difference"], rest.index, xerr=bars, fmt="o", color=PALETTE[0])
     axis.axvline(0, color="black", linewidth=1, linestyle=":")
     axis.set(
@@ -146,6 +147,10 @@ def sweep(
     )
 
 
+MIXINGS = ("retrieved", "synthetic", "direct", "hybrid")
+"""In the order of SyNeg's table, whose `none` has retrieved negatives only."""
+
+
 def mixings(table: pd.DataFrame, published: pd.DataFrame, baseline: str) -> Plot:
     """Ways to mix synthetic and retrieved negatives beside SyNeg's table.
 
@@ -153,16 +158,17 @@ def mixings(table: pd.DataFrame, published: pd.DataFrame, baseline: str) -> Plot
     ndcg_at_10_percent.
     """
     fig, (left, right) = canvas(9, 3.2, columns=2)
-    ours = table[table["variant"] != "untrained"].set_index("variant")
+    ours = table.set_index("variant")
+    ours = ours.loc[[name for name in MIXINGS if name in ours.index][::-1]]
     _differences(left, ours, baseline)
     theirs = published.pivot(index="mixing", columns="dataset")["ndcg_at_10_percent"]
-    theirs = theirs.loc[list(dict.fromkeys(published["mixing"]))]
+    theirs = theirs.loc[list(dict.fromkeys(published["mixing"]))[::-1]]
     for i, name in enumerate(theirs):
         style = {"marker": MARKERS[i], "color": PALETTE[i + 1], "linestyle": ""}
         right.plot(theirs[name], theirs.index, label=name, **style)
     right.set(xlabel="NDCG@10 in %", title="SyNeg's table")
     right.legend(frameon=False, fontsize=8)
-    means = ", ".join(f"{n} {v:.3f}" for n, v in ours["mean"].items())
+    means = ", ".join(f"{n} {v:.3f}" for n, v in ours["mean"][::-1].items())
     best = theirs.mean(axis=1)
     return fig, (
         f"NDCG@10 on held-out tasks by mixing, {_count(ours)}: {means}; "
@@ -185,11 +191,11 @@ def temperatures(table: pd.DataFrame, published: pd.DataFrame, baseline: str) ->
     axis.minorticks_off()
     for i, mark in enumerate(published.itertuples(), 1):
         axis.axvline(
-            mark.temperature, color=PALETTE[i], linestyle=LINES[i % 4],
+            mark.temperature, color=PALETTE[i], linestyle=LINES[i % 4], zorder=1,
             label=f"SyNeg, {mark.model}: {mark.temperature:g}",
         )  # fmt: skip
     axis.set_title(f"95 % intervals, {_count(ours)}")
-    axis.legend(fontsize=8)
+    fig.legend(fontsize=8, loc="outside lower center", ncols=len(published))
     means = ", ".join(f"{r.value:g} {r.mean:.3f}" for r in ours.itertuples())
     named = ours.assign(variant=[f"{v:g}" for v in ours["value"]]).set_index("variant")
     theirs = ", ".join(f"{m.temperature:g} ({m.model})" for m in published.itertuples())
