@@ -117,25 +117,37 @@ def train(
         Path | None,
         typer.Option(help="folder for checkpoints; a stopped run goes on from there"),
     ] = None,
+    students: Annotated[
+        Path | None,
+        typer.Option(
+            help="folder for the trained students, seed0 and so on, each with its log "
+            "and settings; NAME.students beside NAME.csv if not given"
+        ),
+    ] = None,
 ) -> None:
-    """Train one student a seed and score the held-out sets before and after.
+    """Train one student a seed, keep it, and score held-out sets before and after.
 
-    On several GPUs or hosts: `accelerate launch -m nbutils train …`.
+    On several GPUs: `accelerate launch --multi_gpu --num_processes N -m nbutils train`.
     """
     overrides = gather(assign or [], config)
     wanted = parse_seeds(seeds)
     from nbutils import distributed, machine, settings, studies
 
     out = out or settings.ROOT / "runs" / profile / "held_out_by_seed.csv"
+    students = students or out.with_suffix(".students")
     for seed in wanted:
         chosen = settings.resolve(profile, {**overrides, "seed": seed})
         machine.check_machine(chosen)
+        studies.check_rows(out, chosen)  # not only after hours of training
         kept = checkpoints and checkpoints / f"seed{seed}"
-        rows = studies.run_seed(chosen, checkpoint_folder=kept)
+        student = students / f"seed{seed}"
+        rows = studies.run_seed(chosen, checkpoint_folder=kept, student_folder=student)
         if not distributed.is_main():
             continue
         studies.add_rows(out, rows, chosen)
-        typer.echo(f"seed {seed}: written to {out}")
+        count = distributed.place()[1]
+        made = f"{count} process" + ("es" if count > 1 else "")
+        typer.echo(f"seed {seed}, {made}: scores in {out}, student in {student}")
     if distributed.is_main():
         for line in studies.report(out):
             typer.echo(line)

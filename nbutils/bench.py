@@ -65,6 +65,7 @@ SUITES: dict[str, Callable[..., list[Row]]] = {
     "mining": _later("bench_mining"),
     "pooling": _later("bench_pooling"),
     "training": _later("bench_training"),
+    "gpu": _later("bench_gpu"),
 }
 
 

@@ -12,8 +12,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from statistics import median
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -44,6 +45,8 @@ from nbutils.settings import Settings, resolve
 QUERIES = 32
 STEPS, ROUNDS = 3, 3
 """Steps that are timed in each round after one that is not, and rounds."""
+TOKENS = 2048
+"""Tokens of a mini-batch where it is cut by tokens."""
 
 Row = bench.Row
 
@@ -130,31 +133,39 @@ def peer_columns(made: list[gradcache.Batch]) -> Dataset:
         for batch in made
         for i, positive, negative in zip(
             batch.instances,
-            batch.documents[:QUERIES],
-            batch.documents[QUERIES:],
+            batch.documents[: len(batch.instances)],
+            batch.documents[len(batch.instances) :],
             strict=True,
         )
     ]
     return Dataset.from_list(rows)
 
 
-def peer_round(model, loss, data: Dataset, settings: Settings, steps: int) -> float:
-    """Median seconds of a step of the library's own trainer, after one not counted."""
+def peer_round(
+    model, loss, data: Dataset, settings: Settings, steps: int, **others
+) -> float:
+    """Median seconds of a step of the library's own trainer, after one not counted.
+
+    `others` are further arguments of the trainer, or other values of these.
+    """
     clock = _Clock()
+    device = model.device.type
+    usual = {
+        "max_steps": steps + 1,
+        "per_device_train_batch_size": settings.batch_size,
+        "learning_rate": settings.learning_rate,
+        "bf16": compute_dtype(settings.compute_dtype, device) == torch.bfloat16,
+        "use_cpu": device == "cpu",
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        "seed": settings.seed,
+    }
     with tempfile.TemporaryDirectory() as folder:
         arguments = SentenceTransformerTrainingArguments(
-            output_dir=folder,
-            max_steps=steps + 1,
-            per_device_train_batch_size=QUERIES,
-            learning_rate=settings.learning_rate,
-            bf16=compute_dtype(settings.compute_dtype, "cpu") == torch.bfloat16,
-            use_cpu=True,
-            save_strategy="no",
-            logging_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
-            seed=settings.seed,
+            output_dir=folder, **{**usual, **others}
         )
         trainer = SentenceTransformerTrainer(
             model=model,
@@ -233,22 +244,47 @@ def gradcache_rows(rounds: int = ROUNDS) -> list[Row]:
     memory = {
         cached: _in_a_process(f"peak_of_step({cached})") for cached in (True, False)
     }
-    ways = {
-        cached: our_steps(cached_settings(cached), batches(batch_settings(), 1))
-        for cached in (True, False)
-    }
-    seconds: dict[bool, list[float]] = {True: [], False: []}
-    for turn in range(rounds + 1):
-        for cached, steps in ways.items():
-            spent = next(steps)
-            if turn:
-                seconds[cached].append(spent)
+    ways = {cached: cached_settings(cached) for cached in (True, False)}
+    seconds = in_turn(ways, batches(batch_settings(), 1), rounds)
     return [
         bench.row("gradcache_memory", memory[True], "MB", memory[False]),
-        bench.row("gradcache_time", median(seconds[True]), "s", median(seconds[False])),
+        bench.row("gradcache_time", seconds[True], "s", seconds[False]),
     ]
+
+
+def in_turn(
+    ways: Mapping[Any, Settings], made: list[gradcache.Batch], rounds: int
+) -> dict[Any, float]:
+    """Median seconds of a step under each of some settings, steps taking turns."""
+    running = {name: our_steps(settings, made) for name, settings in ways.items()}
+    seconds: dict[Any, list[float]] = {name: [] for name in ways}
+    for turn in range((rounds + 1) * len(made)):
+        for name, steps in running.items():
+            spent = next(steps)
+            if turn >= len(made):
+                seconds[name].append(spent)
+    return {name: median(found) for name, found in seconds.items()}
+
+
+# -- mini-batches by tokens ------------------------------------------------------------
+
+
+def token_rows(rounds: int = ROUNDS) -> list[Row]:
+    """Rows `token_budget` with and without GradCache; peer: `mini_batch` texts.
+
+    Both sides sort by length; the batches are those of `step_vs_st`.
+    """
+    rows = []
+    for cached in (False, True):
+        fixed = batch_settings(gradient_cache=cached)
+        limits = {"mini_batch": 3 * QUERIES, "mini_batch_tokens": TOKENS}
+        ways = {"fixed": fixed, "tokens": fixed.model_copy(update=limits)}
+        seconds = in_turn(ways, batches(fixed, 2), rounds)
+        name = "token_budget gradcache" if cached else "token_budget"
+        rows.append(bench.row(name, seconds["tokens"], "s", seconds["fixed"]))
+    return rows
 
 
 def rows(**where: str) -> list[Row]:
     """The suite `training`."""
-    return [*step_rows(), *gradcache_rows()]
+    return [*step_rows(), *gradcache_rows(), *token_rows()]

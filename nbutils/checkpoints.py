@@ -1,7 +1,8 @@
 """Checkpoints: everything a run needs to go on exactly where it was stopped.
 
-One file, replaced whole or not at all: adapters, optimizer, random states, the step
-(with the settings it is the place in schedule and data), the log, settings, versions.
+One file, replaced whole or not at all: adapters, optimizer, every process's random
+state, the step (with the settings it is the place in schedule and data), the log,
+settings, versions.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import hashlib
 import io
 import os
 import pickle
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from nbutils import machine
+from nbutils import distributed, machine
 from nbutils.errors import LabError
 from nbutils.records import TrainingInstance, atomic
 from nbutils.settings import Settings
@@ -24,7 +27,9 @@ from nbutils.settings import Settings
 NAME = "checkpoint.pt"
 OF_THE_MACHINE = {"min_memory_gb", "checkpoint_every"}
 """Settings that a resumed run may change: they do not touch a number."""
-OF_MEMORY = {"mini_batch", "gradient_cache", "gradient_checkpointing"}
+OF_MEMORY = {
+    "mini_batch", "mini_batch_tokens", "gradient_cache", "gradient_checkpointing",
+}  # fmt: skip
 """Settings that a run out of memory may change: the gradients are the same, rounded."""
 
 
@@ -45,6 +50,29 @@ def adapters(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
+def random_state(device: torch.device) -> dict[str, Any]:
+    """This process's random states: Python, NumPy, PyTorch, and its own `device`'s."""
+    kind, keys, *rest = np.random.get_state()
+    state = {
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+    }
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Put back what `random_state` returned."""
+    random.setstate(state["python"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
 def save(
     folder: str | Path,
     model: torch.nn.Module,
@@ -52,13 +80,14 @@ def save(
     settings: Settings,
     log: dict[str, list[dict]],
     digest: str,
+    states: list[dict[str, Any]],
 ) -> None:
     """Replace the folder's checkpoint by the state after the log's last step.
 
-    LabError where it cannot be written; the one before is then still there.
+    `states` holds the `random_state` of every process, in their order. LabError where
+    it cannot be written; the one before is then still there.
     """
     path = Path(folder, NAME)
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     state = {
         "step": len(log["steps"]),
         "settings": settings.model_dump(),
@@ -66,7 +95,7 @@ def save(
         "data": digest,
         "adapters": adapters(model),
         "optimizer": optimizer.state_dict(),
-        "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
+        "random": states,
         "log": log,
     }
     buffer = io.BytesIO()
@@ -89,7 +118,8 @@ def read(folder: str | Path, settings: Settings, digest: str) -> dict[str, Any] 
 
     LabError for a damaged one and for one of other settings or other data: going on
     from it would be neither run. Another mini-batch is only said: it is what a run out
-    of memory needs. What a writer killed in the middle left is removed.
+    of memory needs. So is another number of processes, unless there is dropout: its
+    random states are one a process. What a writer killed in the middle left is removed.
     """
     path = Path(folder, NAME)
     for left in path.parent.glob(f".{path.stem}-*{path.suffix}"):
@@ -121,16 +151,33 @@ def read(folder: str | Path, settings: Settings, digest: str) -> dict[str, Any] 
             f"{path} is of a run on other training data: restore them, or give "
             "another folder"
         )
+    _check_processes(path, len(state["random"]), settings)
     for package, version in machine.versions().items():
         if state["versions"].get(package) != version:
             print(f"{path.name} was made with another {package}: bits may differ")
     return state
 
 
+def _check_processes(path: Path, made: int, settings: Settings) -> None:
+    """Refuse random states that are not one for each process, where any is drawn on."""
+    now = distributed.place()[1]
+    if made == now:
+        return
+    if settings.lora_dropout:
+        raise LabError(
+            f"{path} is of a run with {made} processes, now there are {now}, and "
+            f"dropout draws on one random state each: resume with {made} processes"
+        )
+    print(f"{path.name} is of a run with {made} processes: bits may differ")
+
+
 def restore(
     state: dict[str, Any], model: torch.nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Put a checkpoint's weights, optimizer and random states back in place."""
+    """Put a checkpoint's weights, optimizer and random states back in place.
+
+    Each process takes its own random state; the rest is the same in all of them.
+    """
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     if trained.keys() != state["adapters"].keys():
         raise LabError("the checkpoint is of other adapters than this model's")
@@ -138,6 +185,7 @@ def restore(
         for name, parameter in trained.items():
             parameter.copy_(state["adapters"][name])
     optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["random"]["cpu"])
-    if state["random"]["cuda"]:
-        torch.cuda.set_rng_state_all(state["random"]["cuda"])
+    number, processes = distributed.place()
+    if len(state["random"]) == processes:
+        device = next(iter(trained.values())).device
+        set_random_state(state["random"][number], device)

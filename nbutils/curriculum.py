@@ -23,12 +23,15 @@ from nbutils.records import (
     TrainingInstance,
 )
 from nbutils.settings import Settings, nearest
+from nbutils.text import normalise
 
 MIXINGS = ("synthetic", "retrieved", "direct", "hybrid")
 ALL = "all"
 """The level of a step that sees every level at once."""
 RETRIEVAL = "retrieval"
 """The level of a step of the retrieval phase: retrieved negatives only."""
+KNOWN = ("labelled", "all")
+"""Which positives count as known; see `right_answers`."""
 RETRIEVAL_INSTRUCTION = "Given a query, retrieve the passage that answers it"
 
 
@@ -214,12 +217,15 @@ def instances(
     mined: pd.DataFrame | None = None,
     *,
     split: str = "train",
+    known: str = "labelled",
 ) -> list[TrainingInstance]:
     """Training instances of a split: graded examples, then retrieval items.
 
     `mined` holds `query_id` and `text` of retrieved negatives. Only the items' first,
-    labelled positive is used; only SyNeg negatives at the matched level.
+    labelled positive is trained on; only SyNeg negatives at the matched level. What a
+    query may never have as a negative follows `known` (see `right_answers`).
     """
+    right = right_answers(graded, items, split=split, known=known)
     retrieved: dict[str, tuple[str, ...]] = {}
     if mined is not None:
         groups = mined.groupby("query_id", sort=False)["text"]
@@ -234,6 +240,7 @@ def instances(
             positive=example.positive,
             graded=dict(zip(LEVELS, example.negatives, strict=True)),
             retrieved=retrieved.get(example.id, ()),
+            known_positives=_others(right, example.query, example.positive),
         )
         for example in graded
         if example.split == split
@@ -247,8 +254,44 @@ def instances(
             positive=item.positives[0],
             synthetic=written.get(item.id, ()),
             retrieved=retrieved.get(item.id, ()),
+            known_positives=_others(right, item.query, item.positives[0]),
         )
         for item in items
         if item.split == split
     ]
     return made
+
+
+def right_answers(
+    graded: Sequence[GradedExample],
+    items: Sequence[RetrievalItem],
+    *,
+    split: str = "train",
+    known: str = "labelled",
+) -> dict[str, dict[str, str]]:
+    """Every known positive of every query of a split, queries told apart by their text.
+
+    Two records that ask the same share their positives. `labelled`: the first positive
+    of a retrieval item, as a trainer of a public set knows it; `all`: also the planted
+    ones, which mining is not told of. Returns normalised query to {normalised text:
+    text}; LabError for another `known`.
+    """
+    if known not in KNOWN:
+        raise LabError(f"unknown known_positives {known!r}{nearest(known, KNOWN)}")
+    count = 1 if known == "labelled" else None
+    found: dict[str, dict[str, str]] = {}
+    for record in (*graded, *items):
+        if record.split != split:
+            continue
+        graded_one = isinstance(record, GradedExample)
+        texts = (record.positive,) if graded_one else record.positives[:count]
+        own = found.setdefault(normalise(record.query), {})
+        for text in texts:
+            own.setdefault(normalise(text), text)
+    return found
+
+
+def _others(right: dict[str, dict[str, str]], query: str, positive: str) -> tuple:
+    """A query's known positives beside the one that it is trained on."""
+    texts = right[normalise(query)].items()
+    return tuple(text for key, text in texts if key != normalise(positive))

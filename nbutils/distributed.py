@@ -7,10 +7,13 @@ and ends the step with the same gradients. One process needs none of this.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from nbutils.errors import LabError
 
 
 def place() -> tuple[int, int]:
@@ -29,6 +32,34 @@ def wait() -> None:
     """Wait until every process is here."""
     if place()[1] > 1:
         _state().wait_for_everyone()
+
+
+def gather(value: Any) -> list[Any]:
+    """What every process gave, in their order, on all of them."""
+    if place()[1] == 1:
+        return [value]
+    from accelerate.utils import gather_object
+
+    _state()
+    return gather_object([value])
+
+
+def from_main(make: Callable[[], Any]) -> Any:
+    """What `make` returns on the main process, on all of them; so is its LabError."""
+    found: list[Any] = [None, None]
+    if is_main():
+        try:
+            found[0] = make()
+        except LabError as error:
+            found[1] = str(error)
+    if place()[1] > 1:
+        from accelerate.utils import broadcast_object_list
+
+        broadcast_object_list(found)
+    value, problem = found
+    if problem is not None:
+        raise LabError(problem)
+    return value
 
 
 def share(count: int) -> range:

@@ -14,7 +14,7 @@ import os
 import sqlite3
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,13 +61,23 @@ def build_student(settings: Settings) -> SentenceTransformer:
     return SentenceTransformer(modules=modules, device=device)
 
 
-def save_student(model: SentenceTransformer, folder: str | Path) -> Path:
-    """Save to a folder that `load_student` opens; whole or not at all."""
+def save_student(
+    model: SentenceTransformer,
+    folder: str | Path,
+    beside: Callable[[Path], None] | None = None,
+) -> Path:
+    """Save to a folder that `load_student` opens; whole or not at all.
+
+    `beside` is called with the folder before it is put in its place, to write there
+    what belongs to the weights.
+    """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         made = Path(temporary, "model")
         model.save(str(made), create_model_card=False)
+        if beside:
+            beside(made)
         if folder.is_dir():
             os.replace(folder, Path(temporary, "old"))
         os.replace(made, folder)

@@ -16,23 +16,40 @@ def _seeds(table: pd.DataFrame) -> str:
     return "1 seed" if low == 1 else f"{low} seeds"
 
 
-def schedules(curve: pd.DataFrame, published: pd.DataFrame) -> Plot:
-    """Learning curves of the schedules beside the paper's scores at its last step.
+PAPERS_NAMES = {
+    "curriculum": "curriculum", "reverse": "reverse", "random order": "random",
+    **{f"fixed N{k}": f"fixed-{k}" for k in (1, 2, 3, 4)},
+}  # fmt: skip
+"""What Negative Matters' strategies are called here."""
 
-    `curve`: variant, seed, step, ndcg; `published`: strategy, mteb_subset_score.
+
+def schedules(
+    curve: pd.DataFrame, table: pd.DataFrame, published: pd.DataFrame
+) -> Plot:
+    """Learning curves of the schedules, and both orderings: ours and the paper's.
+
+    `curve`: variant, seed, step, ndcg (a band is the range over seeds); `table`:
+    `sweeps.compare`'s against `curriculum`; `published`: strategy, mteb_subset_score,
+    reading_error. Both orderings stand in the paper's order.
     """
-    fig, (left, right) = canvas(9, 3.6, columns=2)
-    means = curve.groupby(["variant", "step"])["ndcg"].mean().unstack(0)
+    fig, (left, middle, right) = canvas(11, 3.6, columns=3)
+    groups = curve.groupby(["variant", "step"])["ndcg"]
+    means, low, high = (getattr(groups, f)().unstack(0) for f in ("mean", "min", "max"))
     for i, name in enumerate(means):
-        style = {"marker": MARKERS[i % 8], "linestyle": LINES[i % 4]}
+        style = {"marker": MARKERS[i % 8], "linestyle": LINES[i % 4], "markersize": 4}
         color = PALETTE[i % len(PALETTE)]
         left.plot(means.index, means[name], label=name, color=color, **style)
+        left.fill_between(means.index, low[name], high[name], color=color, alpha=0.1)
     left.set(xlabel="step", ylabel="NDCG@10, development", title=_seeds(curve))
     left.legend(fontsize=7, ncols=2)
     order = published.sort_values("mteb_subset_score")
+    names = [PAPERS_NAMES[name] for name in order["strategy"]]
+    shown = [name for name in names if name in set(table["variant"])]
+    ours = table.set_index("variant").loc[shown]
+    _differences(middle, ours, "curriculum")
     right.errorbar(
-        order["mteb_subset_score"], order["strategy"], xerr=order["reading_error"],
-        fmt="o", color=PALETTE[0],
+        order["mteb_subset_score"], names, xerr=order["reading_error"],
+        fmt="s", color=PALETTE[1],
     )  # fmt: skip
     right.set(xlabel="MTEB subset at step 1,600", title="the paper's figure, read off")
     last = means.iloc[-1].sort_values(ascending=False)
@@ -40,9 +57,37 @@ def schedules(curve: pd.DataFrame, published: pd.DataFrame) -> Plot:
     best = order.iloc[-1]
     return fig, (
         f"Development NDCG@10 after the last step, mean of {_seeds(curve)}: {told}. "
-        f"In the paper the best is {best['strategy']} with "
-        f"{best['mteb_subset_score']:.1f}."
+        f"On held-out tasks, {_told_apart(ours, 'curriculum')}. In the paper the best "
+        f"is {best['strategy']} with {best['mteb_subset_score']:.1f}."
     )
+
+
+def _differences(axis, ours: pd.DataFrame, baseline: str) -> None:
+    """Differences from a baseline with their intervals, one row a variant (index)."""
+    rest = ours[ours.index != baseline]
+    bars = [rest["difference"] - rest["low"], rest["high"] - rest["difference"]]
+    axis.plot([0] * len(ours), ours.index, alpha=0)  # every name keeps its place
+    axis.plot(0, baseline, "o", markerfacecolor="white", color="black", zorder=3)
+    axis.errorbar(rest["difference"], rest.index, xerr=bars, fmt="o", color=PALETTE[0])
+    axis.axvline(0, color="black", linewidth=1, linestyle=":")
+    axis.set(
+        xlabel=f"NDCG@10 less that of {baseline}, held-out tasks",
+        title=f"ours, 95 % intervals, {_count(ours)}",
+    )
+
+
+def _count(table: pd.DataFrame) -> str:
+    low, high = int(table["seeds"].min()), int(table["seeds"].max())
+    return f"{low} to {high} seeds" if low < high else f"seeds: {low}"
+
+
+def _told_apart(ours: pd.DataFrame, baseline: str) -> str:
+    """Which variants (index) the intervals tell apart from the baseline."""
+    apart = ours[ours["distinguishable"].eq(True)]
+    if apart.empty:
+        return f"no other is distinguishable from {baseline}"
+    told = ", ".join(f"{n} ({v:+.3f})" for n, v in apart["difference"].items())
+    return f"distinguishable from {baseline}: {told}"
 
 
 def gradient_norms(steps: pd.DataFrame, published: pd.DataFrame) -> Plot:
@@ -84,14 +129,10 @@ def sweep(
     score in `published`. A bar is the interval of the difference from the baseline.
     """
     fig, (left, right) = canvas(8, 3.2, columns=2)
-    ours = table[table["variant"] != "untrained"]
-    ours = ours.assign(value=ours["variant"].astype(float)).sort_values("value")
-    bars = [
-        (ours["difference"] - ours["low"]).fillna(0),
-        (ours["high"] - ours["difference"]).fillna(0),
-    ]
-    left.errorbar(ours["value"], ours["mean"], yerr=bars, marker="o", color=PALETTE[0])
-    left.set(xlabel=label, ylabel="NDCG@10, held-out tasks", title="ours")
+    ours = _numbered(table)
+    _line(left, ours)
+    left.set(xlabel=label, ylabel="NDCG@10, held-out tasks")
+    left.set_title(f"ours, 95 % intervals, {_count(ours)}")
     x, y = columns
     right.plot(published[x], published[y], marker="s", linestyle="--", color=PALETTE[1])
     right.set(xlabel=label, ylabel=y, title="SyNeg's figure, read off")
@@ -104,3 +145,76 @@ def sweep(
         f"{label}: our best mean is at {best['value']:g} ({best['mean']:.3f}); values "
         f"distinguishable from {base:g}: {found}. SyNeg's best is at {theirs:g}."
     )
+
+
+MIXINGS = ("retrieved", "synthetic", "direct", "hybrid")
+"""In the order of SyNeg's table, whose `none` has retrieved negatives only."""
+
+
+def mixings(table: pd.DataFrame, published: pd.DataFrame, baseline: str) -> Plot:
+    """Ways to mix synthetic and retrieved negatives beside SyNeg's table.
+
+    `table`: `sweeps.compare`'s against `baseline`; `published`: mixing, dataset,
+    ndcg_at_10_percent.
+    """
+    fig, (left, right) = canvas(9, 3.2, columns=2)
+    ours = table.set_index("variant")
+    ours = ours.loc[[name for name in MIXINGS if name in ours.index][::-1]]
+    _differences(left, ours, baseline)
+    theirs = published.pivot(index="mixing", columns="dataset")["ndcg_at_10_percent"]
+    theirs = theirs.loc[list(dict.fromkeys(published["mixing"]))[::-1]]
+    for i, name in enumerate(theirs):
+        style = {"marker": MARKERS[i], "color": PALETTE[i + 1], "linestyle": ""}
+        right.plot(theirs[name], theirs.index, label=name, **style)
+    right.set(xlabel="NDCG@10 in %", title="SyNeg's table")
+    right.legend(frameon=False, fontsize=8)
+    means = ", ".join(f"{n} {v:.3f}" for n, v in ours["mean"][::-1].items())
+    best = theirs.mean(axis=1)
+    return fig, (
+        f"NDCG@10 on held-out tasks by mixing, {_count(ours)}: {means}; "
+        f"{_told_apart(ours, baseline)}. SyNeg's best mean is {best.idxmax()}'s with "
+        f"{best.max():.1f} %."
+    )
+
+
+def temperatures(table: pd.DataFrame, published: pd.DataFrame, baseline: str) -> Plot:
+    """Our score by temperature, with the temperatures that SyNeg names marked.
+
+    `table`: `sweeps.compare`'s against `baseline`, a number in `variant`; `published`:
+    model, temperature. A bar is the interval of the difference from the baseline.
+    """
+    fig, axis = canvas(7, 3.4)
+    ours = _numbered(table)
+    _line(axis, ours)
+    axis.set(xscale="log", xlabel="temperature", ylabel="NDCG@10, held-out tasks")
+    axis.set_xticks(ours["value"], [f"{v:g}" for v in ours["value"]], minor=False)
+    axis.minorticks_off()
+    for i, mark in enumerate(published.itertuples(), 1):
+        axis.axvline(
+            mark.temperature, color=PALETTE[i], linestyle=LINES[i % 4], zorder=1,
+            label=f"SyNeg, {mark.model}: {mark.temperature:g}",
+        )  # fmt: skip
+    axis.set_title(f"95 % intervals, {_count(ours)}")
+    fig.legend(fontsize=8, loc="outside lower center", ncols=len(published))
+    means = ", ".join(f"{r.value:g} {r.mean:.3f}" for r in ours.itertuples())
+    named = ours.assign(variant=[f"{v:g}" for v in ours["value"]]).set_index("variant")
+    theirs = ", ".join(f"{m.temperature:g} ({m.model})" for m in published.itertuples())
+    return fig, (
+        f"NDCG@10 on held-out tasks by temperature, {_count(ours)}: {means}; "
+        f"{_told_apart(named, baseline)}. SyNeg names {theirs}; no scores of others."
+    )
+
+
+def _numbered(table: pd.DataFrame) -> pd.DataFrame:
+    """The trained variants with their numbers in `value`, sorted."""
+    ours = table[table["variant"] != "untrained"]
+    return ours.assign(value=ours["variant"].astype(float)).sort_values("value")
+
+
+def _line(axis, ours: pd.DataFrame) -> None:
+    """Means by value; a bar is the interval of the difference from the baseline."""
+    bars = [
+        (ours["difference"] - ours["low"]).fillna(0),
+        (ours["high"] - ours["difference"]).fillna(0),
+    ]
+    axis.errorbar(ours["value"], ours["mean"], yerr=bars, marker="o", color=PALETTE[0])

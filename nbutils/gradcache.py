@@ -18,6 +18,7 @@ from nbutils.curriculum import negatives_for
 from nbutils.losses import ContrastiveLoss, false_negatives
 from nbutils.records import TrainingInstance
 from nbutils.settings import Settings
+from nbutils.templates import MULTIPLE
 
 
 @dataclass
@@ -58,47 +59,107 @@ def make_batch(
 class Chunks:
     """Texts in groups that go through the model together, and the way back.
 
-    `groups` holds (prompt, texts); `order` maps the asked texts to rows of the groups'
-    vectors put end to end. Equal texts are one row.
+    `groups` holds features, each (texts, tokens); `order` maps the asked texts to rows
+    of the groups' vectors put end to end. Equal texts are one row.
     """
 
-    groups: list[tuple[str, list[str]]]
+    groups: list[dict[str, Tensor]]
     order: list[int]
 
+    @property
+    def sizes(self) -> list[int]:
+        """Texts of each group."""
+        return [len(group["input_ids"]) for group in self.groups]
 
-def make_chunks(texts: Sequence[str], prompts: Sequence[str], size: int) -> Chunks:
-    """Group texts of one prompt and similar length, at most `size` a group."""
+
+def make_chunks(
+    model: SentenceTransformer,
+    texts: Sequence[str],
+    prompts: Sequence[str],
+    size: int,
+    tokens: int = 0,
+) -> Chunks:
+    """Group texts of similar length: at most `size` texts a group, and `tokens` tokens.
+
+    Tokens count with their padding; 0: no limit. A text longer than `tokens` is a group
+    of its own. Each text is tokenized once, whatever passes follow.
+    """
     pairs = list(dict.fromkeys(zip(prompts, texts, strict=True)))
-    pairs.sort(key=lambda pair: (pair[0], len(pair[1])))
-    groups: list[tuple[str, list[str]]] = []
-    for prompt, text in pairs:
-        if not groups or groups[-1][0] != prompt or len(groups[-1][1]) == size:
-            groups.append((prompt, []))
-        groups[-1][1].append(text)
-    place = {pair: row for row, pair in enumerate(pairs)}
-    return Chunks(groups, [place[pair] for pair in zip(prompts, texts, strict=True)])
+    rows = token_rows(model, pairs)
+    lengths = [len(row["input_ids"]) for row in rows]
+    by_length = sorted(range(len(rows)), key=lengths.__getitem__)
+    groups: list[list[int]] = []
+    for i in by_length:  # what comes later is longer: it sets the width of its group
+        count = len(groups[-1]) if groups else size
+        wide = tokens and (count + 1) * padded_width(lengths[i]) > tokens
+        if count == size or wide:
+            groups.append([])
+        groups[-1].append(i)
+    fill = model.tokenizer.pad_token_id
+    place = {pairs[i]: row for row, i in enumerate(by_length)}
+    return Chunks(
+        [_padded([rows[i] for i in group], fill) for group in groups],
+        [place[pair] for pair in zip(prompts, texts, strict=True)],
+    )
 
 
-def group_vectors(model: SentenceTransformer, group: tuple[str, list[str]]) -> Tensor:
+def token_rows(
+    model: SentenceTransformer, pairs: Sequence[tuple[str, str]]
+) -> list[dict[str, Tensor]]:
+    """The features of each (prompt, text) without padding, each (tokens,)."""
+    rows: list[dict[str, Tensor]] = [{}] * len(pairs)
+    for prompt in dict.fromkeys(prompt for prompt, _ in pairs):
+        places = [i for i, pair in enumerate(pairs) if pair[0] == prompt]
+        made = model.preprocess([pairs[i][1] for i in places], prompt=prompt or None)
+        real = made["attention_mask"].bool()
+        for row, i in enumerate(places):
+            rows[i] = {key: value[row][real[row]] for key, value in made.items()}
+    return rows
+
+
+def padded_width(length: int) -> int:
+    """The width to which texts of at most `length` tokens are padded."""
+    return -(-length // MULTIPLE) * MULTIPLE
+
+
+def _padded(rows: Sequence[dict[str, Tensor]], fill: int) -> dict[str, Tensor]:
+    """Rows of features as one batch: `input_ids` padded with `fill`, others with 0."""
+    width = padded_width(max(len(row["input_ids"]) for row in rows))
+    batch = {}
+    for key in rows[0]:
+        value = fill if key == "input_ids" else 0
+        batch[key] = torch.full((len(rows), width), value)
+        for place, row in zip(batch[key], rows, strict=True):
+            place[: len(row[key])] = row[key]
+    return batch
+
+
+def group_vectors(model: SentenceTransformer, group: dict[str, Tensor]) -> Tensor:
     """Unit vectors (texts, dim) of one group, with gradient where it is enabled."""
-    prompt, texts = group
-    features = model.preprocess(texts, prompt=prompt or None)
-    features = {key: value.to(model.device) for key, value in features.items()}
+    features = {key: value.to(model.device) for key, value in group.items()}
     return model(features)["sentence_embedding"]
 
 
-def batch_chunks(batch: Batch, settings: Settings) -> Chunks:
+def batch_chunks(
+    model: SentenceTransformer, batch: Batch, settings: Settings
+) -> Chunks:
     """A batch's queries, then its documents. Instructions go on queries only."""
     prompted = settings.text_format != "plain"
     queries = [instance.query for instance in batch.instances]
     prompts = [i.instruction if prompted else "" for i in batch.instances]
     prompts += [""] * len(batch.documents)
-    return make_chunks(queries + batch.documents, prompts, settings.mini_batch)
+    return make_chunks(
+        model,
+        queries + batch.documents,
+        prompts,
+        settings.mini_batch,
+        settings.mini_batch_tokens,
+    )
 
 
 def batch_loss(model: SentenceTransformer, batch: Batch, settings: Settings) -> Tensor:
     """The loss of one batch, with the whole batch's activations kept in one graph."""
-    chunks = batch_chunks(batch, settings)
+    chunks = batch_chunks(model, batch, settings)
     vectors = torch.cat([group_vectors(model, group) for group in chunks.groups])
     return vectors_loss(vectors[chunks.order], batch, settings)
 
@@ -122,7 +183,7 @@ def backward(model: SentenceTransformer, batch: Batch, settings: Settings) -> Te
     On several processes each runs its share of the mini-batches. Vectors are put
     together before the loss and gradients after the last mini-batch: one exchange each.
     """
-    chunks = batch_chunks(batch, settings)
+    chunks = batch_chunks(model, batch, settings)
     mine = distributed.share(len(chunks.groups))
     devices = [model.device] if model.device.type == "cuda" else []
     states, parts = {}, {}
@@ -130,11 +191,10 @@ def backward(model: SentenceTransformer, batch: Batch, settings: Settings) -> Te
         for i in mine:
             states[i] = _random_state(devices)
             parts[i] = group_vectors(model, chunks.groups[i])
-    sizes = [len(texts) for _, texts in chunks.groups]
-    vectors = distributed.together(parts, sizes, model).requires_grad_()
+    vectors = distributed.together(parts, chunks.sizes, model).requires_grad_()
     loss = vectors_loss(vectors[chunks.order], batch, settings)
     loss.backward()
-    gradients = vectors.grad.split(sizes)
+    gradients = vectors.grad.split(chunks.sizes)
     for i in mine:
         if settings.gradient_cache:
             with torch.random.fork_rng(devices):

@@ -233,6 +233,13 @@ class Settings(BaseModel):
     mini_batch: int = _setting(
         24, "texts that go through the model at once", unit="texts", gt=0
     )
+    mini_batch_tokens: int = _setting(
+        0,
+        "tokens, padding included, that go through the model at once; mini_batch "
+        "still holds; 0: no such limit",
+        unit="tokens",
+        ge=0,
+    )
     gradient_cache: bool = _setting(
         False,
         "keep the activations of one mini-batch only, for a second forward pass",
@@ -249,6 +256,12 @@ class Settings(BaseModel):
     )
     symmetric: bool = _setting(
         False, "the loss also asks for each positive's query among the queries"
+    )
+    known_positives: Literal["labelled", "all"] = _setting(
+        "labelled",
+        "right answers that a query never has as negatives: the labelled ones of all "
+        "records that ask the same; all: the planted ones too, which mining is not "
+        "told of",
     )
     checkpoint_every: int = _setting(
         10, "steps from one checkpoint to the next", unit="steps", gt=0

@@ -37,9 +37,11 @@ HELD_OUT = ("held-out-tasks", "held-out-family")
 
 
 def training_data(
-    records: synthesis.Records, mined: Path = MINED
+    records: synthesis.Records, mined: Path = MINED, known: str = "labelled"
 ) -> list[TrainingInstance]:
     """Training instances with their retrieved negatives from a mined table.
+
+    `known` is the setting `known_positives`.
 
     The table holds `query_id` and `document_id`; rows of queries or documents that are
     not in these records' training split (fewer families, say) are left out, and said.
@@ -55,11 +57,13 @@ def training_data(
     kept = table.assign(text=table["document_id"].map(texts)).dropna(subset="text")
     if kept.empty:
         raise LabError(f"{mined} has no row for these records: run notebook 03 first")
-    if len(kept) < len(table):
+    if len(kept) < len(table) and distributed.is_main():
         left = len(table) - len(kept)
         print(f"{left} of {len(table)} mined rows are of other passages: left out")
     table = kept
-    return curriculum.instances(records.graded, records.items, records.syneg, table)
+    return curriculum.instances(
+        records.graded, records.items, records.syneg, table, known=known
+    )
 
 
 def development(
@@ -97,12 +101,14 @@ def run_seed(
     settings: Settings,
     progress: bool = True,
     checkpoint_folder: Path | None = None,
+    student_folder: Path | None = None,
 ) -> pd.DataFrame:
     """Train one seed and score the held-out sets before and after.
 
-    A run that was stopped goes on from the checkpoint in `checkpoint_folder`.
-    Returns one row a query: seed, split, query_id, ndcg_before, ndcg_after,
-    beats_n1_before, beats_n1_after.
+    A run that was stopped goes on from the checkpoint in `checkpoint_folder`; the
+    trained student, with its log and settings, goes to `student_folder` before it is
+    scored (`training.save_run`). Returns one row a query: seed, split, query_id,
+    ndcg_before, ndcg_after, beats_n1_before, beats_n1_after.
     """
     distributed.place()  # each process takes its own device before anything is loaded
     records = synthesis.load(settings)
@@ -111,14 +117,17 @@ def run_seed(
         evaluation.local_set(name, records.graded, records.items) for name in HELD_OUT
     ]
     before = [per_query_scores(student, settings, data) for data in sets]
-    data = training_data(records)
-    training.train(
+    data = training_data(records, known=settings.known_positives)
+    log = training.train(
         student,
         data,
         settings,
+        evaluate=development(records, settings),
         progress=progress,
         checkpoint_folder=checkpoint_folder,
     )
+    if student_folder and distributed.is_main():
+        training.save_run(student, student_folder, log, data, settings)
     after = [per_query_scores(student, settings, data) for data in sets]
     frames = [
         old.merge(new, on="query_id", suffixes=("_before", "_after")).assign(
@@ -129,25 +138,35 @@ def run_seed(
     return pd.concat(frames, ignore_index=True)
 
 
+def check_rows(path: Path, settings: Settings) -> None:
+    """LabError if the csv file of seeds holds rows of other settings."""
+    path = Path(path)
+    if not path.is_file():
+        return
+    wanted = settings.model_dump(exclude={"seed"})
+    beside = path.with_suffix(".settings.json")
+    stored = json.loads(beside.read_text()) if beside.is_file() else None
+    # a setting that the rows did not know yet has no part in them
+    if stored is None or any(wanted.get(k) != v for k, v in stored.items()):
+        raise LabError(
+            f"{path} holds rows of other settings: give another --out, or remove it"
+        )
+
+
 def add_rows(path: Path, rows: pd.DataFrame, settings: Settings) -> None:
     """Add a seed's rows to a csv file, replacing older rows of the same seed.
 
     The settings stand beside the file as json. LabError if it holds rows of others.
     """
     path = Path(path)
-    wanted = settings.model_dump(exclude={"seed"})
-    beside = path.with_suffix(".settings.json")
+    check_rows(path, settings)
     if path.is_file():
-        stored = json.loads(beside.read_text()) if beside.is_file() else None
-        # a setting that the rows did not know yet has no part in them
-        if stored is None or any(wanted.get(k) != v for k, v in stored.items()):
-            raise LabError(
-                f"{path} holds rows of other settings: give another --out, or remove it"
-            )
         kept = read_table(path)
         kept = kept[~kept["seed"].isin(rows["seed"])]
         rows = pd.concat([kept, rows]).sort_values(["seed", "split", "query_id"])
-    write_json(beside, wanted)
+    write_json(
+        path.with_suffix(".settings.json"), settings.model_dump(exclude={"seed"})
+    )
     write_table(path, rows.round(5))
 
 
@@ -265,7 +284,7 @@ def _run(
     made = {}
     if trained:
         mined = _mined(records, settings, folder) if study.mines else MINED
-        data = training_data(records, mined)
+        data = training_data(records, mined, settings.known_positives)
         score = development(records, settings) if study.curve else None
         log = training.train(student, data, settings, evaluate=score, progress=False)
         steps, curve = log.frames()

@@ -20,11 +20,11 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from tqdm import tqdm
 
-from nbutils import checkpoints, distributed, gradcache
+from nbutils import checkpoints, distributed, encoder, gradcache, machine
 from nbutils.curriculum import plan
 from nbutils.errors import LabError
 from nbutils.gradcache import Batch, backward, make_batch
-from nbutils.records import TrainingInstance
+from nbutils.records import TrainingInstance, write_json, write_table
 from nbutils.settings import Settings
 
 
@@ -61,9 +61,10 @@ def train(
     `evaluate` is called before the first step, after the last step of each level's run
     of `steps_per_level`, and at the end. With `checkpoint_folder` the state is kept
     there every `checkpoint_every` steps and at the end; a run that finds one there goes
-    on from it, and ends as if it had never been stopped (bit for bit on a CPU). Raises
-    LabError for a loss that is not finite, for adapters that get no gradient at the
-    first step, for memory that does not suffice and for a checkpoint of another run.
+    on from it, and ends as if it had never been stopped (bit for bit on a CPU). Of
+    several processes only the main one reads and writes there. Raises LabError for a
+    loss that is not finite, for adapters that get no gradient at the first step, for
+    memory that does not suffice and for a checkpoint of another run.
     """
     steps = plan(data, settings)
     if settings.warmup_steps >= len(steps):
@@ -117,6 +118,39 @@ def train(
     return log
 
 
+def save_run(
+    model: SentenceTransformer,
+    folder: str | Path,
+    log: TrainingLog,
+    data: Sequence[TrainingInstance],
+    settings: Settings,
+) -> Path:
+    """Save a trained student with all that made it; whole or not at all.
+
+    `SentenceTransformer(folder, trust_remote_code=True)` and `encoder.load_student`
+    open it. Beside the weights: `steps.csv`, `curve.csv` where the run was evaluated,
+    and `run.json` (settings, versions, device, processes, number and digest of the
+    instances).
+    """
+    steps, curve = log.frames()
+    made = {
+        "settings": settings.model_dump(),
+        "versions": machine.versions(),
+        "device": machine.device_name(),
+        "processes": distributed.place()[1],
+        "instances": len(data),
+        "data": checkpoints.data_digest(data),
+    }
+
+    def beside(temporary: Path) -> None:
+        write_table(temporary / "steps.csv", steps)
+        if len(curve):
+            write_table(temporary / "curve.csv", curve)
+        write_json(temporary / "run.json", made)
+
+    return encoder.save_student(model, folder, beside)
+
+
 def training_step(
     model: SentenceTransformer,
     batch: Batch,
@@ -164,16 +198,15 @@ def named_memory_errors(model: SentenceTransformer, batch: Batch, settings: Sett
             raise
         # the failed step's activations live on in its frames: let go of them first
         traceback.clear_frames(error.__traceback__)
-    size = _fitting(model, batch, settings)
+    found = _fitting(model, batch, settings)
     advice = (
-        f"--set gradient_cache=true --set mini_batch={size} fits (tried)"
-        if size
+        f"--set gradient_cache=true --set {found[0]}={found[1]} fits (tried)"
+        if found
         else "not even single texts fit: lower max_length or take a smaller student"
     )
-    raise LabError(
-        f"out of memory with mini_batch={settings.mini_batch}, "
-        f"gradient_cache={str(settings.gradient_cache).lower()}: {advice}"
-    ) from None
+    told = ("mini_batch", "mini_batch_tokens", "gradient_cache")
+    now = ", ".join(f"{name}={getattr(settings, name)}" for name in told).lower()
+    raise LabError(f"out of memory with {now}: {advice}") from None
 
 
 def _is_memory(error: BaseException) -> bool:
@@ -182,26 +215,33 @@ def _is_memory(error: BaseException) -> bool:
     return "can't allocate memory" in str(error) or "out of memory" in str(error)
 
 
-def _fitting(model: SentenceTransformer, batch: Batch, settings: Settings) -> int:
-    """The largest halving of the mini-batch that runs with cached gradients; 0: none.
+def _fitting(
+    model: SentenceTransformer, batch: Batch, settings: Settings
+) -> tuple[str, int] | None:
+    """(setting, largest halving of it that runs with cached gradients); None: none.
 
-    With cached gradients already on, the mini-batch that failed is not tried again.
-    No vector leaves this process: the others are still in the step that failed here.
+    The setting is the mini-batch's limit in tokens where there is one, else in texts.
+    With cached gradients already on, the limit that failed is not tried again. No
+    vector leaves this process: the others are still in the step that failed here.
     """
-    size = settings.mini_batch
+    name = "mini_batch_tokens" if settings.mini_batch_tokens else "mini_batch"
+    size = getattr(settings, name)
     size = size // 2 if settings.gradient_cache else size
     while size:
-        smaller = settings.model_copy(update={"mini_batch": size})
+        smaller = settings.model_copy(update={name: size})
         model.zero_grad()
+        chunks = gradcache.batch_chunks(model, batch, smaller)
         try:
-            for group in gradcache.batch_chunks(batch, smaller).groups:
+            for group in chunks.groups:
                 gradcache.group_vectors(model, group).sum().backward()
-            return size
+            return name, size
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not _is_memory(error):
                 raise
+        if max(chunks.sizes) == 1:
+            return None
         size //= 2
-    return 0
+    return None
 
 
 def check_step(step: int, loss: float, norm: float) -> None:
@@ -238,15 +278,18 @@ def _evaluate(log, model, evaluate, step: int, level: str) -> None:
 
 
 def _keep(log, folder, model, optimizer, settings, digest) -> None:
-    """A checkpoint, written by the main process."""
+    """A checkpoint, written by the main process with every process's random state."""
+    states = distributed.gather(checkpoints.random_state(model.device))
     if distributed.is_main():
-        checkpoints.save(folder, model, optimizer, settings, asdict(log), digest)
+        checkpoints.save(
+            folder, model, optimizer, settings, asdict(log), digest, states
+        )
     distributed.wait()
 
 
 def _resume(log, folder, model, optimizer, settings, digest) -> None:
-    """Go on from the folder's checkpoint, where there is one."""
-    state = checkpoints.read(folder, settings, digest)
+    """Go on from the folder's checkpoint, where the main process finds one."""
+    state = distributed.from_main(lambda: checkpoints.read(folder, settings, digest))
     if state:
         checkpoints.restore(state, model, optimizer)
         log.steps, log.evaluations = state["log"]["steps"], state["log"]["evaluations"]

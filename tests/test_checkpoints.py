@@ -160,7 +160,7 @@ def test_out_of_memory_proposes_a_mini_batch_that_fits(monkeypatch, cache):
             assert not any(vectors() is not None for vectors in made)
         found = original(model, group)
         made.append(weakref.ref(found))
-        if len(group[1]) > (3 if torch.is_grad_enabled() else 100):
+        if len(group["input_ids"]) > (3 if torch.is_grad_enabled() else 100):
             failed.append(made.copy())
             raise torch.OutOfMemoryError("CUDA out of memory")
         return found
@@ -174,6 +174,27 @@ def test_out_of_memory_proposes_a_mini_batch_that_fits(monkeypatch, cache):
     assert len(failed) >= 2
     monkeypatch.undo()
     run(mini_batch=2)
+
+
+def test_out_of_memory_proposes_a_limit_in_tokens_where_there_is_one(monkeypatch):
+    original = gradcache.group_vectors
+
+    def limited(model, group):
+        if group["input_ids"].numel() > 48:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(model, group)
+
+    monkeypatch.setattr(gradcache, "group_vectors", limited)
+    with pytest.raises(LabError, match=r"mini_batch_tokens=40 fits \(tried\)"):
+        run(mini_batch_tokens=160)
+    run(mini_batch_tokens=40)
+    monkeypatch.setattr(gradcache, "group_vectors", lambda *_: limited_to_nothing())
+    with pytest.raises(LabError, match="not even single texts fit"):
+        run(mini_batch_tokens=160)
+
+
+def limited_to_nothing():
+    raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 def test_other_faults_are_not_called_memory(monkeypatch):

@@ -22,10 +22,59 @@ def test_schedules_name_every_order_and_the_papers_best():
         ]
     )
     table = published("negative_matters_strategy")
-    figure, told = figures_training.schedules(curve, table)
+    figure, told = figures_training.schedules(
+        curve, compared("curriculum", "reverse"), table
+    )
     assert "curriculum 0.620, reverse 0.520" in told and "2 seeds" in told
+    assert "distinguishable from curriculum: reverse (-0.200)" in told
     assert "best is curriculum with 71.7" in told
     assert len(figure.axes[0].lines) == 2
+    ours, theirs = (
+        [label.get_text() for label in axis.get_yticklabels()]
+        for axis in figure.axes[1:]
+    )
+    assert ours == ["reverse", "curriculum"] == [n for n in theirs if n in ours]
+    _, told = figures_training.schedules(
+        curve, compared("curriculum", "reverse", apart=False), table
+    )
+    assert "no other is distinguishable from curriculum" in told
+
+
+def compared(baseline: str, other: str, apart: bool = True) -> pd.DataFrame:
+    """What `sweeps.compare` returns, for two variants."""
+    nothing = dict.fromkeys(("difference", "low", "high", "distinguishable"), np.nan)
+    return pd.DataFrame(
+        [
+            {"variant": baseline, "seeds": 3, "mean": 0.7, **nothing},
+            {"variant": other, "seeds": 2, "mean": 0.5, "difference": -0.2,
+             "low": -0.3, "high": -0.1 if apart else 0.1, "distinguishable": apart},
+        ]
+    )  # fmt: skip
+
+
+def test_mixings_stand_beside_syneg_and_tell_only_what_can_be_told_apart():
+    theirs = published("syneg_mixing")
+    figure, told = figures_training.mixings(
+        compared("retrieved", "hybrid"), theirs, "retrieved"
+    )
+    assert "retrieved 0.700, hybrid 0.500" in told and "2 to 3 seeds" in told
+    assert "distinguishable from retrieved: hybrid (-0.200)" in told
+    assert "best mean is hybrid's with 73.3 %" in told
+    assert {line.get_label() for line in figure.axes[1].lines} == set(theirs["dataset"])
+    _, told = figures_training.mixings(
+        compared("retrieved", "hybrid", apart=False), theirs, "retrieved"
+    )
+    assert "no other is distinguishable from retrieved" in told
+
+
+def test_temperatures_mark_those_that_syneg_names():
+    table, theirs = compared("0.02", "0.1"), published("syneg_temperature")
+    figure, told = figures_training.temperatures(table, theirs, "0.02")
+    assert "0.02 0.700, 0.1 0.500" in told
+    assert "distinguishable from 0.02: 0.1 (-0.200)" in told
+    assert "0.017 (BGE, best)" in told
+    marks = [line.get_xdata()[0] for line in figure.axes[0].lines[-3:]]
+    assert marks == list(theirs["temperature"])
 
 
 def test_gradient_norms_tell_the_variance_within_runs():
@@ -47,6 +96,7 @@ def test_a_sweep_tells_its_best_and_what_can_be_told_apart():
     table = pd.DataFrame(
         {
             "variant": ["2.0", "0.2", "untrained", "0.7"],
+            "seeds": [3, 3, 1, 3],
             "mean": [0.5, 0.6, 0.1, 0.7],
             "difference": [-0.2, -0.1, -0.6, np.nan],
             "low": [-0.3, -0.2, -0.7, np.nan],

@@ -1,11 +1,14 @@
 """Training data from shipped files, the table of seeds, and its command."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
+from sentence_transformers import SentenceTransformer
 from typer.testing import CliRunner
 
-from nbutils import studies, synthesis
+from nbutils import encoder, machine, studies, synthesis, training
 from nbutils.__main__ import app
 from nbutils.errors import LabError
 from nbutils.records import read_table, write_table
@@ -120,3 +123,44 @@ def test_the_command_refuses_bad_seeds_and_a_missing_gpu():
     assert bad.exit_code == 1 and "takes numbers such as 0,1,2" in bad.output
     paper = runner.invoke(app, ["train", "--profile", "paper"])
     assert paper.exit_code == 1 and "error:" in paper.output
+
+
+def test_the_command_leaves_a_student_with_its_log_and_settings(tmp_path):
+    out = tmp_path / "mean.csv"
+    arguments = ["train", "--profile", "smoke", "--out", str(out)]
+    done = CliRunner().invoke(app, [*arguments, "--set", "pooling=mean"])
+    assert done.exit_code == 0, done.output
+    folder = tmp_path / "mean.students" / "seed0"
+    assert f"seed 0, 1 process: scores in {out}, student in {folder}" in done.output
+    made = json.loads((folder / "run.json").read_text())
+    settings = resolve("smoke", {"pooling": "mean"})
+    assert made["settings"] == settings.model_dump()
+    assert made["versions"] == machine.versions() and made["processes"] == 1
+    steps, curve = (read_table(folder / f"{n}.csv") for n in ("steps", "curve"))
+    assert len(steps) == 8 and list(steps["level"].unique()) == ["N4", "N3", "N2", "N1"]
+    assert list(curve["step"]) == [0, 2, 4, 6, 8]
+    student = SentenceTransformer(str(folder), trust_remote_code=True)
+    again = encoder.load_student(folder, settings)
+    fresh = encoder.build_student(settings)
+    vectors = [m.encode(["a text"]) for m in (student, again, fresh)]
+    assert np.allclose(vectors[0], vectors[1], atol=1e-6)
+    assert not np.allclose(vectors[0], vectors[2], atol=1e-4)  # it was trained
+    # rows of other settings are refused before anything is trained
+    refused = CliRunner().invoke(app, arguments)
+    assert refused.exit_code == 1 and "rows of other settings" in refused.output
+    assert json.loads((folder / "run.json").read_text()) == made
+
+
+def test_a_student_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    settings = resolve("smoke")
+    model, log = encoder.build_student(settings), training.TrainingLog()
+    folder = training.save_run(model, tmp_path / "student", log, [], settings)
+    before = records_of(folder)
+    monkeypatch.setattr(training, "write_json", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        training.save_run(model, folder, log, [], settings)
+    assert records_of(folder) == before and [*tmp_path.iterdir()] == [folder]
+
+
+def records_of(folder) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}

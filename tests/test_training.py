@@ -1,12 +1,22 @@
 """Curriculum, loss, batches, and training that trains."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from nbutils import curriculum, encoder, gradcache, losses, studies, synthesis, training
+from nbutils import (
+    bench_training,
+    curriculum,
+    encoder,
+    gradcache,
+    losses,
+    studies,
+    synthesis,
+    training,
+)
 from nbutils.errors import LabError
-from nbutils.records import TrainingInstance
+from nbutils.records import GradedExample, RetrievalItem, TrainingInstance
 from nbutils.settings import resolve
 
 
@@ -116,19 +126,118 @@ def test_texts_equal_to_a_positive_or_the_query_are_excluded():
     ]
 
 
+def test_known_positives_come_from_the_records_and_are_masked_in_the_batch():
+    """Two records ask the same; a third one's mined negative is a planted positive."""
+    item = RetrievalItem(
+        id="f/item/0", family="f", domain="d", query="What is it?", title="t",
+        positives=("labelled answer", "second answer", "third answer"), split="train",
+    )  # fmt: skip
+    other = item.model_copy(update={
+        "id": "f/item/1", "query": "what is it", "positives": ("own answer", "b", "c"),
+    })  # fmt: skip
+    apart = item.model_copy(update={
+        "id": "f/item/2", "query": "free", "positives": ("far", "d", "e"),
+    })  # fmt: skip
+    example = GradedExample(
+        id="f/mgh/0", family="f", group="sts", task_id="t", task="t", split="train",
+        query="WHAT IS IT", positive="graded answer", negatives=("1", "2", "3", "4"),
+    )  # fmt: skip
+    mined = pd.DataFrame(
+        {"query_id": ["f/item/0", "f/item/2"], "text": ["Second answer!", "own answer"]}
+    )
+    settings = resolve("smoke", {"mixing": "retrieved", "retrieved_per_query": 1})
+
+    def masked(known: str) -> dict[str, set[str]]:
+        data = curriculum.instances(
+            [example], [item, other, apart], [], mined, known=known
+        )
+        batch = gradcache.make_batch(data, "N1", settings, 0)
+        texts = np.array(batch.documents)
+        rows = zip(data, batch.excluded.numpy(), strict=True)
+        return {one.id: set(texts[row]) for one, row in rows}
+
+    asks = {"graded answer", "labelled answer", "own answer"}
+    labelled, whole = masked("labelled"), masked("all")
+    assert labelled["f/item/0"] == asks - {"labelled answer"}
+    assert labelled["f/item/1"] >= asks - {"own answer"}
+    assert labelled["f/mgh/0"] == asks - {"graded answer"}
+    assert labelled["f/item/2"] == set()
+    assert whole["f/item/0"] == labelled["f/item/0"] | {"Second answer!"}
+    assert whole["f/mgh/0"] == labelled["f/mgh/0"] | {"Second answer!"}
+    assert whole["f/item/2"] == set()
+    with pytest.raises(LabError, match="did you mean 'labelled'"):
+        masked("labeled")
+
+
+def test_the_recordings_planted_positives_are_known_only_where_asked():
+    records = synthesis.load(resolve())
+    planted = {
+        known: sum(
+            len(i.known_positives) for i in studies.training_data(records, known=known)
+        )
+        for known in curriculum.KNOWN
+    }
+    items = sum(item.split == "train" for item in records.items)
+    assert planted == {"labelled": 0, "all": 2 * items}
+
+
 def test_chunks_keep_order_and_encode_equal_texts_once():
     settings = resolve("smoke", {"compute_dtype": "float32"})
     model = encoder.build_student(settings)
     texts = ["long text " * 8, "short", "long text " * 8, "middle text here"]
     prompts = ["", "Find it", "", ""]
-    chunks = gradcache.make_chunks(texts, prompts, size=1)
-    assert [len(group[1]) for group in chunks.groups] == [1, 1, 1]
+    chunks = gradcache.make_chunks(model, texts, prompts, size=1)
+    assert chunks.sizes == [1, 1, 1]
     with torch.no_grad():
         rows = torch.cat([gradcache.group_vectors(model, g) for g in chunks.groups])
     got = rows[chunks.order].numpy()
     for i, (text, prompt) in enumerate(zip(texts, prompts, strict=True)):
         alone = encoder.embed(model, [text], settings, prompt or None, cache=None)
         assert np.allclose(got[i], alone[0], atol=1e-5)
+
+
+def test_chunks_hold_no_more_tokens_than_asked_and_lose_no_text():
+    model = encoder.build_student(resolve("smoke"))
+    texts = [f"{n} " + "word " * (n % 23) for n in range(60)]
+    prompts = ["Find it" if n % 3 else "" for n in range(60)]
+    by_count = gradcache.make_chunks(model, texts, prompts, size=7)
+    assert by_count.sizes == [7] * 8 + [4]
+    chunks = gradcache.make_chunks(model, texts, prompts, size=50, tokens=256)
+    shapes = [group["input_ids"].shape for group in chunks.groups]
+    assert all(rows * width <= 256 for rows, width in shapes)
+    for (rows, width), later in zip(shapes, chunks.groups[1:], strict=False):
+        longer = int(later["attention_mask"][0].sum())  # it would not have fitted
+        assert (rows + 1) * max(width, gradcache.padded_width(longer)) > 256
+    assert sorted(chunks.order) == list(range(60)) and sum(chunks.sizes) == 60
+    rows = gradcache.token_rows(model, list(zip(prompts, texts, strict=True)))
+    flat = [row for group in chunks.groups for row in group["input_ids"]]
+    for i, row in enumerate(rows):
+        assert torch.equal(flat[chunks.order[i]][: len(row["input_ids"])],
+                           row["input_ids"])  # fmt: skip
+    alone = gradcache.make_chunks(model, texts, prompts, size=50, tokens=1)
+    assert alone.sizes == [1] * 60
+
+
+def test_the_benchmark_times_each_way_on_the_same_batches(monkeypatch):
+    settings = resolve("smoke")
+    cut = settings.model_copy(update={"mini_batch_tokens": 64})
+    seen = []
+    original = gradcache.backward
+
+    def noted(model, batch, asked):
+        seen.append((asked.mini_batch_tokens, batch.documents[0]))
+        return original(model, batch, asked)
+
+    monkeypatch.setattr(training, "backward", noted)
+    made = [
+        gradcache.make_batch([instance(n), instance(n + 1)], "N2", settings, 0)
+        for n in (0, 5)
+    ]
+    ways = {"fixed": settings, "tokens": cut}
+    found = bench_training.in_turn(ways, made, rounds=1)
+    assert found.keys() == ways.keys() and min(found.values()) > 0
+    one, two = ([(t, f"positive {n}") for t in (0, 64)] for n in (0, 5))
+    assert seen == 2 * (one + two)
 
 
 def test_training_lowers_the_loss_and_moves_only_adapters():
@@ -181,8 +290,8 @@ def test_paged_optimizer_needs_a_gpu():
     "changes",
     [{}, {"lora_dropout": 0.3}, {"pooling": "mean"}, {"symmetric": True}],
 )
-@pytest.mark.parametrize("size", [1, 3, 64])
-def test_cached_gradients_equal_those_of_the_whole_batch(changes, size):
+@pytest.mark.parametrize(("size", "tokens"), [(1, 0), (3, 0), (64, 0), (64, 64)])
+def test_cached_gradients_equal_those_of_the_whole_batch(changes, size, tokens):
     settings = resolve("smoke", {"compute_dtype": "float32", **changes})
     model = encoder.build_student(settings)
     with torch.no_grad():  # adapters that do something
@@ -190,7 +299,8 @@ def test_cached_gradients_equal_those_of_the_whole_batch(changes, size):
             if "lora_B" in name:
                 parameter.add_(0.05 * torch.randn_like(parameter))
     batch = gradcache.make_batch([instance(n) for n in range(5)], "N2", settings, 0)
-    settings = settings.model_copy(update={"mini_batch": size})
+    limits = {"mini_batch": size, "mini_batch_tokens": tokens}
+    settings = settings.model_copy(update=limits)
     model.train()
     found = []
     for backward, cache in (
