@@ -1,7 +1,7 @@
-"""Several processes as one: `accelerate launch -m nbutils train …`.
+"""Several processes as one: `accelerate launch -m nbutils train …` (or `mine`).
 
-Every process knows the whole batch of a step, encodes its share of the mini-batches,
-and ends the step with the same gradients. One process needs none of this.
+In training every process knows the whole batch of a step, encodes its share of the
+mini-batches, and ends the step with the same gradients. One process needs none of this.
 """
 
 from __future__ import annotations
@@ -31,8 +31,17 @@ def wait() -> None:
         _state().wait_for_everyone()
 
 
+def gather(value) -> list:
+    """Every process's value (any that pickles), in the order of their numbers."""
+    if place()[1] == 1:
+        return [value]
+    from accelerate.utils import gather_object
+
+    return gather_object([value])
+
+
 def share(count: int) -> range:
-    """Which of `count` mini-batches, sorted by length, are this process's."""
+    """Which of `count` pieces of work are this process's: every so-manieth one."""
     number, processes = place()
     return range(number, count, processes)
 
