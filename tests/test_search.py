@@ -159,6 +159,38 @@ def test_vectors_are_mined_as_the_definitions_say(method, anchor):
 )
 def test_equal_to_the_peer_where_its_definition_is_the_papers(ours, theirs):
     made = given(seed=5, depth=50)
+    table = mined(made, k=3, **ours).negatives
+    asked = table["query_id"].map(made.queries)
+    negatives = "text of " + table["document_id"]
+    assert peers(made, **theirs) == list(zip(asked, negatives, strict=True))
+    assert len(table) > 100
+
+
+def test_shifted_equals_the_peers_range_min_counted_without_positives():
+    """The peer's ranks skip the positives; ours, as the paper's list, count them.
+
+    So a positive among the first five is one of the five that we drop, and the peer
+    drops four others; where it ranks below, both drop the same five.
+    """
+    made = given(seed=5, depth=50)
+    far = {f"q{n}": [f"d{7 * n}"] for n in range(0, 50, 2)}  # labels of low rank
+    made = replace(made, positives=made.positives | far)
+    table = mined(made, k=3, method="shifted", shift=5)
+    first = made.candidates().documents[:, :5]
+    ahead = (first == made._pairs[1][:, None]).any(axis=1)
+    assert 5 < ahead.sum() < 55
+    for inside, skipped in ((ahead, 4), (~ahead, 5)):
+        names = np.array(list(made.queries))[inside]
+        rows = table.negatives[table.negatives["query_id"].isin(names)]
+        asked = [made.queries[name] for name in names]
+        theirs = [p for p in peers(made, range_min=skipped) if p[0] in asked]
+        wanted = rows["query_id"].map(made.queries), "text of " + rows["document_id"]
+        assert theirs == list(zip(*wanted, strict=True))
+        assert len(rows) == 3 * len(names)
+
+
+def peers(made, **options) -> list[tuple[str, str]]:
+    """Query and negative texts that sentence-transformers mines from given vectors."""
     texts = made.corpus["text"].tolist()
     model = SimpleNamespace(
         device="cpu",
@@ -175,15 +207,9 @@ def test_equal_to_the_peer_where_its_definition_is_the_papers(ours, theirs):
 
     peer = util.mine_hard_negatives(
         Dataset.from_pandas(pairs), model, corpus=texts, num_negatives=3,
-        range_max=400, output_format="triplet", verbose=False, **theirs,
+        range_max=400, output_format="triplet", verbose=False, **options,
     ).to_pandas()  # fmt: skip
-    table = mined(made, k=3, **ours).negatives
-    asked = table["query_id"].map(made.queries)
-    negatives = "text of " + table["document_id"]
-    assert list(zip(peer["query"], peer["negative"], strict=True)) == list(
-        zip(asked, negatives, strict=True)
-    )
-    assert len(table) > 100
+    return list(zip(peer["query"], peer["negative"], strict=True))
 
 
 @pytest.mark.parametrize("factory", ["IVF8,Flat", "HNSW16"])
