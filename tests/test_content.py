@@ -61,6 +61,29 @@ def test_verdicts_come_through_the_client_and_are_replayed(answering, tmp_path):
     assert sum(server.attempts.values()) == 3
 
 
+def test_a_judgement_is_estimated_before_it_is_asked(answering, tmp_path):
+    server = answering(lambda prompt: json.dumps({"reason": "so", "answers": True}))
+    settings = live(tmp_path)
+    pairs, queries, texts = (
+        [("q", "a"), ("q", "b")],
+        {"q": "What?"},
+        {"a": "x", "b": "y"},
+    )
+    asked = judge.requests([*pairs, pairs[0]], queries, texts)
+    table = judge.cost(asked, settings).set_index("model")
+    row = table.loc["gpt-4o-mini"]
+    assert row["requests"] == 2 and row["answer_tokens"] == 2 * judge.ANSWER_TOKENS
+    assert row["prompt_tokens"] > 2 * 90
+    per_token = 0.15 * row["prompt_tokens"] + 0.60 * row["answer_tokens"]
+    assert row["cost"] == pytest.approx(per_token / 1e6)
+    assert row["batch_cost"] == pytest.approx(row["cost"] / 2)
+    client = synthesis.open_client(settings)
+    assert judge.unanswered(asked, settings, client) == asked
+    assert sum(server.attempts.values()) == 0
+    judge.judge(pairs[:1], queries, texts, settings, client)
+    assert judge.unanswered(asked, settings, client) == asked[1:]
+
+
 def test_a_bad_verdict_is_rejected_and_an_unknown_id_named(answering, tmp_path):
     answering(lambda prompt: '{"reason": "x", "answers": "perhaps"}')
     settings = live(tmp_path)

@@ -296,6 +296,24 @@ def test_the_figures_say_their_numbers():
     assert drawn == {"1.00", "0.20", "0.60", "0.50"}
 
 
+def test_the_rank_histogram_counts_every_negative_once():
+    ranks = {"naive": [2, 2, 3, 4], "shifted": [11, 30, 31, 4000]}
+    rows = [(m, r, r == 2) for m, own in ranks.items() for r in own]
+    table = pd.DataFrame(rows, columns=["method", "rank", "planted"])
+    figure, text = figures_mining.rank_histogram(table)
+    assert "naive 2 (2 to 4), shifted 30 (17 to 2809)" in text and text.endswith(".")
+    axis = figure.axes[0]
+    names = [label.get_text() for label in figure.axes[1].get_xticklabels()]
+    assert names[18:] == ["19", "20–30", "31–50", "51–100", "> 100"]
+    whole, planted = (
+        {names[n]: bar.get_height() for n, bar in enumerate(bars) if bar.get_height()}
+        for bars in axis.containers
+    )
+    assert whole == {"2": 0.5, "3": 0.25, "4": 0.25} and planted == {"2": 0.5}
+    shifted = [bar.get_height() for bar in figure.axes[1].containers[0]]
+    assert sum(shifted) == 1 and shifted[-1] == 0.25
+
+
 def test_the_benchmarks_data_starve_the_peer_and_not_us(tmp_path):
     bench_mining._write_data(tmp_path, 60, 1200, topical=True)
     ours, peer = bench_mining._ours(tmp_path), bench_mining._peer(tmp_path)
