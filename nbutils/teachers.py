@@ -108,9 +108,16 @@ class DenseTeacher:
         raise NotImplementedError
 
     def scorer(self, texts: Sequence[str]) -> Scorer:
-        """Embed the corpus; scores are one matrix product a block."""
-        documents = self.vectors(texts)
-        return lambda queries: self.vectors(queries, queries=True) @ documents.T
+        """Embed the corpus, and each query once; scores are one product a block."""
+        documents, known = self.vectors(texts), {}
+
+        def scores(queries: Sequence[str]) -> np.ndarray:
+            new = [text for text in dict.fromkeys(queries) if text not in known]
+            if new:
+                known.update(zip(new, self.vectors(new, queries=True), strict=True))
+            return np.stack([known[text] for text in queries]) @ documents.T
+
+        return scores
 
 
 class EncoderTeacher(DenseTeacher):
