@@ -32,7 +32,7 @@ def overlap_matrix(pairs: pd.DataFrame) -> Plot:
     )
 
 
-RANKS = [*range(1, 21), 31, 51, 101]
+RANKS = [*range(1, 17), 21, 31, 51, 101]
 """First rank of each bar of a rank histogram; the last bar has no end."""
 
 
@@ -69,7 +69,7 @@ def rank_histogram(negatives: pd.DataFrame) -> Plot:
         axis.grid(axis="x", visible=False)
     axes[0, 0].legend(fontsize=8, frameon=False, loc="upper right")
     axes[-1, 0].set_xticks(range(len(RANKS)), labels, rotation=90, fontsize=8)
-    axes[-1, 0].set_xlabel("rank in the teacher's list")
+    axes[-1, 0].set_xlabel("rank in the teacher's list (the last bars hold many ranks)")
     return fig, (
         "Rank of the mined negatives, median (and 10th to 90th percentile): "
         f"{', '.join(told)}."

@@ -304,7 +304,7 @@ def test_the_rank_histogram_counts_every_negative_once():
     assert "naive 2 (2 to 4), shifted 30 (17 to 2809)" in text and text.endswith(".")
     axis = figure.axes[0]
     names = [label.get_text() for label in figure.axes[1].get_xticklabels()]
-    assert names[18:] == ["19", "20–30", "31–50", "51–100", "> 100"]
+    assert names[14:] == ["15", "16–20", "21–30", "31–50", "51–100", "> 100"]
     whole, planted = (
         {names[n]: bar.get_height() for n, bar in enumerate(bars) if bar.get_height()}
         for bars in axis.containers
