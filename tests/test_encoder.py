@@ -252,6 +252,16 @@ def test_a_gpu_that_is_not_there_is_a_clear_error():
         encoder.build_student(resolve("paper"))
 
 
+def test_one_gpu_of_several_is_a_gpu(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda **how: asked.append(how) or True
+    )
+    for device in ("cuda", "cuda:1"):
+        assert models.compute_dtype("auto", device) == torch.bfloat16
+    assert len(asked) == 2
+
+
 def test_padding_changes_nothing_in_either_direction():
     for both_ways in (True, False):
         model = models.tiny_model("tiny-mistral", 100)
