@@ -154,6 +154,53 @@ def train(
 
 
 @app.command()
+def mine(
+    folder: Annotated[
+        Path, typer.Argument(help="corpus.jsonl, queries.jsonl and qrels/, as BEIR's")
+    ],
+    split: Annotated[str, typer.Option(help="qrels/SPLIT.tsv names the queries")] = (
+        "train"
+    ),
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="bm25, a hub name, a folder …; the settings' last if none"),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="the negatives, .parquet or .csv")
+    ] = None,
+    profile: Profile = "workshop",
+    assign: Assign = None,
+    config: Config = None,
+) -> None:
+    """Mine negatives for any retrieval set by the settings; print the audit.
+
+    On several GPUs or hosts: `accelerate launch -m nbutils mine …`.
+    """
+    overrides = gather(assign or [], config)
+    from nbutils import beir, distributed, machine, miner, records, settings, teachers
+
+    chosen = settings.resolve(profile, overrides)
+    machine.check_machine(chosen)
+    out = out or settings.ROOT / "runs" / profile / f"mined-{folder.resolve().name}"
+    out = out if out.suffix in (".parquet", ".csv") else Path(f"{out}.parquet")
+    data = beir.read_set(folder, split)
+    distributed.place()  # each process takes its own GPU before a model is loaded
+    found = teachers.load_teacher(teacher or chosen.teachers[-1], chosen)
+    negatives = miner.mine_set(data, found, chosen)
+    if not distributed.is_main():
+        return
+    records.write_table(out, negatives)
+    report = miner.checked(negatives, data, chosen)
+    typer.echo(report.drop(columns="example").round(4).to_string(index=False))
+    typer.echo(
+        f"{len(negatives)} negatives of {negatives['query_id'].nunique()} of "
+        f"{len(data.queries)} queries, {len(data.corpus)} documents, by {found.name} "
+        f"({chosen.mining_method}): written to {out}"
+    )
+    miner.checked(negatives, data, chosen, fail=True)
+
+
+@app.command()
 def study(
     names: Annotated[list[str], typer.Argument(help="studies, such as pooling")],
     seeds: Annotated[str, typer.Option(help="seeds, such as 0,1,2")] = "0,1,2",

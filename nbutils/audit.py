@@ -8,6 +8,7 @@ language model as judge.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -144,11 +145,9 @@ def hardness(
 
 
 def _is_in(rows: pd.DataFrame, pairs: Mapping[str, Sequence[str]]) -> np.ndarray:
-    known = pd.MultiIndex.from_tuples(
-        [(query, name) for query, names in pairs.items() for name in names]
-        or [("", "")]
-    )
-    return pd.MultiIndex.from_frame(rows[["query_id", "document_id"]]).isin(known)
+    known = {(query, name) for query, names in pairs.items() for name in names}
+    own = zip(rows["query_id"], rows["document_id"], strict=True)
+    return np.fromiter((pair in known for pair in own), bool, len(rows))
 
 
 def _normal(negatives, queries, texts) -> pd.Series:
@@ -193,11 +192,16 @@ def _row_checks(negatives, queries, texts, positives, planted) -> dict[str, np.n
 
 
 def _resampled_rates(counts: pd.DataFrame, samples: int, seed: int) -> np.ndarray:
-    size = len(counts)
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(size, np.full(size, 1 / size), size=samples)
-    sums = weights @ counts[["planted", "negatives"]].to_numpy()
+    weights = _weights(len(counts), samples, seed)
+    sums = weights @ counts[["planted", "negatives"]].to_numpy(float)
     return sums[:, 0] / np.where(sums[:, 1], sums[:, 1], np.nan)
+
+
+@lru_cache(maxsize=4)
+def _weights(size: int, samples: int, seed: int) -> np.ndarray:
+    """How often each query is drawn, (samples, size): the same for every table."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(size, np.full(size, 1 / size), size=samples).astype(float)
 
 
 def _share_gone(ours: pd.Series, theirs: pd.Series) -> float:

@@ -196,7 +196,7 @@ class Backbone(InputModule):
             source,
             config=config,
             attn_implementation=TAPPED,
-            dtype=torch.bfloat16 if device == "cuda" else torch.float32,
+            dtype=torch.bfloat16 if "cuda" in device else torch.float32,
             device_map={"": device},
             quantization_config=quantization_config(self.quantization, self.compute),
             **extra,

@@ -207,21 +207,13 @@ class Search:
         floor = -np.inf if self.teacher.floor is None else self.teacher.floor
         added = []
         for queries, scores in self._blocks(list(ceilings.index)):
-            for row, query in enumerate(queries):
-                order = np.argsort(-scores[row], kind="stable")
-                value = scores[row][order]
-                new = (value < ceilings[query]) & (value > floor)
-                new &= ~np.isin(order, known.get(query, []))
-                place = np.flatnonzero(new)[: self.depth]
-                added.append(
-                    self._frame(
-                        [query],
-                        np.zeros(len(place), int),
-                        order[place],
-                        value[place],
-                        place + 1,
-                    )
-                )
+            parts = [
+                self._below(scores[row], ceilings[query], floor, known.get(query, []))
+                for row, query in enumerate(queries)
+            ]
+            row = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+            column, rank = np.concatenate(parts).T
+            added.append(self._frame(queries, row, column, scores[row, column], rank))
         table = pd.concat([candidates.table, *added], ignore_index=True)
         places = {query: place for place, query in enumerate(self.queries)}
         table = table.sort_values(
@@ -232,6 +224,14 @@ class Search:
             ignore_index=True,
         )
         return replace(candidates, table=table)
+
+    def _below(self, scores, ceiling: float, floor: float, known) -> np.ndarray:
+        """Places and ranks (new, 2) of the best documents between floor and ceiling."""
+        order = np.argsort(-scores, kind="stable")
+        value = scores[order]
+        new = (value < ceiling) & (value > floor) & ~np.isin(order, known)
+        rank = np.flatnonzero(new)[: self.depth]
+        return np.stack([order[rank], rank + 1], axis=1)
 
     def _blocks(self, queries: list[str]) -> Iterator[tuple[list[str], np.ndarray]]:
         if not self._scorer:

@@ -1,7 +1,7 @@
-"""Several processes as one: `accelerate launch -m nbutils train …`.
+"""Several processes as one: `accelerate launch -m nbutils train …` (or `mine`).
 
-Every process knows the whole batch of a step, encodes its share of the mini-batches,
-and ends the step with the same gradients. One process needs none of this.
+In training every process knows the whole batch of a step, encodes its share of the
+mini-batches, and ends the step with the same gradients. One process needs none of this.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def wait() -> None:
 
 
 def gather(value: Any) -> list[Any]:
-    """What every process gave, in their order, on all of them."""
+    """Every process's value (any that pickles), in the order of their numbers."""
     if place()[1] == 1:
         return [value]
     from accelerate.utils import gather_object
@@ -63,7 +63,7 @@ def from_main(make: Callable[[], Any]) -> Any:
 
 
 def share(count: int) -> range:
-    """Which of `count` mini-batches, sorted by length, are this process's."""
+    """Which of `count` pieces of work are this process's: every so-manieth one."""
     number, processes = place()
     return range(number, count, processes)
 

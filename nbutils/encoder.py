@@ -295,7 +295,8 @@ def _key(text: str, prompt: str | None) -> bytes:
 def _open(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
     connection = sqlite3.connect(path, timeout=60)
-    connection.execute("PRAGMA journal_mode=WAL")
+    with contextlib.suppress(sqlite3.OperationalError):  # another process sets it now
+        connection.execute("PRAGMA journal_mode=WAL")
     connection.execute(
         "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, value BLOB)"
     )
@@ -303,15 +304,23 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _read_vectors(path: Path, wanted) -> dict[bytes, np.ndarray]:
+    """Vectors by key; asked for by key, so that a large file costs no more."""
     if not path.is_file():
         return {}
+    keys, found = list(wanted), {}
     try:
         with contextlib.closing(_open(path)) as connection:
-            rows = connection.execute("SELECT key, value FROM vectors")
-            return {k: np.frombuffer(v, np.float32) for k, v in rows if k in wanted}
+            for start in range(0, len(keys), 500):
+                part = keys[start : start + 500]
+                marks = ",".join("?" * len(part))
+                query = f"SELECT key, value FROM vectors WHERE key IN ({marks})"
+                found.update(connection.execute(query, part))
+    except sqlite3.OperationalError:
+        raise  # locked, or the disk's fault: the file itself is whole
     except sqlite3.DatabaseError:
         path.unlink()  # damaged: a cache can be made again
         return {}
+    return {key: np.frombuffer(value, np.float32) for key, value in found.items()}
 
 
 def _write_vectors(path: Path, keys: list[bytes], vectors: np.ndarray) -> None:

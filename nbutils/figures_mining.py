@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
+import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.ticker import PercentFormatter
 
-from nbutils.figures import PALETTE, Plot, canvas
+from nbutils.figures import PALETTE, Plot, canvas, theme
 
 
 def overlap_matrix(pairs: pd.DataFrame) -> Plot:
@@ -24,6 +29,50 @@ def overlap_matrix(pairs: pd.DataFrame) -> Plot:
     return fig, (
         f"Overlap of what {len(names)} teachers mine: least {' and '.join(least)} "
         f"({means.min():.2f}), most {' and '.join(most)} ({means.max():.2f})."
+    )
+
+
+RANKS = [*range(1, 17), 21, 31, 51, 101]
+"""First rank of each bar of a rank histogram; the last bar has no end."""
+
+
+def rank_histogram(negatives: pd.DataFrame) -> Plot:
+    """At which rank each method's negatives stand: method, rank, planted (bool).
+
+    Ranks are the teacher's in the whole corpus, positives counted; planted answers are
+    the dark part of a bar.
+    """
+    labels = [
+        str(first) if last - first == 1 else f"{first}–{last - 1}"
+        for first, last in itertools.pairwise(RANKS)
+    ] + [f"> {RANKS[-1] - 1}"]
+    methods = list(dict.fromkeys(negatives["method"]))
+    theme()
+    fig, axes = plt.subplots(
+        len(methods), figsize=(7.4, 0.6 + 0.95 * len(methods)), sharex=True,
+        sharey=True, squeeze=False, layout="constrained",
+    )  # fmt: skip
+    told = []
+    for number, (method, axis) in enumerate(zip(methods, axes[:, 0], strict=True)):
+        own = negatives[negatives["method"] == method]
+        bar = np.digitize(own["rank"], RANKS) - 1
+        for rows, colour, label in (
+            (np.ones(len(own), bool), PALETTE[number], "not known to answer"),
+            (own["planted"].to_numpy(bool), "black", "planted answer"),
+        ):
+            share = np.bincount(bar[rows], minlength=len(RANKS)) / max(1, len(own))
+            axis.bar(range(len(RANKS)), share, color=colour, width=0.85, label=label)
+        low, middle, high = own["rank"].quantile([0.1, 0.5, 0.9])
+        told.append(f"{method} {middle:.0f} ({low:.0f} to {high:.0f})")
+        axis.set_ylabel(method, rotation=0, ha="right", va="center")
+        axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axis.grid(axis="x", visible=False)
+    axes[0, 0].legend(fontsize=8, frameon=False, loc="upper right")
+    axes[-1, 0].set_xticks(range(len(RANKS)), labels, rotation=90, fontsize=8)
+    axes[-1, 0].set_xlabel("rank in the teacher's list (the last bars hold many ranks)")
+    return fig, (
+        "Rank of the mined negatives, median (and 10th to 90th percentile): "
+        f"{', '.join(told)}."
     )
 
 

@@ -15,9 +15,11 @@ from pydantic import BaseModel, ConfigDict
 
 from nbutils.asking import Watch, fulfil
 from nbutils.errors import LabError
+from nbutils.estimate import token_counter
 from nbutils.llm import Client
 from nbutils.parsing import guarded, read_reply
 from nbutils.plan import Planned
+from nbutils.prices import Price, price_table
 from nbutils.records import Rejection, Verdict
 from nbutils.settings import Settings
 
@@ -30,6 +32,9 @@ class JudgeReply(BaseModel):
 
 
 SCHEMA = JudgeReply.model_json_schema()
+
+ANSWER_TOKENS = 60
+"""Our guess of the length of a verdict, a sentence and a flag: none is recorded."""
 
 
 def request(query_id: str, query: str, document_id: str, passage: str) -> Planned:
@@ -74,7 +79,18 @@ def judge(
 
     queries, texts: id to text. Raises LabError for an id without a text.
     """
-    requests = []
+    asked = requests(pairs, queries, texts)
+    client.schemas = {**client.schemas, "judge": SCHEMA}
+    return fulfil(asked, settings, client, watch, parsers={"judge": parse})
+
+
+def requests(
+    pairs: Iterable[tuple[str, str]],
+    queries: Mapping[str, str],
+    texts: Mapping[str, str],
+) -> list[Planned]:
+    """What `judge` asks: one request a different pair. LabError as there."""
+    asked = []
     for query, document in dict.fromkeys(pairs):
         for kind, name, known in (
             ("query", query, queries),
@@ -82,9 +98,43 @@ def judge(
         ):
             if name not in known:
                 raise LabError(f"{kind} {name!r} has no text: it cannot be judged")
-        requests.append(request(query, queries[query], document, texts[document]))
-    client.schemas = {**client.schemas, "judge": SCHEMA}
-    return fulfil(requests, settings, client, watch, parsers={"judge": parse})
+        asked.append(request(query, queries[query], document, texts[document]))
+    return asked
+
+
+def unanswered(
+    asked: Iterable[Planned], settings: Settings, client: Client
+) -> list[Planned]:
+    """Those that no recording and no store answers; nothing is asked."""
+    return [one for one in asked if client.find(one.chat(settings)) is None]
+
+
+def cost(asked: Sequence[Planned], settings: Settings) -> pd.DataFrame:
+    """What these requests would cost each model of the price table, told before.
+
+    One row a model: requests, prompt_tokens (word pieces of MiniLM's tokenizer; others
+    differ by 10 to 20 %), answer_tokens (ANSWER_TOKENS each), cost, batch_cost,
+    currency and as_of, the month of the prices.
+    """
+    prompt = sum(token_counter()(one.prompt for one in asked))
+    answer = ANSWER_TOKENS * len(asked)
+    rows = []
+    for row in price_table(settings.llm_prices).to_dict("records"):
+        price = Price(**row)
+        about = price.cost(prompt, answer)
+        rows.append(
+            {
+                "model": price.model,
+                "requests": len(asked),
+                "prompt_tokens": prompt,
+                "answer_tokens": answer,
+                "cost": about,
+                "batch_cost": about * price.batch_factor,
+                "currency": price.currency,
+                "as_of": price.as_of,
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def share_answering(

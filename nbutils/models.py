@@ -44,10 +44,13 @@ def device_of(settings: Settings) -> str:
 
 
 def compute_dtype(name: str, device: str) -> torch.dtype:
-    """The dtype of matrix products; `auto` is bfloat16 where the processor has it."""
+    """The dtype of matrix products; `auto` is bfloat16 where the processor has it.
+
+    device: `cpu`, `cuda` or one GPU of several, such as `cuda:1`.
+    """
     if name != "auto":
         return getattr(torch, name)
-    if device == "cuda":
+    if torch.device(device).type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         fast = torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nbutils.errors import LabError
-from nbutils.settings import nearest
+from nbutils.settings import Settings, nearest
 
 METHODS = ("naive", "shifted", "abs", "margin_pos", "perc_pos")
 SELECTIONS = ("top_k", "sampled", "top1_sampled")
@@ -55,6 +55,21 @@ class Recipe:
             raise LabError(
                 f"sample_from is {self.sample_from}: it must be at least k, {self.k}"
             )
+
+    @classmethod
+    def of(cls, settings: Settings, **changes) -> Recipe:
+        """The recipe of the settings; `changes` are fields by name."""
+        values = {
+            "method": settings.mining_method,
+            "k": settings.negatives_per_query,
+            "shift": settings.shift,
+            "threshold": settings.abs_threshold,
+            "margin": settings.margin,
+            "perc": settings.perc,
+            "sample_from": settings.sample_from,
+            "seed": settings.seed,
+        }
+        return cls(**{**values, **changes})
 
     @property
     def needed(self) -> int:

@@ -7,7 +7,6 @@ reading): in one call for the whole ladder, or in one call for each level.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nbutils import parsing
 from nbutils.asking import Watch, fulfil
-from nbutils.errors import LabError
+from nbutils.beir import read_qrels, read_texts
 from nbutils.llm import Client
 from nbutils.parsing import GradedText, Rejected, check_texts, guarded, read_reply
 from nbutils.plan import Planned
@@ -26,7 +25,6 @@ from nbutils.records import (
     Record,
     Rejection,
     RetrievalItem,
-    read_jsonl,
 )
 from nbutils.settings import Settings
 
@@ -92,43 +90,15 @@ def from_beir(folder: str | Path, split: str = "train", limit: int = 0) -> list[
     `limit` 0: all. Raises LabError for a file, split or text that is missing.
     """
     folder = Path(folder)
-    qrels = folder / "qrels" / f"{split}.tsv"
-    if not qrels.is_file():
-        there = sorted(p.stem for p in (folder / "qrels").glob("*.tsv"))
-        known = f"it has {', '.join(there)}" if there else "it has no qrels"
-        raise LabError(f"{folder} has no split {split!r} in BEIR's format: {known}")
-    first: dict[str, str] = {}
-    with qrels.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file, delimiter="\t"):
-            try:
-                relevant = float(row["score"]) > 0
-                query, document = row["query-id"], row["corpus-id"]
-            except (KeyError, TypeError, ValueError):
-                raise LabError(
-                    f"{qrels} needs the columns query-id, corpus-id and score"
-                ) from None
-            if relevant:
-                first.setdefault(query, document)
+    first = {query: own[0] for query, own in read_qrels(folder, split).items()}
     if limit:
         first = dict(list(first.items())[:limit])
-    queries = _texts(folder / "queries.jsonl", set(first))
-    corpus = _texts(folder / "corpus.jsonl", set(first.values()))
+    queries = read_texts(folder / "queries.jsonl", first)
+    corpus = read_texts(folder / "corpus.jsonl", set(first.values()))
     return [
         Seed(query, folder.name, queries[query], corpus[document])
         for query, document in first.items()
     ]
-
-
-def _texts(path: Path, wanted: set[str]) -> dict[str, str]:
-    found = {}
-    for row in read_jsonl(path):
-        if row.get("_id") in wanted:
-            parts = (row.get("title", ""), row.get("text", ""))
-            found[row["_id"]] = "\n".join(part for part in parts if part)
-    missing = sorted(name for name in wanted if not found.get(name))
-    if missing:
-        raise LabError(f"{path} has no text of {missing[0]!r}, which the qrels name")
-    return found
 
 
 def graded_from_seeds(

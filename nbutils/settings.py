@@ -195,6 +195,13 @@ class Settings(BaseModel):
         10, "top candidates to sample from", source="NV-Retriever", gt=0
     )
 
+    judged_queries: int = _setting(
+        40,
+        "queries whose mined negatives a model judges, in notebook 03; live only",
+        unit="queries",
+        gt=0,
+    )
+
     # -- training (notebook 05)
     schedule: Literal[
         "curriculum",

@@ -325,16 +325,7 @@ def mine_for_training(records: synthesis.Records, settings: Settings) -> pd.Data
     search = candidates.Search(
         teacher, queries, corpus, positives, settings.candidate_depth
     )
-    recipe = mining.Recipe(
-        method=settings.mining_method,
-        k=settings.negatives_per_query,
-        shift=settings.shift,
-        threshold=settings.abs_threshold,
-        margin=settings.margin,
-        perc=settings.perc,
-        seed=settings.seed,
-        backfill="random",
-    )
+    recipe = mining.Recipe.of(settings, backfill="random")
 
     def once(table):
         pool = exclusion.prepare(table, queries, corpus, exclude=own)

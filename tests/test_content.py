@@ -6,10 +6,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nbutils import asking, judge, ladder, overlap, parsing, plan, seeds, synthesis
+from nbutils import (
+    asking,
+    headless,
+    judge,
+    ladder,
+    notebooks,
+    overlap,
+    parsing,
+    plan,
+    seeds,
+    synthesis,
+)
 from nbutils.errors import LabError
 from nbutils.records import GradedExample, Rejection, Verdict
 from nbutils.settings import resolve
+from nbutils.text import normalise
 
 
 @pytest.fixture
@@ -59,6 +71,72 @@ def test_verdicts_come_through_the_client_and_are_replayed(answering, tmp_path):
     again = judge.judge(pairs, queries, texts, replay, synthesis.open_client(replay))
     assert again == (verdicts, [])
     assert sum(server.attempts.values()) == 3
+
+
+def test_a_judgement_is_estimated_before_it_is_asked(answering, tmp_path):
+    server = answering(lambda prompt: json.dumps({"reason": "so", "answers": True}))
+    settings = live(tmp_path)
+    pairs, queries, texts = (
+        [("q", "a"), ("q", "b")],
+        {"q": "What?"},
+        {"a": "x", "b": "y"},
+    )
+    asked = judge.requests([*pairs, pairs[0]], queries, texts)
+    table = judge.cost(asked, settings).set_index("model")
+    row = table.loc["gpt-4o-mini"]
+    assert row["requests"] == 2 and row["answer_tokens"] == 2 * judge.ANSWER_TOKENS
+    assert row["prompt_tokens"] > 2 * 90
+    per_token = 0.15 * row["prompt_tokens"] + 0.60 * row["answer_tokens"]
+    assert row["cost"] == pytest.approx(per_token / 1e6)
+    assert row["batch_cost"] == pytest.approx(row["cost"] / 2)
+    client = synthesis.open_client(settings)
+    assert judge.unanswered(asked, settings, client) == asked
+    assert sum(server.attempts.values()) == 0
+    judge.judge(pairs[:1], queries, texts, settings, client)
+    assert judge.unanswered(asked, settings, client) == asked[1:]
+
+
+def test_page_03_asks_a_live_judge_and_judges_it(server, tmp_path):
+    """The whole page, live: a server that is right but for one planted answer."""
+    answers_of = {
+        item.query: {normalise(text) for text in item.positives}
+        for item in synthesis.load(resolve("smoke", {"max_items": 0})).items
+    }
+
+    class Answers(dict):
+        def __missing__(self, prompt):
+            if not prompt.startswith("You judge"):
+                return "{}"  # SyNeg, which this page does not read
+            query = prompt.split("Query: ")[1].split("\n")[0]
+            passage = prompt.split("Passage: ")[1].split("\n\nDoes the")[0]
+            right = normalise(passage) in answers_of.get(query, ())
+            judged.append(right)
+            right = right and sum(judged) > 1  # the first one is missed
+            return json.dumps({"reason": "so it reads", "answers": right})
+
+    judged = []
+    server.answers = Answers(server.answers)
+    overrides = {
+        "llm_mode": "live", "llm_model": "served", "llm_reasks": 0,
+        "judged_queries": 100, "llm_store": str(tmp_path / "answers.sqlite"),
+    }  # fmt: skip
+    page = headless.find("03")
+    headless.execute(page, tmp_path / "runs", "smoke", overrides)
+    made = tmp_path / "runs" / "smoke" / page.stem / page.name
+    assert len(judged) > 40
+    shown = [
+        "".join(output.get("text", "") or output.get("data", {}).get("text/plain", ""))
+        for _, cell in notebooks.code_cells(notebooks.load(made))
+        for output in cell.outputs
+    ]
+    assert any(f"{len(judged)} verdicts, 0 refused" in text for text in shown)
+    (table,) = (text for text in shown if "judge" in text and "planted" in text[:60])
+    share, planted = (float(table.splitlines()[1].split()[n]) for n in (1, 4))
+    assert share < planted
+    (agreed,) = (text for text in shown if "kappa" in text)
+    values = {row.split()[1]: row.split()[2:] for row in agreed.splitlines()[1:]}
+    assert float(values["precision"][0]) == 1 > float(values["recall"][0]) > 0
+    assert float(values["recall"][1]) < float(values["recall"][2]) <= 1
 
 
 def test_a_bad_verdict_is_rejected_and_an_unknown_id_named(answering, tmp_path):

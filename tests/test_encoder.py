@@ -1,6 +1,8 @@
 """The student: 4 bits, LoRA, both directions, templates, save and load, the cache."""
 
+import contextlib
 import shutil
+import sqlite3
 
 import numpy as np
 import pytest
@@ -127,6 +129,37 @@ def test_the_cache_never_serves_vectors_of_other_weights(settings, tmp_path):
     assert len(list(tmp_path.glob("*.sqlite"))) == 2
 
 
+@pytest.mark.parametrize("which", ["student", "encoder"])
+def test_one_bit_of_any_tensor_is_another_cache(settings, tmp_path, which):
+    """4-bit codes and their scales, adapters, norms, tables: the lowest bit of one."""
+    student = which == "student"
+    model = encoder.build_student(settings) if student else (
+        encoder.load_encoder(settings, "tiny-bert")
+    )  # fmt: skip
+    tensors = dict(model.named_parameters())
+    scales = {
+        f"{name} scale": parameter.quant_state.absmax
+        for name, parameter in tensors.items()
+        if hasattr(parameter, "quant_state")
+    }
+    assert bool(scales) == student
+    before = encoder.fingerprint(model)
+    seen = {before}
+    first = encoder.embed(model, TEXTS, settings, cache=tmp_path)
+    for name, tensor in (tensors | scales).items():
+        bits = tensor.detach().view(-1).view(torch.uint8)
+        bits[len(bits) // 2] ^= 1
+        seen.add(encoder.fingerprint(model))
+        if "norm" in name.lower():  # read from the cache, or encoded with this weight?
+            cached = encoder.embed(model, TEXTS, settings, cache=tmp_path)
+            fresh = encoder.embed(model, TEXTS, settings, cache=None)
+            assert np.array_equal(cached, fresh)
+        bits[len(bits) // 2] ^= 1
+    assert len(seen) == 1 + len(tensors) + len(scales)
+    assert encoder.fingerprint(model) == before
+    assert np.array_equal(first, encoder.embed(model, TEXTS, settings, cache=tmp_path))
+
+
 def test_the_cache_tells_dtypes_scales_and_tokenizers_apart(settings, tmp_path):
     model = encoder.build_student(settings)
     names = {encoder._vector_file(tmp_path, model, settings)}
@@ -145,6 +178,23 @@ def test_a_damaged_cache_is_made_anew(settings, tmp_path):
     (file,) = tmp_path.glob("*.sqlite")
     file.write_bytes(b"no database at all" * 100)
     assert np.array_equal(first, encoder.embed(model, TEXTS, settings, cache=tmp_path))
+
+
+def test_a_cache_in_use_is_waited_for_and_never_thrown_away(settings, tmp_path):
+    model = encoder.load_encoder(settings, "tiny-bert")
+    first = encoder.embed(model, TEXTS, settings, cache=tmp_path)
+    (file,) = tmp_path.glob("*.sqlite")
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")  # another process writes
+        assert np.array_equal(
+            first, encoder.embed(model, TEXTS, settings, cache=tmp_path)
+        )
+        other.execute("ROLLBACK")
+    many = [f"text {n}" for n in range(1200)]  # more than one question's worth of keys
+    keys = [encoder._key(text, None) for text in many]
+    rows = np.arange(1200, dtype=np.float32)[:, None]
+    encoder._write_vectors(file, keys, rows)
+    assert np.array_equal(encoder.embed(model, many, settings, cache=tmp_path), rows)
 
 
 def test_a_student_of_other_settings_is_refused(settings, student, tmp_path):
@@ -200,6 +250,16 @@ def test_a_gpu_that_is_not_there_is_a_clear_error():
         pytest.skip("there is a GPU here")
     with pytest.raises(LabError, match="--profile workshop"):
         encoder.build_student(resolve("paper"))
+
+
+def test_one_gpu_of_several_is_a_gpu(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda **how: asked.append(how) or True
+    )
+    for device in ("cuda", "cuda:1"):
+        assert models.compute_dtype("auto", device) == torch.bfloat16
+    assert len(asked) == 2
 
 
 def test_padding_changes_nothing_in_either_direction():

@@ -170,6 +170,38 @@ def test_vectors_are_mined_as_the_definitions_say(method, anchor):
 )
 def test_equal_to_the_peer_where_its_definition_is_the_papers(ours, theirs):
     made = given(seed=5, depth=50)
+    table = mined(made, k=3, **ours).negatives
+    asked = table["query_id"].map(made.queries)
+    negatives = "text of " + table["document_id"]
+    assert peers(made, **theirs) == list(zip(asked, negatives, strict=True))
+    assert len(table) > 100
+
+
+def test_shifted_equals_the_peers_range_min_counted_without_positives():
+    """The peer's ranks skip the positives; ours, as the paper's list, count them.
+
+    So a positive among the first five is one of the five that we drop, and the peer
+    drops four others; where it ranks below, both drop the same five.
+    """
+    made = given(seed=5, depth=50)
+    far = {f"q{n}": [f"d{7 * n}"] for n in range(0, 50, 2)}  # labels of low rank
+    made = replace(made, positives=made.positives | far)
+    table = mined(made, k=3, method="shifted", shift=5)
+    first = made.candidates().documents[:, :5]
+    ahead = (first == made._pairs[1][:, None]).any(axis=1)
+    assert 5 < ahead.sum() < 55
+    for inside, skipped in ((ahead, 4), (~ahead, 5)):
+        names = np.array(list(made.queries))[inside]
+        rows = table.negatives[table.negatives["query_id"].isin(names)]
+        asked = [made.queries[name] for name in names]
+        theirs = [p for p in peers(made, range_min=skipped) if p[0] in asked]
+        wanted = rows["query_id"].map(made.queries), "text of " + rows["document_id"]
+        assert theirs == list(zip(*wanted, strict=True))
+        assert len(rows) == 3 * len(names)
+
+
+def peers(made, **options) -> list[tuple[str, str]]:
+    """Query and negative texts that sentence-transformers mines from given vectors."""
     texts = made.corpus["text"].tolist()
     model = SimpleNamespace(
         device="cpu",
@@ -186,15 +218,9 @@ def test_equal_to_the_peer_where_its_definition_is_the_papers(ours, theirs):
 
     peer = util.mine_hard_negatives(
         Dataset.from_pandas(pairs), model, corpus=texts, num_negatives=3,
-        range_max=400, output_format="triplet", verbose=False, **theirs,
+        range_max=400, output_format="triplet", verbose=False, **options,
     ).to_pandas()  # fmt: skip
-    table = mined(made, k=3, **ours).negatives
-    asked = table["query_id"].map(made.queries)
-    negatives = "text of " + table["document_id"]
-    assert list(zip(peer["query"], peer["negative"], strict=True)) == list(
-        zip(asked, negatives, strict=True)
-    )
-    assert len(table) > 100
+    return list(zip(peer["query"], peer["negative"], strict=True))
 
 
 @pytest.mark.parametrize("factory", ["IVF8,Flat", "HNSW16"])
@@ -279,6 +305,24 @@ def test_the_figures_say_their_numbers():
     assert "3 teachers mine: least a and b (0.20), most a and c (0.60)" in text
     drawn = {label.get_text() for label in figure.axes[0].texts}
     assert drawn == {"1.00", "0.20", "0.60", "0.50"}
+
+
+def test_the_rank_histogram_counts_every_negative_once():
+    ranks = {"naive": [2, 2, 3, 4], "shifted": [11, 30, 31, 4000]}
+    rows = [(m, r, r == 2) for m, own in ranks.items() for r in own]
+    table = pd.DataFrame(rows, columns=["method", "rank", "planted"])
+    figure, text = figures_mining.rank_histogram(table)
+    assert "naive 2 (2 to 4), shifted 30 (17 to 2809)" in text and text.endswith(".")
+    axis = figure.axes[0]
+    names = [label.get_text() for label in figure.axes[1].get_xticklabels()]
+    assert names[14:] == ["15", "16–20", "21–30", "31–50", "51–100", "> 100"]
+    whole, planted = (
+        {names[n]: bar.get_height() for n, bar in enumerate(bars) if bar.get_height()}
+        for bars in axis.containers
+    )
+    assert whole == {"2": 0.5, "3": 0.25, "4": 0.25} and planted == {"2": 0.5}
+    shifted = [bar.get_height() for bar in figure.axes[1].containers[0]]
+    assert sum(shifted) == 1 and shifted[-1] == 0.25
 
 
 def test_the_benchmarks_data_starve_the_peer_and_not_us(tmp_path):

@@ -183,6 +183,31 @@ def test_encoder_teacher_gives_cosines(tiny):
     assert found.table["score"].is_monotonic_decreasing
 
 
+def test_a_student_teaches_unpacked_and_a_query_is_embedded_once(monkeypatch):
+    settings = resolve("smoke")
+    student = encoder.build_student(settings)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in student.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    texts = CORPUS["text"].tolist()
+    packed = encoder.embed(student, texts, settings, cache=None)
+    teacher = EncoderTeacher.of_student(student, settings, name="student")
+    assert not any(hasattr(p, "quant_state") for p in teacher.model.parameters())
+    unpacked = teacher.vectors(texts)
+    assert (packed * unpacked).sum(1).min() > 0.9995
+    scores, asked = teacher.scorer(texts), []
+    monkeypatch.setattr(
+        teacher,
+        "vectors",
+        lambda new, queries: asked.append(new) or np.ones((len(new), 64)),
+    )
+    first = scores(["a", "b", "a"])
+    assert first.shape == (3, len(texts)) and np.array_equal(first, scores(["b"] * 3))
+    assert asked == [["a", "b"]]
+
+
 def test_one_changed_weight_is_another_teacher(tiny):
     settings, model = tiny
     before = EncoderTeacher(model, settings, name="tiny-bert").fingerprint
