@@ -40,7 +40,7 @@ CONTEXT_GB = 0.6
 """What CUDA itself takes of a card, left free where a smaller card is played."""
 LIMITS = {
     "16 texts": {},
-    "64 texts": {"mini_batch": 64},
+    "64 texts": {"mini_batch": 64, "mini_batch_tokens": 0},
     "8192 tokens": {"mini_batch": 256, "mini_batch_tokens": 8192},
 }
 """Limits of a mini-batch whose speed is compared."""
@@ -70,7 +70,8 @@ def memory_rows(
 
 def _peak_of_step(model, size: int, length: int, settings: Settings, device) -> float:
     """GB at the peak of a step of two mini-batches of `size` texts of full length."""
-    changed = settings.model_copy(update={"mini_batch": size, "max_length": length})
+    changes = {"mini_batch": size, "mini_batch_tokens": 0, "max_length": length}
+    changed = settings.model_copy(update=changes)
     model.max_seq_length = length
     each = footprint.texts_a_step(changed) / changed.batch_size
     data = of_full_length(-(-2 * size // int(each)) + 1, changed)

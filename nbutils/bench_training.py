@@ -45,8 +45,6 @@ from nbutils.settings import Settings, resolve
 QUERIES = 32
 STEPS, ROUNDS = 3, 3
 """Steps that are timed in each round after one that is not, and rounds."""
-TOKENS = 2048
-"""Tokens of a mini-batch where it is cut by tokens."""
 
 Row = bench.Row
 
@@ -211,8 +209,8 @@ def step_rows(rounds: int = ROUNDS, steps: int = STEPS) -> list[Row]:
 def cached_settings(cached: bool) -> Settings:
     """Plain steps in one piece, or cached ones in mini-batches an eighth of it."""
     texts = 3 * QUERIES
-    changes = {"gradient_cache": cached, "mini_batch": texts // 8 if cached else texts}
-    return batch_settings(**changes)
+    size = texts // 8 if cached else texts
+    return batch_settings(gradient_cache=cached, mini_batch=size, mini_batch_tokens=0)
 
 
 def peak_of_step(cached: bool) -> float:
@@ -270,15 +268,15 @@ def in_turn(
 
 
 def token_rows(rounds: int = ROUNDS) -> list[Row]:
-    """Rows `token_budget` with and without GradCache; peer: `mini_batch` texts.
+    """Rows `token_budget` with and without GradCache; peer: no limit in tokens.
 
     Both sides sort by length; the batches are those of `step_vs_st`.
     """
     rows = []
     for cached in (False, True):
-        fixed = batch_settings(gradient_cache=cached)
-        limits = {"mini_batch": 3 * QUERIES, "mini_batch_tokens": TOKENS}
-        ways = {"fixed": fixed, "tokens": fixed.model_copy(update=limits)}
+        usual = batch_settings(gradient_cache=cached)
+        fixed = usual.model_copy(update={"mini_batch_tokens": 0})
+        ways = {"fixed": fixed, "tokens": usual}
         seconds = in_turn(ways, batches(fixed, 2), rounds)
         name = "token_budget gradcache" if cached else "token_budget"
         rows.append(bench.row(name, seconds["tokens"], "s", seconds["fixed"]))

@@ -31,7 +31,7 @@ KNOBS: Mapping[str, Mapping[str, Any]] = {
     "lora_r=64": {"lora_r": 64},
     "max_length=256": {"max_length": 256},
     "mini_batch=4": {"mini_batch": 4},
-    "mini_batch=64": {"mini_batch": 64},
+    "mini_batch=64": {"mini_batch": 64, "mini_batch_tokens": 0},
     "gradient_checkpointing=false": {"gradient_checkpointing": False},
     "gradient_cache=false": {"gradient_cache": False},
 }

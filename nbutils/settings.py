@@ -241,7 +241,7 @@ class Settings(BaseModel):
         24, "texts that go through the model at once", unit="texts", gt=0
     )
     mini_batch_tokens: int = _setting(
-        0,
+        1536,
         "tokens, padding included, that go through the model at once; mini_batch "
         "still holds; 0: no such limit",
         unit="tokens",
@@ -356,6 +356,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "steps_per_level": 400,
         "batch_size": 512,
         "mini_batch": 16,
+        "mini_batch_tokens": 8192,
         "learning_rate": 2e-4,
         "warmup_steps": 300,
         "temperature": 0.02,

@@ -220,12 +220,15 @@ def _fitting(
 ) -> tuple[str, int] | None:
     """(setting, largest halving of it that runs with cached gradients); None: none.
 
-    The setting is the mini-batch's limit in tokens where there is one, else in texts.
-    With cached gradients already on, the limit that failed is not tried again. No
-    vector leaves this process: the others are still in the step that failed here.
+    The setting is the limit that the largest mini-batch has reached: texts or tokens.
+    With cached gradients already on, that mini-batch is not tried again. No vector
+    leaves this process: the others are still in the step that failed here.
     """
-    name = "mini_batch_tokens" if settings.mini_batch_tokens else "mini_batch"
-    size = getattr(settings, name)
+    groups = gradcache.batch_chunks(model, batch, settings).groups
+    rows, width = max((g["input_ids"].shape for g in groups), key=math.prod)
+    full = rows == settings.mini_batch or not settings.mini_batch_tokens
+    name = "mini_batch" if full else "mini_batch_tokens"
+    size = settings.mini_batch if full else rows * width
     size = size // 2 if settings.gradient_cache else size
     while size:
         smaller = settings.model_copy(update={name: size})

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -185,9 +186,11 @@ def test_out_of_memory_proposes_a_limit_in_tokens_where_there_is_one(monkeypatch
         return original(model, group)
 
     monkeypatch.setattr(gradcache, "group_vectors", limited)
-    with pytest.raises(LabError, match=r"mini_batch_tokens=40 fits \(tried\)"):
-        run(mini_batch_tokens=160)
-    run(mini_batch_tokens=40)
+    with pytest.raises(LabError, match=r"mini_batch_tokens=\d+ fits \(tried\)") as told:
+        run(mini_batch=64, mini_batch_tokens=160)
+    found = int(re.search(r"tokens=(\d+) fits", str(told.value))[1])
+    assert 24 <= found <= 48
+    run(mini_batch=64, mini_batch_tokens=found)
     monkeypatch.setattr(gradcache, "group_vectors", lambda *_: limited_to_nothing())
     with pytest.raises(LabError, match="not even single texts fit"):
         run(mini_batch_tokens=160)
