@@ -329,6 +329,13 @@ def test_only_settings_that_need_the_network_may_use_it():
     assert "HF_HUB_OFFLINE" not in machine.environment(paper)
 
 
+def test_threads_wait_without_spinning_unless_the_user_wants_it(monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert machine.environment(resolve())["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert machine.environment(resolve())["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
 def test_another_python_registered_as_python3_is_not_used(tmp_path, monkeypatch):
     spec = tmp_path / "kernels" / "python3"
     spec.mkdir(parents=True)
