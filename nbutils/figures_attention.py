@@ -12,7 +12,112 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from nbutils.figures import LINES, MARKERS, PALETTE, Plot, canvas, theme
+from nbutils.figures import (
+    LINES,
+    MARKERS,
+    PALETTE,
+    Plot,
+    canvas,
+    dots_with_intervals,
+    theme,
+)
+
+
+def attention_with_columns(tokens: list[str], attention: np.ndarray) -> Plot:
+    """Mean attention over heads (n, n) as a matrix, with what each column receives."""
+    theme()
+    mean, received = attention.mean(0), attention.mean(0).sum(0)
+    fig, (top, bottom) = plt.subplots(
+        2,
+        1,
+        figsize=(7, 6.4),
+        layout="constrained",
+        sharex=True,
+        gridspec_kw={"height_ratios": [4, 1]},
+    )
+    sns.heatmap(
+        mean,
+        ax=top,
+        cmap="cividis",
+        cbar_kws={"label": "attention"},
+        yticklabels=tokens,
+        xticklabels=tokens,
+    )
+    top.set(ylabel="token that attends", title="Last layer, mean over heads")
+    bottom.bar(np.arange(len(tokens)) + 0.5, received, color=PALETTE[0])
+    bottom.axhline(1, color="black", linestyle="--", linewidth=1)
+    bottom.set(ylabel="received", xlabel="token that is attended to")
+    bottom.set_xticks(np.arange(len(tokens)) + 0.5, tokens, rotation=90, fontsize=8)
+    best = int(received.argmax())
+    return fig, (
+        f"Attention matrix of a sentence of {len(tokens)} tokens and its column sums: "
+        f"{tokens[best]!r} receives most, {received[best]:.1f} times an even share."
+    )
+
+
+def heat_strips(
+    entries: list[dict], weights: list[np.ndarray], width: int = 16
+) -> Plot:
+    """ATA weights of whole texts, `width` tokens a row, in even shares (1 = 1/n)."""
+    theme()
+    rows = []
+    for entry, weight in zip(entries, weights, strict=True):
+        share = weight * len(weight)
+        for start in range(0, len(share), width):
+            stop = start + width
+            rows.append((entry["tokens"][start:stop], share[start:stop]))
+        rows.append(([], np.array([])))
+    rows = rows[:-1]
+    fig, axis = plt.subplots(figsize=(8, 0.36 * len(rows) + 0.6), layout="constrained")
+    grid = np.full((len(rows), width), np.nan)
+    for r, (_, share) in enumerate(rows):
+        grid[r, : len(share)] = share
+    image = axis.imshow(grid, cmap="cividis", aspect="auto")
+    middle = (np.nanmax(grid) + np.nanmin(grid)) / 2
+    for r, (tokens, share) in enumerate(rows):
+        for c, token in enumerate(tokens):
+            colour = "black" if share[c] > middle else "white"
+            shown = token if len(token) < 10 else token[:8] + "…"
+            axis.text(c, r, shown, ha="center", va="center", color=colour, fontsize=6.5)
+    axis.axis("off")
+    fig.colorbar(image, ax=axis, label="weight, in even shares", shrink=0.9)
+    last = [
+        e["tokens"][int(np.argmax(w))] for e, w in zip(entries, weights, strict=True)
+    ]
+    return fig, (
+        f"ATA weights of {len(entries)} texts as heat strips; the heaviest tokens are "
+        + ", ".join(repr(token) for token in last)
+        + "."
+    )
+
+
+def anchor_classes(means: pd.DataFrame) -> Plot:
+    """Mean relative weight by token class with 95 % intervals."""
+    fig, axis = canvas(6.5, 2.6)
+    place = np.arange(len(means))
+    error = [means["mean"] - means["low"], means["high"] - means["mean"]]
+    axis.barh(place, means["mean"], xerr=error, color=PALETTE[0], capsize=4)
+    axis.axvline(1, color="black", linestyle="--", linewidth=1)
+    axis.set_yticks(place, means["class"])
+    axis.invert_yaxis()
+    axis.set_xlabel("ATA weight, in even shares (1 = every token alike)")
+    told = [
+        f"{r['class']} {r['mean']:.2f} [{r['low']:.2f}, {r['high']:.2f}]"
+        for _, r in means.iterrows()
+    ]
+    return fig, "ATA weight by class of token, in even shares: " + "; ".join(told) + "."
+
+
+def pooling_scores(table: pd.DataFrame) -> Plot:
+    """NDCG@10 of each pooling with its interval: columns pooling, mean, low, high."""
+    fig, axis = canvas(6.5, 2.8)
+    dots_with_intervals(axis, table, table["pooling"])
+    axis.set_xlabel("NDCG@10 on the development queries")
+    told = "; ".join(
+        f"{r['pooling']} {r['mean']:.3f} [{r['low']:.3f}, {r['high']:.3f}]"
+        for _, r in table.iterrows()
+    )
+    return fig, (f"NDCG@10 before training by pooling, with 95 % intervals: {told}.")
 
 
 def sums_by_block(tokens: Sequence[str], running: np.ndarray, rows: int) -> Plot:

@@ -10,7 +10,145 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.ticker import PercentFormatter
 
-from nbutils.figures import PALETTE, Plot, canvas, theme
+from nbutils.figures import (
+    LINES,
+    MARKERS,
+    PALETTE,
+    Plot,
+    canvas,
+    dots,
+    share_with_interval,
+    theme,
+    with_interval,
+)
+
+
+def rank_curves(ranks: pd.DataFrame, depth: int) -> Plot:
+    """Share of positives ranked at or above each rank.
+
+    ranks: teacher, kind ("labelled" or "planted"), query_id, rank. `depth` is the
+    candidate table's.
+    """
+    fig, axis = canvas(7.0, 3.2)
+    found = []
+    groups = ranks.groupby(["teacher", "kind"], sort=False)
+    teachers = list(dict.fromkeys(ranks["teacher"]))
+    for (teacher, kind), part in groups:
+        order = np.sort(part["rank"].to_numpy())
+        axis.step(
+            order, np.arange(1, len(order) + 1) / len(order), where="post",
+            color=PALETTE[teachers.index(teacher)], ls=LINES[kind != "labelled"],
+            label=f"{teacher}, {kind}",
+        )  # fmt: skip
+        first = share_with_interval(part["rank"] <= 10, part["query_id"])
+        found.append(f"{teacher}, {kind} {first}")
+    axis.axvline(depth, color="black", lw=1, ls=":", label=f"table's depth, {depth}")
+    axis.set(xscale="log", xlabel="rank in the corpus", ylabel="share at or above")
+    axis.set_ylim(0, 1)
+    axis.legend(frameon=False, fontsize=8, loc="lower right")
+    return fig, f"True positives among a teacher's first 10: {', '.join(found)}."
+
+
+def score_clouds(candidates: pd.DataFrame, ceilings: pd.DataFrame) -> Plot:
+    """Candidates' scores against their positive's, with each method's ceiling.
+
+    candidates: query_id, positive_score, score, planted (bool); ceilings: method,
+    positive_score, ceiling.
+    """
+    fig, axis = canvas(7.0, 3.6)
+    others, planted = (candidates[candidates["planted"] == flag] for flag in (0, 1))
+    axis.scatter(
+        others["positive_score"], others["score"], s=5, color="0.7", lw=0,
+        antialiased=False, label="other candidates",
+    )  # fmt: skip
+    axis.scatter(
+        planted["positive_score"], planted["score"], s=14, marker="^", lw=0,
+        antialiased=False, color=PALETTE[3], label="planted positives",
+    )  # fmt: skip
+    share = []
+    for number, (method, line) in enumerate(ceilings.groupby("method", sort=False)):
+        axis.plot(
+            line["positive_score"], line["ceiling"], color=PALETTE[number], lw=2,
+            ls=LINES[number % len(LINES)], label=f"ceiling of {method}",
+        )  # fmt: skip
+        limit = np.interp(
+            planted["positive_score"], line["positive_score"], line["ceiling"]
+        )
+        below = share_with_interval(planted["score"] < limit, planted["query_id"])
+        share.append(f"{method} {below}")
+    axis.set(xlabel="score of the labelled positive", ylabel="score of the candidate")
+    axis.legend(bbox_to_anchor=(1.01, 1), loc="upper left", fontsize=8, frameon=False)
+    return fig, (
+        f"Planted positives that stay below each ceiling and can be mined: "
+        f"{', '.join(share)} of {len(planted)} in the tables."
+    )
+
+
+def false_negative_rates(rates: pd.DataFrame, published: float) -> Plot:
+    """Share of planted positives among the mined, by method and selection.
+
+    rates: method, selection, value, low, high; `published` is the paper's naive share.
+    """
+    methods, selections = (
+        list(dict.fromkeys(rates[name])) for name in ("method", "selection")
+    )
+    fig, axis = canvas(7.4, 1.2 + 0.5 * len(methods))
+    for number, selection in enumerate(selections):
+        rows = rates[rates["selection"] == selection].set_index("method").loc[methods]
+        places = np.arange(len(methods)) + 0.22 * (number - (len(selections) - 1) / 2)
+        dots(axis, rows, places, number, selection)
+    axis.axvline(published, color="black", ls=":", label="paper, naive on NQ (judge)")
+    axis.set(xlabel="share of mined negatives that are planted answers", xlim=(0, None))
+    axis.set_yticks(range(len(methods)), methods)
+    axis.invert_yaxis()
+    axis.legend(bbox_to_anchor=(1.01, 1), loc="upper left", fontsize=8, frameon=False)
+    top = rates[rates["selection"] == selections[0]].dropna()
+    found = ", ".join(
+        f"{r.method} {r.value:.0%} ({r.low:.0%} to {r.high:.0%})"
+        for r in top.itertuples()
+    )
+    return fig, (
+        f"False negatives with {selections[0]}: {found}; the paper's judge found "
+        f"{published:.1%} with naive mining on NQ."
+    )
+
+
+def hardness_tradeoff(grid: pd.DataFrame) -> Plot:
+    """False negatives against hardness over each method's grid.
+
+    grid: method, setting, rate, low, high, hardness, best (the paper's setting), full
+    (share of queries with all negatives).
+    """
+    fig, axis = canvas(7.0, 3.8)
+    found = []
+    for number, (method, part) in enumerate(grid.groupby("method", sort=False)):
+        part = part.sort_values("hardness")
+        colour, marker = PALETTE[number], MARKERS[number]
+        axis.plot(
+            part["hardness"], part["rate"], color=colour, marker=marker, ms=3,
+            ls=LINES[number % len(LINES)], label=method,
+        )  # fmt: skip
+        for row in part[part["best"]].itertuples():
+            axis.plot(row.hardness, row.rate, marker, ms=11, color=colour, mec="k")
+            text = f"{method} {row.setting:g}" if row.setting else method
+            axis.annotate(
+                text, (row.hardness, row.rate), xytext=(-8, 8), fontsize=8,
+                textcoords="offset points", ha="right",
+            )  # fmt: skip
+            rate = with_interval(row.rate, row.low, row.high)
+            found.append(f"{text} {row.hardness:.2f} and {rate}")
+    axis.set(
+        xlabel="hardness: true negatives' mean score / positives' mean score",
+        ylabel="share of false negatives",
+    )
+    if len(grid):
+        low, high = grid["hardness"].min(), grid["hardness"].max()
+        axis.set_xlim(max(low, high - 0.4) - 0.02, None)
+        axis.legend(frameon=False, fontsize=8, loc="upper left")
+    return fig, (
+        "Hardness and false negatives at the paper's best settings (large marks): "
+        f"{'; '.join(found) or 'none mined enough here'}."
+    )
 
 
 def overlap_matrix(pairs: pd.DataFrame) -> Plot:

@@ -4,7 +4,56 @@ from __future__ import annotations
 
 import pandas as pd
 
-from nbutils.figures import LINES, MARKERS, PALETTE, Plot, canvas
+from nbutils.figures import (
+    LINES,
+    MARKERS,
+    PALETTE,
+    Plot,
+    canvas,
+)
+
+
+def training_curves(steps: pd.DataFrame) -> Plot:
+    """Loss and gradient norm by step, one marker a level."""
+    fig, (left, right) = canvas(8, 3.2, columns=2)
+    for i, (level, part) in enumerate(steps.groupby("level", sort=False)):
+        style = {"marker": MARKERS[i], "color": PALETTE[i], "markersize": 3.5}
+        left.plot(part["step"], part["loss"], label=level, **style)
+        right.plot(part["step"], part["gradient_norm"], label=level, **style)
+    left.set(xlabel="step", ylabel="InfoNCE loss")
+    right.set(xlabel="step", ylabel="norm of the gradient")
+    left.legend(title="level", fontsize=8)
+    means = steps.groupby("level", sort=False)["loss"].mean()
+    told = ", ".join(f"{level} {value:.2f}" for level, value in means.items())
+    return fig, f"Training loss over {len(steps)} steps; mean loss by level: {told}."
+
+
+def learning_curve(evaluations: pd.DataFrame) -> Plot:
+    """Development scores before training and after each level."""
+    fig, axis = canvas(6.5, 3.2)
+    names = {"ndcg": "NDCG@10", "beats_n1": "positive above N1"}
+    for i, (column, label) in enumerate(names.items()):
+        axis.plot(
+            evaluations["step"],
+            evaluations[column],
+            label=label,
+            marker=MARKERS[i],
+            linestyle=LINES[i],
+            color=PALETTE[i],
+        )
+    labels = [
+        f"{s}\n{v}"
+        for s, v in zip(evaluations["step"], evaluations["level"], strict=True)
+    ]
+    axis.set_xticks(evaluations["step"], labels)
+    axis.set(xlabel="step, and the level just finished", ylabel="share")
+    axis.legend(fontsize=8)
+    first, last = evaluations.iloc[0], evaluations.iloc[-1]
+    return fig, (
+        f"Development scores by level: NDCG@10 {first['ndcg']:.3f} before, "
+        f"{last['ndcg']:.3f} after; positive above N1 {first['beats_n1']:.3f} before, "
+        f"{last['beats_n1']:.3f} after."
+    )
 
 
 def _seeds(table: pd.DataFrame) -> str:

@@ -50,7 +50,7 @@ def nearest(
     finite or of different width.
     """
     _check(queries, documents)
-    budget = BYTES.get(device, BYTES["cuda"]) if budget is None else budget
+    budget = BYTES[torch.device(device).type] if budget is None else budget
     dtypes = dict.fromkeys([compute_dtype(dtype, device), torch.float32])
     places = np.full((len(queries), k), -1, dtype=np.int32)
     scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
@@ -291,8 +291,9 @@ def _ranges(count: int, size: int) -> Iterator[tuple[int, int]]:
 @contextmanager
 def _workers(device: str):
     """(map, count): blocks go to single-threaded workers, without barriers on a CPU."""
-    if device != "cpu":
-        yield map, 1
+    if torch.device(device).type == "cuda":
+        with _full_sums():
+            yield map, 1
         return
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -302,6 +303,21 @@ def _workers(device: str):
     finally:
         torch.set_num_threads(threads)
         _give_back()
+
+
+@contextmanager
+def _full_sums():
+    """A GPU's products summed in float32, as the bound on the error supposes."""
+    matmul = torch.backends.cuda.matmul
+    names = ("allow_bf16_reduced_precision_reduction", "allow_tf32")
+    before = {name: getattr(matmul, name) for name in names}
+    try:
+        for name in names:
+            setattr(matmul, name, False)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(matmul, name, value)
 
 
 def _single() -> None:

@@ -11,10 +11,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nbutils import figures
+from nbutils import (
+    figures,
+    figures_attention,
+    figures_evaluation,
+    figures_mining,
+    figures_synthesis,
+    figures_training,
+)
 from nbutils.records import LEVELS
 
-RUNGS = figures.RUNG_ORDER
+RUNGS = figures_synthesis.RUNG_ORDER
 
 
 @pytest.fixture(autouse=True)
@@ -51,12 +58,14 @@ TASKS = pd.DataFrame(
 
 
 def test_the_map_of_tasks_gives_its_shares_with_intervals():
-    text = check(figures.task_map(TASKS), "8 brainstormed tasks")
+    text = check(figures_synthesis.task_map(TASKS), "8 brainstormed tasks")
     assert "same family for 50% (" in text and "same group for 75% (" in text
 
 
 def test_nearest_tasks_counts_what_is_above_the_threshold():
-    text = check(figures.nearest_tasks(TASKS, 0.85), "0.65", "at most at 0.95")
+    text = check(
+        figures_synthesis.nearest_tasks(TASKS, 0.85), "0.65", "at most at 0.95"
+    )
     assert "2 of 8 tasks have one at 0.85 or above" in text
 
 
@@ -69,7 +78,7 @@ def test_ladder_levels_gives_each_mean_with_its_interval():
     query = rows("query", dict(zip(RUNGS, [0.37, 0.34, 0.31, 0.26, 0.18], strict=True)))
     positive = rows("positive", dict(zip(RUNGS[1:], [0.8, 0.7, 0.6, 0.5], strict=True)))
     paper = pd.DataFrame({"level": LEVELS, "cosine": [0.881, 0.857, 0.845, 0.793]})
-    plot = figures.ladder_levels(pd.concat([query, positive]), paper)
+    plot = figures_synthesis.ladder_levels(pd.concat([query, positive]), paper)
     text = check(plot, "P 0.37 (0.32 to 0.42)", "N4 0.18 (0.13 to 0.23)")
     assert "to the positive N1 0.80 (0.75 to 0.85)" in text
     assert "by 0.09 from N1 to N4" in text
@@ -81,7 +90,7 @@ def test_ladder_shares_names_every_part_and_no_winner():
         rows(by, {"P above N1": above, "monotone": order, "inversions": 3.0})
         for by, (above, order) in parts.items()
     )
-    text = check(figures.ladder_shares(summary, "By group"), "By group")
+    text = check(figures_synthesis.ladder_shares(summary, "By group"), "By group")
     for number in ("sts 50% (45% to 55%)", "long-long 70% (65% to 75%)"):
         assert number in text
     assert "monotone: sts 10% (5% to 15%), long-long 20% (15% to 25%)" in text
@@ -94,7 +103,7 @@ def test_text_only_leak_gives_each_set_with_its_interval():
          ("MGH N1", "length", 0.5, 0.45, 0.55), ("MGH N4", "length", 0.7, 0.65, 0.75)],
         columns=["set", "features", "auc", "low", "high"],
     )  # fmt: skip
-    text = check(figures.text_only_leak(auc), "MGH N1 0.60 (0.55 to 0.65)")
+    text = check(figures_synthesis.text_only_leak(auc), "MGH N1 0.60 (0.55 to 0.65)")
     assert "by words" in text and "MGH N4 0.80 (0.75 to 0.85)" in text
 
 
@@ -109,7 +118,7 @@ def test_words_by_rung_compares_each_example_with_itself():
         ],
         columns=["id", "group", "rung", "words"],
     )
-    text = check(figures.words_by_rung(lengths), "sts -4.0 (-4.0 to -4.0)")
+    text = check(figures_synthesis.words_by_rung(lengths), "sts -4.0 (-4.0 to -4.0)")
     assert "long-long -4.0" in text
 
 
@@ -127,7 +136,7 @@ def test_rank_curves_gives_the_share_of_the_first_ten_over_queries():
         ],
         columns=["teacher", "kind", "query_id", "rank"],
     )  # fmt: skip
-    text = check(figures.rank_curves(ranks, 20), "bm25, labelled 80% (")
+    text = check(figures_mining.rank_curves(ranks, 20), "bm25, labelled 80% (")
     assert "bm25, planted 60% (" in text and "e, labelled 100% (100% to 100%)" in text
 
 
@@ -149,9 +158,15 @@ def test_score_clouds_gives_the_share_below_each_ceiling():
         pd.DataFrame({"method": m, "positive_score": line, "ceiling": c})
         for m, c in {"abs": [0.7, 0.7], "margin_pos": [0.95, 0.95]}.items()
     )
-    text = check(figures.score_clouds(cloud(40), ceilings), "of 10 in the tables")
+    text = check(
+        figures_mining.score_clouds(cloud(40), ceilings), "of 10 in the tables"
+    )
     assert "abs 0% (0% to 0%)" in text and "margin_pos 100% (100% to 100%)" in text
-    check(figures.score_clouds(cloud(0), ceilings), "abs none", "of 0 in the tables")
+    check(
+        figures_mining.score_clouds(cloud(0), ceilings),
+        "abs none",
+        "of 0 in the tables",
+    )
 
 
 def rates(value: float) -> pd.DataFrame:
@@ -166,9 +181,9 @@ def rates(value: float) -> pd.DataFrame:
 
 
 def test_false_negative_rates_leaves_out_what_mined_nothing():
-    text = check(figures.false_negative_rates(rates(0.1), 0.388), "38.8%")
+    text = check(figures_mining.false_negative_rates(rates(0.1), 0.388), "38.8%")
     assert "naive 35% (33% to 37%), abs 10% (8% to 12%)" in text
-    text = check(figures.false_negative_rates(rates(np.nan), 0.388), "naive 35%")
+    text = check(figures_mining.false_negative_rates(rates(np.nan), 0.388), "naive 35%")
     assert "abs" not in text
 
 
@@ -179,9 +194,11 @@ def test_hardness_tradeoff_gives_the_papers_settings_with_intervals():
         columns=["method", "setting", "rate", "hardness", "best"],
     )  # fmt: skip
     grid = grid.assign(low=grid["rate"] - 0.03, high=grid["rate"] + 0.03)
-    text = check(figures.hardness_tradeoff(grid), "abs 0.7 0.80 and 20% (17% to 23%)")
+    text = check(
+        figures_mining.hardness_tradeoff(grid), "abs 0.7 0.80 and 20% (17% to 23%)"
+    )
     assert "naive 0.90 and 35% (32% to 38%)" in text
-    check(figures.hardness_tradeoff(grid[:0]), "none mined enough here")
+    check(figures_mining.hardness_tradeoff(grid[:0]), "none mined enough here")
 
 
 # -- notebooks 04 to 06 ----------------------------------------------------------------
@@ -197,17 +214,17 @@ def entries():
 
 def test_attention_and_strips():
     entry = entries()[0]
-    plot = figures.attention_with_columns(entry["tokens"], entry["attention"])
+    plot = figures_attention.attention_with_columns(entry["tokens"], entry["attention"])
     check(plot, "4 tokens", "'bees'", "1.6 times")
     weights = [np.array([0.2, 0.5, 0.2, 0.1])]
-    check(figures.heat_strips(entries(), weights, width=3), "'bees'")
+    check(figures_attention.heat_strips(entries(), weights, width=3), "'bees'")
 
 
 def test_anchor_classes_and_poolings():
     means = pd.DataFrame({"class": ["word", "punctuation"], **SPREAD})
-    check(figures.anchor_classes(means), "word 0.40 [0.35, 0.45]")
+    check(figures_attention.anchor_classes(means), "word 0.40 [0.35, 0.45]")
     table = pd.DataFrame({"pooling": ["mean", "ata"], **SPREAD})
-    check(figures.pooling_scores(table), "ata 0.500 [0.450, 0.550]")
+    check(figures_attention.pooling_scores(table), "ata 0.500 [0.450, 0.550]")
 
 
 def test_training_and_learning_curves():
@@ -219,7 +236,7 @@ def test_training_and_learning_curves():
             "gradient_norm": [1.0, 2.0, 1.0, 1.0],
         }
     )
-    check(figures.training_curves(steps), "4 steps", "N4 1.50", "N1 0.40")
+    check(figures_training.training_curves(steps), "4 steps", "N4 1.50", "N1 0.40")
     scores = pd.DataFrame(
         {
             "step": [0, 4],
@@ -228,7 +245,7 @@ def test_training_and_learning_curves():
             "beats_n1": [0.52, 0.51],
         }
     )
-    check(figures.learning_curve(scores), "0.400 before", "0.510 after")
+    check(figures_training.learning_curve(scores), "0.400 before", "0.510 after")
 
 
 def test_scores_gains_and_published():
@@ -240,9 +257,9 @@ def test_scores_gains_and_published():
             "score": [0.4, 0.5, 0.9],
         }
     )
-    text = check(figures.task_scores(scores), "before 0.400", "after 0.500")
+    text = check(figures_evaluation.task_scores(scores), "before 0.400", "after 0.500")
     assert "0.9" not in text  # only NDCG is told; the rest is in the table
     gains = pd.DataFrame({"name": ["tasks", "family"], **SPREAD})
-    check(figures.paired_gains(gains), "tasks +0.400 [+0.350, +0.450]")
+    check(figures_evaluation.paired_gains(gains), "tasks +0.400 [+0.350, +0.450]")
     average = pd.DataFrame({"model": ["E5", "MGH"], "average": [63.1, 64.5]})
-    check(figures.published_average(average, "Synthetic"), "MGH at 64.5")
+    check(figures_evaluation.published_average(average, "Synthetic"), "MGH at 64.5")

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sentence_transformers import util
 
 from nbutils import bench_mining, figures_mining, mining, search
@@ -69,6 +70,15 @@ def test_documents_that_get_better_and_better_are_found():
     wanted = sorted_out(queries, documents, 30)
     for ours, theirs in zip(found, wanted, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_gpus_settings_are_put_back():
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_bf16_reduced_precision_reduction
+    with search._full_sums():
+        assert not matmul.allow_bf16_reduced_precision_reduction
+        assert not matmul.allow_tf32
+    assert matmul.allow_bf16_reduced_precision_reduction == before
 
 
 def test_more_ties_than_the_first_pass_has_room_for():
