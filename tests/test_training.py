@@ -219,7 +219,7 @@ def test_chunks_hold_no_more_tokens_than_asked_and_lose_no_text():
 
 
 def test_the_benchmark_times_each_way_on_the_same_batches(monkeypatch):
-    settings = resolve("smoke")
+    settings = resolve("smoke", {"mini_batch_tokens": 0})
     cut = settings.model_copy(update={"mini_batch_tokens": 64})
     seen = []
     original = gradcache.backward
