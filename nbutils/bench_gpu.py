@@ -233,7 +233,7 @@ def rows(out: str = "runs", **where: str) -> list[Row]:
     card = torch.cuda.get_device_name(0)
     name = re.sub(r"[^a-z0-9]+", "-", card.lower()).strip("-")
     return measure(
-        MistralConfig(sliding_window=None), resolve("paper"), "cuda",
+        footprint.MISTRAL_7B, resolve("paper"), "cuda",
         Path(ROOT, out, "gpu", f"{name}.csv"),
     )  # fmt: skip
 

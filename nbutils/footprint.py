@@ -17,6 +17,8 @@ from nbutils.errors import LabError
 from nbutils.records import read_table
 from nbutils.settings import DATA, Settings
 
+MISTRAL_7B = MistralConfig(sliding_window=None)
+"""Mistral-7B-Instruct-v0.2's shape: the library's default, without a window."""
 MEASURED = DATA / "results" / "gpu"
 GB = 1e9
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
