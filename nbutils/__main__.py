@@ -262,6 +262,32 @@ def record(
 
 
 @app.command()
+def pretrain(
+    text: Annotated[Path, typer.Option(help="folder of the text")],
+    out: Annotated[Path, typer.Option(help="folder of everything that is made")],
+    stages: Annotated[
+        str, typer.Option(help="such as lm,instruct; all stages if none")
+    ] = "",
+    minutes: Annotated[
+        float | None, typer.Option(help="longest that each stage may train")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="parts of a batch run at once")] = 1,
+    assign: Assign = None,
+) -> None:
+    """Pretrain the tiny decoder; the same command goes on after a stop."""
+    from nbutils import settings
+
+    chosen = settings.resolve_pretraining(assign or [])
+    from nbutils import pretraining
+
+    named = [name.strip() for name in stages.split(",") if name.strip()]
+    folder = pretraining.pretrain(
+        text, out, chosen, named, minutes, threads, typer.echo
+    )
+    typer.echo(f"model: {folder}")
+
+
+@app.command()
 def bench(
     name: Annotated[str, typer.Argument(help="suite")] = "notebooks",
     json_file: Annotated[

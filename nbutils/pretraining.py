@@ -1,0 +1,341 @@
+"""Pretraining of the decoder, stage after stage, each a folder and a learning curve.
+
+A stage starts from the folder of the one before it, runs to its number of steps or to
+the minutes it was given, and goes on exactly where it was stopped: batches follow from
+seed and step, everything else is in a state that is kept at least once a minute.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from nbutils import corpora, decoder, machine
+from nbutils.backbone import make_bidirectional
+from nbutils.errors import LabError
+from nbutils.models import compute_dtype
+from nbutils.records import atomic, sha256, write_json, write_table
+from nbutils.settings import Pretraining, nearest
+from nbutils.stages import STAGES, VALIDATION_SHARDS, Lesson, Shard, Stage, Work
+
+KEEP_SECONDS = 40.0
+"""Time after which the state is kept again: a kill loses less than a minute."""
+LONGEST_STEP = 30.0
+"""Seconds that one step counts at most, so that a paused process is not late."""
+REPORT_STEPS = 25
+STATE, DONE, CURVE = "state.pt", "stage.json", "curve.csv"
+
+
+def rate_share(progress: float, step: int, settings: Pretraining) -> float:
+    """Share of the peak learning rate: warm-up, plateau, linear decay to zero.
+
+    `progress` is the done share of the stage, of its steps or of its minutes.
+    """
+    warm = (step + 1) / settings.warmup_steps if settings.warmup_steps else 1.0
+    fall = (1 - progress) / settings.decay_share
+    return max(0.0, min(1.0, warm, fall))
+
+
+def make_optimizers(model, settings: Pretraining) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices, AdamW for all else; or AdamW for all."""
+    matrices, others = [], []
+    for name, weight in model.named_parameters():
+        inner = weight.ndim == 2 and "layers." in name and settings.optimizer == "muon"
+        (matrices if inner else others).append(weight)
+    made: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(
+            others, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.0,
+            fused=True,
+        )
+    ]  # fmt: skip
+    if matrices:
+        if not hasattr(torch.optim, "Muon"):
+            raise LabError("this PyTorch has no Muon: set optimizer=adamw")
+        muon = torch.optim.Muon(matrices, lr=settings.matrix_rate, weight_decay=0.01)
+        made.append(muon)
+    for optimizer in made:
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return made
+
+
+class Trainer:
+    """One stage under way: model, optimizers, lesson, counts, curve.
+
+    Each shard of a step runs on one thread, alone with its gradient; `threads` says how
+    many run at once. Gradients are summed in the shards' order, so the number of
+    threads changes no bit. On a CPU two single threads are faster than one operation
+    on two, above all where other programs want the same cores.
+    """
+
+    def __init__(self, stage, model, lesson: Lesson, settings, threads: int):
+        self.stage, self.model, self.lesson = stage, model, lesson
+        self.settings = settings
+        self.weights = [p for p in model.parameters() if p.requires_grad]
+        self.optimizers = make_optimizers(model, settings)
+        self.low = compute_dtype("auto", "cpu") == torch.bfloat16
+        self.pool = ThreadPoolExecutor(threads, initializer=_alone)
+        self.step, self.tokens, self.seconds = 0, 0, 0.0
+        self.losses: list[float] = []
+        self.curve: list[dict[str, Any]] = []
+
+    def _loss(self, shard: Shard) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, self.low, cache_enabled=False):
+            return self.lesson.loss(self.model, shard)
+
+    def _gradient(self, shard: Shard) -> tuple[float, tuple]:
+        loss = self._loss(shard)
+        return float(loss.detach()), torch.autograd.grad(loss, self.weights)
+
+    def train_step(self, share: float) -> float:
+        """One step at `share` of the peak rates; returns the mean loss of its shards.
+
+        LabError for a loss that is not finite: the state before it stays.
+        """
+        parts = range(self.settings.shards)
+        shards = [self.lesson.shard(self.step, part) for part in parts]
+        found = list(self.pool.map(self._gradient, shards))
+        loss = sum(part[0] for part in found) / len(found)
+        if loss != loss or loss in (float("inf"), -float("inf")):
+            raise LabError(
+                f"{self.stage.name}, step {self.step + 1}: the loss is {loss}; "
+                "lower learning_rate or matrix_rate and start the stage anew"
+            )
+        total = list(found[0][1])
+        for _, grown in found[1:]:
+            torch._foreach_add_(total, list(grown))
+        torch._foreach_div_(total, len(found))
+        for weight, gradient in zip(self.weights, total, strict=True):
+            weight.grad = gradient
+        torch.nn.utils.clip_grad_norm_(self.weights, self.settings.gradient_norm)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * share
+            optimizer.step()
+            optimizer.zero_grad()
+        self.step += 1
+        self.tokens += sum(map(self.lesson.tokens, shards))
+        self.losses.append(loss)
+        return loss
+
+    def validate(self) -> float:
+        """Mean loss of the validation shards, always the same ones."""
+
+        def one(shard: Shard) -> float:
+            with torch.no_grad():
+                return float(self._loss(shard))
+
+        shards = [self.lesson.shard(-1, part) for part in range(VALIDATION_SHARDS)]
+        return sum(self.pool.map(one, shards)) / len(shards)
+
+    def report(self, share: float) -> dict[str, Any]:
+        """Add a row to the curve: the mean loss since the row before it."""
+        row = {
+            "step": self.step,
+            "tokens": self.tokens,
+            "seconds": round(self.seconds, 1),
+            "loss": sum(self.losses) / len(self.losses) if self.losses else None,
+            "validation_loss": self.validate(),
+            "rate_share": round(share, 4),
+        }
+        self.losses = []
+        self.curve.append(row)
+        return row
+
+    # -- the state on disk
+
+    def keep(self, folder: Path) -> None:
+        """Replace the state in `folder`. LabError where it cannot be written."""
+        state = {
+            "stage": self.stage.name,
+            "settings": self.settings.model_dump(),
+            "versions": machine.versions(),
+            "model": self.model.state_dict(),
+            "optimizers": [o.state_dict() for o in self.optimizers],
+            "random": torch.get_rng_state(),
+            "counts": (self.step, self.tokens, self.seconds),
+            "losses": self.losses,
+            "curve": self.curve,
+        }
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        try:
+            with atomic(folder / STATE) as path, path.open("wb") as file:
+                file.write(buffer.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            if self.curve:
+                write_table(folder / CURVE, pd.DataFrame(self.curve))
+        except OSError as error:
+            raise LabError(
+                f"the state of step {self.step} cannot be written to {folder} "
+                f"({error.strerror}): make room and run the same command again"
+            ) from None
+
+    def resume(self, folder: Path) -> bool:
+        """Take the state in `folder`, if there is one; whether there was.
+
+        LabError for a damaged state and for one of other settings.
+        """
+        path = folder / STATE
+        if not path.is_file():
+            return False
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            reason = str(error).splitlines()[0]
+            raise LabError(
+                f"{path} is damaged ({reason}): remove it and start the stage anew"
+            ) from None
+        for name, value in self.settings.model_dump().items():
+            if state["settings"].get(name) != value:
+                raise LabError(
+                    f"{path} is of a run with {name}={state['settings'].get(name)!r} "
+                    f"(now {value!r}): run with its settings, or give another folder"
+                )
+        self.model.load_state_dict(state["model"])
+        for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
+        torch.set_rng_state(state["random"])
+        self.step, self.tokens, self.seconds = state["counts"]
+        self.losses, self.curve = state["losses"], state["curve"]
+        return True
+
+
+def _alone() -> None:
+    torch.set_num_threads(1)
+
+
+def run_stage(
+    trainer: Trainer,
+    folder: Path,
+    minutes: float | None,
+    tell: Callable[[str], None],
+) -> None:
+    """Train to the stage's steps or `minutes` (of this stage, stops included)."""
+    steps, settings = trainer.stage.steps(trainer.settings), trainer.settings
+    if trainer.resume(folder):
+        tell(f"{trainer.stage.name}: going on after step {trainer.step}")
+    if not trainer.curve:
+        trainer.report(0.0)
+    kept = time.monotonic()
+
+    def progress() -> float:
+        spent = trainer.seconds / (60 * minutes) if minutes else 0.0
+        return max(trainer.step / steps, spent)
+
+    while (done := progress()) < 1:
+        began = time.monotonic()
+        share = rate_share(done, trainer.step, settings)
+        trainer.train_step(share)
+        trainer.seconds += min(time.monotonic() - began, LONGEST_STEP)
+        if trainer.step % REPORT_STEPS == 0 or progress() >= 1:
+            row = trainer.report(share)
+            tell(
+                f"{trainer.stage.name} {row['step']}/{steps}: {row['tokens']:,} tokens"
+                f" in {row['seconds']:.0f} s, loss {row['loss']:.3f}, validation "
+                f"{row['validation_loss']:.3f}"
+            )
+        if time.monotonic() - kept > KEEP_SECONDS:
+            trainer.keep(folder)
+            kept = time.monotonic()
+    trainer.keep(folder)
+
+
+def finish_stage(trainer: Trainer, work: Work, folder: Path, before: str) -> None:
+    """Write the stage's model and, last, `stage.json`, which says that it is done."""
+    decoder.save_decoder(trainer.model, work.tokenizer, folder / "model")
+    write_json(
+        folder / DONE,
+        {
+            "stage": trainer.stage.name,
+            "what": trainer.stage.text,
+            "from": before,
+            "steps": trainer.step,
+            "tokens": trainer.tokens,
+            "seconds": round(trainer.seconds, 1),
+            "loss": trainer.curve[-1]["loss"],
+            "validation_loss": trainer.curve[-1]["validation_loss"],
+            "sha256": sha256(folder / "model" / "model.safetensors"),
+            "settings": work.settings.model_dump(),
+            "versions": machine.versions(),
+        },
+    )
+    (folder / STATE).unlink()
+
+
+def prepare(text: Path, out: Path, settings: Pretraining, tell) -> Work:
+    """Pages, tokenizer and packed tokens; each is made once and kept in `out`."""
+    tell(f"reading {text}")
+    pages = corpora.read_pages(text, settings.seed)
+    made = out / "tokenizer"
+    if not made.is_dir():
+        tell(f"training a tokenizer of {settings.vocabulary} tokens")
+        chosen = [page for page in pages if not page.held_out]
+        share = chosen[: max(1000, len(chosen) // 4)]
+        decoder.train_tokenizer((p.whole() for p in share), settings, made)
+    tokenizer = decoder.load_tokenizer(made)
+    found = corpora.pack(text, pages, tokenizer, out / "tokens", settings.seed)
+    tell(f"{found['train_tokens']:,} tokens of {found['train_pages']:,} pages")
+    return Work(pages, tokenizer, settings, out / "tokens")
+
+
+def first_model(stage: Stage, out: Path, work: Work) -> tuple[Any, str]:
+    """The model that a stage starts from, and the name of what made it."""
+    names = list(STAGES)
+    for name in reversed(names[: names.index(stage.name)]):
+        if (out / name / DONE).is_file():
+            model, _ = decoder.load_decoder(out / name / "model", head=stage.head)
+            return model, name
+    model = decoder.new_decoder(work.settings, work.tokenizer)
+    return (model if stage.head else model.model), "random weights"
+
+
+def pretrain(
+    text: str | Path,
+    out: str | Path,
+    settings: Pretraining,
+    stages: Sequence[str] = (),
+    minutes: float | None = None,
+    threads: int = 1,
+    tell: Callable[[str], None] = print,
+) -> Path:
+    """Run stages (none named: all) and return the folder of the last one's model.
+
+    `minutes` bounds each stage; `threads` shards run at once. A stage that is done is
+    not run again. LabError for an unknown stage and for missing or damaged text.
+    """
+    for name in stages:
+        if name not in STAGES:
+            near, known = nearest(name, STAGES), ", ".join(STAGES)
+            raise LabError(f"unknown stage {name!r}{near} (known: {known})")
+    out = Path(out)
+    chosen = [stage for name, stage in STAGES.items() if not stages or name in stages]
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(1)
+    corpora.sources_in(text)
+    work = None
+    for stage in chosen:
+        folder = out / stage.name
+        if (folder / DONE).is_file():
+            tell(f"{stage.name}: done before")
+            continue
+        work = work or prepare(Path(text), out, settings, tell)
+        folder.mkdir(parents=True, exist_ok=True)
+        model, before = first_model(stage, out, work)
+        tell(f"{stage.name}: {stage.text}, from {before}")
+        if stage.bidirectional:
+            make_bidirectional(model)
+        trainer = Trainer(stage, model, stage.lesson(work), settings, threads)
+        run_stage(trainer, folder, minutes, tell)
+        finish_stage(trainer, work, folder, before)
+    return out / chosen[-1].name / "model"
