@@ -22,10 +22,11 @@ import torch
 from nbutils import corpora, decoder, machine
 from nbutils.backbone import make_bidirectional
 from nbutils.errors import LabError
+from nbutils.lessons import VALIDATION_SHARDS, Lesson, Shard, Work
 from nbutils.models import compute_dtype
 from nbutils.records import atomic, sha256, write_json, write_table
 from nbutils.settings import Pretraining, nearest
-from nbutils.stages import STAGES, VALIDATION_SHARDS, Lesson, Shard, Stage, Work
+from nbutils.stages import STAGES, Stage
 
 KEEP_SECONDS = 40.0
 """Time after which the state is kept again: a kill loses less than a minute."""

@@ -1,298 +1,25 @@
-"""The stages of pretraining as data: what each reads, and the loss it has.
+"""The stages of pretraining as data: lm, instruct, mntp, contrast, distill.
 
-lm, instruct, mntp, contrast, distill. A lesson makes the parts (shards) of every step
-from the seed and the step's number alone, so that a resumed run reads what the
-uninterrupted one would have read.
+A decoder learns to predict text, then the template; then it attends both ways (LLM2Vec)
+and learns from pairs (E5's first stage) and from a teacher's vectors to be an encoder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
-from pathlib import Path
-from typing import Any, Protocol
 
-import numpy as np
-import torch
-
-from nbutils import corpora, objectives
-from nbutils.corpora import Page
-from nbutils.errors import LabError
+from nbutils.distillation import Distill
+from nbutils.lessons import Contrast, Instruct, Lesson, Packed, Work
 from nbutils.settings import Pretraining
-from nbutils.templates import Pieces, tokenize
-
-Shard = dict[str, Any]
-
-ASK_TITLE = "Given a title, retrieve the passage that it is the title of"
-ASK_NEXT = "Given a passage, retrieve the passage that stands beside it"
-ASK_WRITE = "Write the passage that has this title"
-ASK_NAME = "Write the title of this passage"
-POOL = 32
-"""Shards whose texts are sorted by length together, then shuffled."""
-CHARACTERS = 700
-"""A longer passage is cut before it is tokenized: its end would not be read."""
-VALIDATION_SHARDS = 4
-TEMPLATE = 16
-"""Tokens that template and instruction take, about, where shards are planned."""
-
-
-class Lesson(Protocol):
-    """What a stage asks of its data. `step` −1 asks for validation shards."""
-
-    def shard(self, step: int, part: int) -> Shard:
-        """Part `part` of step `step`."""
-
-    def loss(self, model, shard: Shard) -> torch.Tensor:
-        """The loss of a shard, a scalar."""
-
-    def tokens(self, shard: Shard) -> int:
-        """Real tokens of a shard that go through the model."""
-
-
-class Dealer:
-    """Numbers 0 … count − 1, dealt anew in each epoch, each drawn once an epoch."""
-
-    def __init__(self, count: int, seed: int):
-        self.count, self.seed = count, seed
-        self.epoch, self.order = -1, np.zeros(0, int)
-
-    def __call__(self, place: int) -> int:
-        epoch, within = divmod(place, self.count)
-        order = self.order
-        if epoch != self.epoch:
-            order = np.random.default_rng([self.seed, epoch]).permutation(self.count)
-            self.order, self.epoch = order, epoch
-        return int(order[within])
-
-
-class Packed:
-    """Rows of packed tokens; `masked` makes masked-next-token prediction of them."""
-
-    def __init__(self, work: Work, masked: bool = False):
-        settings = work.settings
-        self.settings, self.masked = settings, masked
-        self.mask_id = work.tokenizer.unk_token_id
-        self.train = corpora.packed(work.folder, "train")
-        self.held_out = corpora.packed(work.folder, "validation")
-        self.rows = max(1, settings.shard_tokens // settings.length)
-        for name, tokens in (("train", self.train), ("validation", self.held_out)):
-            if len(tokens) < settings.length:
-                raise LabError(
-                    f"the {name} text has only {len(tokens)} tokens, one row takes "
-                    f"{settings.length}: give more text or set length lower"
-                )
-        self.deal = Dealer(len(self.train) // settings.length, settings.seed)
-
-    def shard(self, step: int, part: int) -> Shard:
-        length, shards = self.settings.length, self.settings.shards
-        first = ((step * shards if step >= 0 else 0) + part) * self.rows
-        places = range(first, first + self.rows)
-        if step < 0:
-            rows = len(self.held_out) // length
-            source, chosen = self.held_out, [p % rows for p in places]
-        else:
-            source, chosen = self.train, [self.deal(p) for p in places]
-        ids = np.stack([source[p * length : (p + 1) * length] for p in chosen])
-        inputs = labels = torch.from_numpy(ids.astype(np.int64))
-        if self.masked:
-            seed = [self.settings.seed, 7, max(step, 0), part, int(step < 0)]
-            drawn = torch.Generator().manual_seed(_number(seed))
-            inputs, labels = objectives.mask_tokens(
-                inputs, torch.ones_like(inputs), self.mask_id,
-                self.settings.mask_share, drawn,
-            )  # fmt: skip
-        return {"inputs": inputs, "labels": labels}
-
-    def loss(self, model, shard: Shard) -> torch.Tensor:
-        return objectives.predict_next(model, shard["inputs"], shard["labels"])
-
-    def tokens(self, shard: Shard) -> int:
-        return shard["inputs"].numel()
-
-
-class Buckets:
-    """Texts grouped by length into shards of about `budget` padded tokens."""
-
-    def __init__(
-        self,
-        lengths: Sequence[int],
-        budget: int,
-        seed: int,
-        groups: Sequence[int] | None = None,
-    ):
-        """Texts of different `groups` share no shard."""
-        self.lengths, self.budget = np.asarray(lengths), budget
-        self.groups = np.zeros(len(lengths), int) if groups is None else groups
-        self.groups = np.asarray(self.groups)
-        self.seed, self.epoch = seed, -1
-        self.shards: list[np.ndarray] = []
-        self.least = len(self._cut(0))
-        """Shards of an epoch: as many as the first has, whatever later ones have."""
-
-    def _cut(self, epoch: int) -> list[np.ndarray]:
-        generator = np.random.default_rng([self.seed, epoch])
-        order = generator.permutation(len(self.lengths))
-        pool = POOL * max(1, self.budget // max(1, int(self.lengths.mean())))
-        shards = []
-        for start in range(0, len(order), pool):
-            some = order[start : start + pool]
-            some = some[np.lexsort((self.lengths[some], self.groups[some]))]
-            current: list[int] = []
-            for index in some:
-                full = self.lengths[index] * (len(current) + 1) > self.budget
-                if current and (full or self.groups[index] != self.groups[current[0]]):
-                    shards.append(np.array(current))
-                    current = []
-                current.append(index)
-            shards.append(np.array(current))
-        several = [s for s in shards if len(s) > 1] or shards  # one has no negative
-        return [several[i] for i in generator.permutation(len(several))]
-
-    def __call__(self, place: int) -> np.ndarray:
-        """Indices of the texts of shard `place`, counted over epochs."""
-        epoch, within = divmod(place, self.least)
-        shards = self.shards
-        if epoch != self.epoch:
-            shards = self._cut(epoch)
-            self.shards, self.epoch = shards, epoch
-        return shards[within % len(shards)]
-
-
-class Pairs:
-    """Pairs of texts of one page: what instruct and contrast read."""
-
-    def __init__(self, work: Work, named: bool):
-        """`named`: pairs of title and passage only; else neighbouring passages too."""
-        self.longest, self.budget = work.settings.length, work.settings.shard_tokens
-        if not named:
-            self.longest = work.settings.text_length
-            self.budget = work.settings.pair_tokens
-        self.settings, self.tokenizer = work.settings, work.tokenizer
-        chosen = [p for p in work.pages if p.title or not named]
-        self.train = _pairs([p for p in chosen if not p.held_out], named)
-        self.held_out = _pairs([p for p in chosen if p.held_out], named)
-        for name, pairs in (("train", self.train), ("validation", self.held_out)):
-            if len(pairs) < 2:
-                raise LabError(f"the {name} text gives no two pairs: give more text")
-        self.deal = self._bucketed(self.train)
-        self.deal_held_out = self._bucketed(self.held_out)
-
-    def _bucketed(self, pairs: list[tuple[str, str, str]]) -> Buckets:
-        longest = self.longest - TEMPLATE
-        lengths = np.full(len(pairs), 2 * TEMPLATE)
-        for side in (1, 2):
-            counts = token_counts([pair[side] for pair in pairs], self.tokenizer)
-            lengths += np.minimum(counts, longest)
-        asks = [int(ask == ASK_NEXT) for ask, _, _ in pairs]
-        return Buckets(lengths, self.budget, self.settings.seed, asks)
-
-    def pairs(self, step: int, part: int) -> list[tuple[str, str, str]]:
-        """(instruction, query, document) of a shard's pairs."""
-        if step < 0:
-            return [self.held_out[i] for i in self.deal_held_out(part)]
-        return [self.train[i] for i in self.deal(step * self.settings.shards + part)]
-
-
-class Instruct(Pairs):
-    """Titles and passages as turns of a conversation; the answer's tokens count."""
-
-    def __init__(self, work: Work):
-        super().__init__(work, named=True)
-
-    def shard(self, step: int, part: int) -> Shard:
-        inputs, labels = [], []
-        ignored = objectives.IGNORED
-        for number, (_, title, passage) in enumerate(self.pairs(step, part)):
-            ask, given, answer = (
-                (ASK_WRITE, title, passage)
-                if number % 2
-                else (ASK_NAME, passage, title)
-            )
-            asked, told = self._turns(f"{ask}; {given}", answer)
-            ids = (asked + told)[: self.settings.length]
-            inputs.append(ids)
-            labels.append(([ignored] * len(asked) + told)[: self.settings.length])
-        width = -(-max(map(len, inputs)) // 8) * 8
-        pad = self.tokenizer.pad_token_id
-        return {
-            "inputs": _padded(inputs, width, pad),
-            "labels": _padded(labels, width, ignored),
-            "mask": _padded([[1] * len(ids) for ids in inputs], width, 0),
-        }
-
-    def _turns(self, request: str, answer: str) -> tuple[list[int], list[int]]:
-        """Tokens of the user's turn and of the assistant's, by the chat template."""
-        head, tail = (
-            self.tokenizer(text, add_special_tokens=False)["input_ids"]
-            for text in (f"[INST] {request}", f" [/INST] {answer}")
-        )
-        tail = [*tail, self.tokenizer.eos_token_id]
-        end = tail.index(self.tokenizer.convert_tokens_to_ids("[/INST]")) + 1
-        room = self.settings.length * 3 // 4  # an answer is always asked for
-        return [self.tokenizer.bos_token_id, *head[:room], *tail[:end]], tail[end:]
-
-    def loss(self, model, shard: Shard) -> torch.Tensor:
-        return objectives.predict_next(
-            model, shard["inputs"], shard["labels"], shard["mask"]
-        )
-
-    def tokens(self, shard: Shard) -> int:
-        return int(shard["mask"].sum())
-
-
-class Contrast(Pairs):
-    """Pairs in the format that the encoder uses: the query's side is instructed."""
-
-    def __init__(self, work: Work):
-        super().__init__(work, named=False)
-        self.plain = Pieces(self.tokenizer, "inst")
-        self.asked = {
-            ask: Pieces(self.tokenizer, "inst", ask) for ask in (ASK_TITLE, ASK_NEXT)
-        }
-
-    def shard(self, step: int, part: int) -> Shard:
-        pairs = self.pairs(step, part)
-        kind = pairs[0][0]  # one instruction a shard
-        queries, documents = [q for _, q, _ in pairs], [d for _, _, d in pairs]
-        length = self.longest
-        same = [[q == o or d == e for o, e in zip(queries, documents, strict=True)]
-                for q, d in zip(queries, documents, strict=True)]  # fmt: skip
-        excluded = torch.tensor(same) & ~torch.eye(len(pairs), dtype=torch.bool)
-        return {
-            "queries": tokenize(
-                queries, self.tokenizer, self.asked[kind], "llm2vec", length
-            ),
-            "documents": tokenize(
-                documents, self.tokenizer, self.plain, "llm2vec", length
-            ),
-            "same": excluded,
-        }
-
-    def loss(self, model, shard: Shard) -> torch.Tensor:
-        return objectives.contrast(
-            model, shard["queries"], shard["documents"], shard["same"],
-            self.settings.temperature,
-        )  # fmt: skip
-
-    def tokens(self, shard: Shard) -> int:
-        sides = (shard["queries"], shard["documents"])
-        return sum(int(side["attention_mask"].sum()) for side in sides)
-
-
-@dataclass
-class Work:
-    """What the lessons are made from: pages, tokenizer, settings, the work folder."""
-
-    pages: list[Page]
-    tokenizer: Any
-    settings: Pretraining
-    folder: Path
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: how its lesson is made, how the model attends, whether it predicts."""
+    """One stage: its lesson, whether it attends both ways, whether it predicts tokens.
+
+    A stage with a `head` trains the causal LM, one without the bare transformer.
+    """
 
     name: str
     lesson: Callable[[Work], Lesson]
@@ -305,36 +32,8 @@ class Stage:
         return getattr(settings, f"{self.name}_steps")
 
 
-def _pairs(pages: list[Page], named: bool) -> list[tuple[str, str, str]]:
-    """(instruction, query, document) from pages: title and opening, neighbours."""
-    found = []
-    for page in pages:
-        passages = [text[:CHARACTERS] for text in page.passages()]
-        if page.title and passages:
-            found.append((ASK_TITLE, page.title, passages[0]))
-        if not named:
-            found += [(ASK_NEXT, a, b) for a, b in pairwise(passages[:4])]
-    return found
-
-
-def token_counts(texts: Sequence[str], tokenizer) -> list[int]:
-    """Tokens of each text, special ones left out."""
-    fast = tokenizer.backend_tokenizer
-    fast.no_truncation()
-    found: list[int] = []
-    for start in range(0, len(texts), 8192):
-        part = list(texts[start : start + 8192])
-        encoded = fast.encode_batch_fast(part, add_special_tokens=False)
-        found += [len(text.ids) for text in encoded]
-    return found
-
-
-def _padded(rows: Sequence[Sequence[int]], width: int, fill: int) -> torch.Tensor:
-    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows])
-
-
-def _number(parts: Sequence[int]) -> int:
-    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+def _masked(work: Work) -> Lesson:
+    return Packed(work, masked=True)
 
 
 STAGES: dict[str, Stage] = {
@@ -342,10 +41,8 @@ STAGES: dict[str, Stage] = {
     for stage in (
         Stage("lm", Packed, False, True, "next-token loss"),
         Stage("instruct", Instruct, False, True, "next-token loss in the template"),
-        Stage(
-            "mntp", lambda work: Packed(work, masked=True), True, True,
-            "both directions of attention, masked-next-token prediction",
-        ),
+        Stage("mntp", _masked, True, True, "masked-next-token prediction, both ways"),
         Stage("contrast", Contrast, True, False, "pairs of a page, in-batch negatives"),
+        Stage("distill", Distill, True, False, "the vectors of a teacher"),
     )
-}  # fmt: skip
+}
