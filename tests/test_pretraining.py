@@ -17,20 +17,9 @@ from nbutils.settings import Pretraining, resolve, resolve_pretraining
 from nbutils.stages import STAGES
 
 WORDS = [
-    "sun",
-    "moon",
-    "river",
-    "stone",
-    "tree",
-    "light",
-    "water",
-    "bird",
-    "house",
-    "road",
-    "green",
-    "old",
-    "falls",
-]
+    "sun", "moon", "river", "stone", "tree", "light", "water", "bird", "house", "road",
+    "green", "old", "falls",
+]  # fmt: skip
 TINY = {
     "vocabulary": 310, "hidden": 32, "layers": 2, "heads": 4, "key_heads": 2,
     "intermediate": 64, "length": 128, "text_length": 128, "places": 256, "shards": 2,
