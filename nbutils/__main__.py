@@ -288,6 +288,21 @@ def pretrain(
 
 
 @app.command()
+def ship(
+    work: Annotated[Path, typer.Argument(help="folder of a pretraining")],
+    to: Annotated[Path, typer.Argument(help="folder that the model goes to")],
+    rows: Annotated[
+        Path | None, typer.Option(help="JSON rows of 'bench decoder', for the card")
+    ] = None,
+) -> None:
+    """Copy the pretrained decoder's last stage, with its curve and its card."""
+    from nbutils import records, shipping
+
+    found = records.read_json(rows) if rows else []
+    typer.echo(f"shipped: {shipping.ship(work, to, found)}")
+
+
+@app.command()
 def bench(
     name: Annotated[str, typer.Argument(help="suite")] = "notebooks",
     json_file: Annotated[

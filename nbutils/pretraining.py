@@ -46,31 +46,8 @@ def rate_share(progress: float, step: int, settings: Pretraining) -> float:
     return max(0.0, min(1.0, warm, fall))
 
 
-def make_optimizers(model, settings: Pretraining) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices, AdamW for all else; or AdamW for all."""
-    matrices, others = [], []
-    for name, weight in model.named_parameters():
-        inner = weight.ndim == 2 and "layers." in name and settings.optimizer == "muon"
-        (matrices if inner else others).append(weight)
-    made: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(
-            others, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.0,
-            fused=True,
-        )
-    ]  # fmt: skip
-    if matrices:
-        if not hasattr(torch.optim, "Muon"):
-            raise LabError("this PyTorch has no Muon: set optimizer=adamw")
-        muon = torch.optim.Muon(matrices, lr=settings.matrix_rate, weight_decay=0.01)
-        made.append(muon)
-    for optimizer in made:
-        for group in optimizer.param_groups:
-            group["peak"] = group["lr"]
-    return made
-
-
 class Trainer:
-    """One stage under way: model, optimizers, lesson, counts, curve.
+    """One stage under way: model, optimizer, lesson, counts, curve.
 
     Each shard of a step runs on one thread, alone with its gradient; `threads` says how
     many run at once. Gradients are summed in the shards' order, so the number of
@@ -82,7 +59,9 @@ class Trainer:
         self.stage, self.model, self.lesson = stage, model, lesson
         self.settings = settings
         self.weights = [p for p in model.parameters() if p.requires_grad]
-        self.optimizers = make_optimizers(model, settings)
+        self.optimizer = torch.optim.AdamW(
+            self.weights, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+        )
         self.low = compute_dtype("auto", "cpu") == torch.bfloat16
         self.pool = ThreadPoolExecutor(threads, initializer=_alone)
         self.step, self.tokens, self.seconds = 0, 0, 0.0
@@ -109,7 +88,7 @@ class Trainer:
         if loss != loss or loss in (float("inf"), -float("inf")):
             raise LabError(
                 f"{self.stage.name}, step {self.step + 1}: the loss is {loss}; "
-                "lower learning_rate or matrix_rate and start the stage anew"
+                "lower learning_rate and start the stage anew"
             )
         total = list(found[0][1])
         for _, grown in found[1:]:
@@ -118,11 +97,10 @@ class Trainer:
         for weight, gradient in zip(self.weights, total, strict=True):
             weight.grad = gradient
         torch.nn.utils.clip_grad_norm_(self.weights, self.settings.gradient_norm)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * share
-            optimizer.step()
-            optimizer.zero_grad()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.learning_rate * share
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         self.step += 1
         self.tokens += sum(map(self.lesson.tokens, shards))
         self.losses.append(loss)
@@ -161,7 +139,7 @@ class Trainer:
             "settings": self.settings.model_dump(),
             "versions": machine.versions(),
             "model": self.model.state_dict(),
-            "optimizers": [o.state_dict() for o in self.optimizers],
+            "optimizer": self.optimizer.state_dict(),
             "random": torch.get_rng_state(),
             "counts": (self.step, self.tokens, self.seconds),
             "losses": self.losses,
@@ -204,8 +182,7 @@ class Trainer:
                     f"(now {value!r}): run with its settings, or give another folder"
                 )
         self.model.load_state_dict(state["model"])
-        for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(kept)
+        self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"])
         self.step, self.tokens, self.seconds = state["counts"]
         self.losses, self.curve = state["losses"], state["curve"]
@@ -252,7 +229,9 @@ def run_stage(
     trainer.keep(folder)
 
 
-def finish_stage(trainer: Trainer, work: Work, folder: Path, before: str) -> None:
+def finish_stage(
+    trainer: Trainer, work: Work, folder: Path, before: str, minutes: float | None
+) -> None:
     """Write the stage's model and, last, `stage.json`, which says that it is done."""
     decoder.save_decoder(trainer.model, work.tokenizer, folder / "model")
     write_json(
@@ -261,6 +240,7 @@ def finish_stage(trainer: Trainer, work: Work, folder: Path, before: str) -> Non
             "stage": trainer.stage.name,
             "what": trainer.stage.text,
             "from": before,
+            "minutes": minutes,
             "steps": trainer.step,
             "tokens": trainer.tokens,
             "seconds": round(trainer.seconds, 1),
@@ -338,5 +318,5 @@ def pretrain(
             make_bidirectional(model)
         trainer = Trainer(stage, model, stage.lesson(work), settings, threads)
         run_stage(trainer, folder, minutes, tell)
-        finish_stage(trainer, work, folder, before)
+        finish_stage(trainer, work, folder, before, minutes)
     return out / chosen[-1].name / "model"

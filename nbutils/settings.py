@@ -308,7 +308,7 @@ class Pretraining(BaseModel):
     )
     length: int = _setting(160, "longest text of a batch", unit="tokens", gt=7)
     shards: int = _setting(
-        4, "parts of a batch, whose gradients are summed; threads share them", gt=0
+        2, "parts of a batch, whose gradients are summed; threads share them", gt=0
     )
     shard_tokens: int = _setting(1920, "tokens of a part, padded", unit="tokens", gt=0)
     pair_tokens: int = _setting(
@@ -317,11 +317,7 @@ class Pretraining(BaseModel):
     text_length: int = _setting(
         64, "longest text of a pair and of the teacher", unit="tokens", gt=7
     )
-    optimizer: Literal["muon", "adamw"] = _setting(
-        "muon", "of the layers' matrices; all else is AdamW's", source="Muon, Jordan"
-    )
-    matrix_rate: float = _setting(0.02, "peak learning rate of Muon", gt=0)
-    learning_rate: float = _setting(2e-3, "peak learning rate of AdamW", gt=0)
+    learning_rate: float = _setting(3e-3, "peak learning rate of AdamW", gt=0)
     warmup_steps: int = _setting(40, "linear warm-up of a stage", unit="steps", ge=0)
     decay_share: float = _setting(
         0.4, "last share of a stage, in which the rate falls to zero", gt=0, le=1
@@ -336,11 +332,11 @@ class Pretraining(BaseModel):
     teacher_texts: int = _setting(
         120_000, "passages and titles whose teacher's vectors are distilled", gt=0
     )
-    lm_steps: int = _setting(6000, "next-token loss: about one pass", gt=0)
-    instruct_steps: int = _setting(300, "next-token loss in the template", gt=0)
-    mntp_steps: int = _setting(600, "masked-next-token prediction", gt=0)
-    contrast_steps: int = _setting(1500, "pairs of a page", gt=0)
-    distill_steps: int = _setting(3000, "the teacher's vectors", gt=0)
+    lm_steps: int = _setting(12_000, "next-token loss: about one pass", gt=0)
+    instruct_steps: int = _setting(600, "next-token loss in the template", gt=0)
+    mntp_steps: int = _setting(1200, "masked-next-token prediction", gt=0)
+    contrast_steps: int = _setting(3000, "pairs of a page", gt=0)
+    distill_steps: int = _setting(6000, "the teacher's vectors", gt=0)
 
 
 LLM2VEC_SUBSET = [
