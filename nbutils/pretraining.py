@@ -278,7 +278,7 @@ def first_model(stage: Stage, out: Path, work: Work) -> tuple[Any, str]:
             model, _ = decoder.load_decoder(out / name / "model", head=stage.head)
             return model, name
     model = decoder.new_decoder(work.settings, work.tokenizer)
-    return (model if stage.head else model.model), "random weights"
+    return (model if stage.head else model.model), "first weights"
 
 
 def pretrain(

@@ -10,7 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from nbutils import anatomy, corpora, decoder, encoder, lessons, objectives, pretraining
+from nbutils import (
+    anatomy,
+    bench,
+    bench_decoder,
+    corpora,
+    decoder,
+    encoder,
+    lessons,
+    objectives,
+    pretraining,
+    records,
+    shipping,
+)
 from nbutils.errors import LabError
 from nbutils.ngrams import NGrams
 from nbutils.settings import Pretraining, resolve, resolve_pretraining
@@ -64,7 +76,7 @@ def test_every_stage_leaves_a_model_a_curve_and_a_card(trained):
     order = [
         json.loads((trained / n / "stage.json").read_text())["from"] for n in STAGES
     ]
-    assert order == ["random weights", "lm", "instruct", "mntp", "contrast"]
+    assert order == ["first weights", "lm", "instruct", "mntp", "contrast"]
 
 
 def test_a_done_stage_is_not_run_again(text, trained):
@@ -303,3 +315,50 @@ def test_retrieval_scores_by_pooling(trained, tmp_path):
     table = anatomy.against(scores, "mean").set_index("kind")
     assert table.difference["mean"] == 0
     assert table.score.between(0, 1).all()
+
+
+def test_what_is_shipped_says_what_was_done(text, trained, tmp_path):
+    rows = [{"name": "held-out mean", "value": 0.25, "unit": "NDCG@10", "peer": 0.5}]
+    folder = shipping.ship(trained, tmp_path / "made", rows)
+    card = (folder / "README.md").read_text()
+    corpus = json.loads((trained / "tokens" / "corpus.json").read_text())
+    for wanted in (
+        corpus["sources"]["simplewiki.jsonl.xz"],
+        "CC BY-SA 3.0",
+        "Wikipedia contributors",
+        records.sha256(folder / "model.safetensors"),
+        f"{json.loads((trained / 'lm/stage.json').read_text())['tokens']:,}",
+        "| held-out mean | 0.250 | NDCG@10 | 0.500 |",
+        " --set hidden=32",
+    ):
+        assert wanted in card, wanted
+    assert "OpenStax" not in card  # it was not read
+    curve = records.read_table(folder / "curve.csv")
+    assert list(curve["stage"].unique()) == list(STAGES)
+    model, _ = decoder.load_decoder(folder, head=False)
+    assert model.config.num_key_value_heads == 2
+    with pytest.raises(LabError, match="run the pretraining first"):
+        shipping.ship(tmp_path, tmp_path / "none")
+
+
+def test_the_suite_measures_every_stage(trained, monkeypatch, capsys):
+    monkeypatch.delenv("SCIFACT", raising=False)
+    texts = {
+        str(i): f"{a} {b} road"
+        for i, (a, b) in enumerate(zip(WORDS, WORDS[3:], strict=False))
+    }
+    data = anatomy.Collection(
+        "held-out-tasks", texts, texts, {i: {i: 1} for i in texts}
+    )
+    monkeypatch.setattr(bench_decoder, "held_out", lambda: data)
+    monkeypatch.setattr(bench_decoder, "ROWS", 8)
+    rows = bench.bench("decoder", str(trained))
+    named = {row["name"]: row for row in rows}
+    assert named["loss beside a trigram of all tokens"]["peer"] > 0
+    assert "lm layer 2 first token" in named
+    score = named["held-out-tasks distill ata, causal"]
+    assert 0 <= score["value"] <= 1
+    assert score["peer"] == named["held-out-tasks MiniLM"]["value"]
+    assert "SCIFACT is not set" in capsys.readouterr().err
+    with pytest.raises(LabError, match="python -m nbutils pretrain"):
+        bench.bench("decoder", str(trained / "tokens"))
