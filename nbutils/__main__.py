@@ -266,11 +266,8 @@ def pretrain(
     text: Annotated[Path, typer.Option(help="folder of the text")],
     out: Annotated[Path, typer.Option(help="folder of everything that is made")],
     stages: Annotated[
-        str, typer.Option(help="such as lm,instruct; all stages if none")
+        str, typer.Option(help="such as lm:60,instruct (minutes); all if none")
     ] = "",
-    minutes: Annotated[
-        float | None, typer.Option(help="longest that each stage may train")
-    ] = None,
     threads: Annotated[int, typer.Option(help="parts of a batch run at once")] = 1,
     assign: Assign = None,
 ) -> None:
@@ -281,9 +278,7 @@ def pretrain(
     from nbutils import pretraining
 
     named = [name.strip() for name in stages.split(",") if name.strip()]
-    folder = pretraining.pretrain(
-        text, out, chosen, named, minutes, threads, typer.echo
-    )
+    folder = pretraining.pretrain(text, out, chosen, named, threads, typer.echo)
     typer.echo(f"model: {folder}")
 
 

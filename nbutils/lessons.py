@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,18 +18,11 @@ from nbutils import corpora, objectives
 from nbutils.corpora import Page
 from nbutils.errors import LabError
 from nbutils.settings import Pretraining
-from nbutils.templates import Pieces, tokenize
 
 Shard = dict[str, Any]
 
-ASK_TITLE = "Given a title, retrieve the passage that it is the title of"
-ASK_NEXT = "Given a passage, retrieve the passage that stands beside it"
-ASK_WRITE = "Write the passage that has this title"
-ASK_NAME = "Write the title of this passage"
 POOL = 32
 """Shards whose texts are sorted by length together, then shuffled."""
-CHARACTERS = 700
-"""A longer passage is cut before it is tokenized: its end would not be read."""
 VALIDATION_SHARDS = 4
 TEMPLATE = 16
 """Tokens that template and instruction take, about, where shards are planned."""
@@ -168,139 +160,6 @@ class Buckets:
         return shards[within % len(shards)]
 
 
-class Pairs:
-    """Pairs of texts of one page: what instruct and contrast read."""
-
-    def __init__(self, work: Work, named: bool):
-        """`named`: pairs of title and passage only; else neighbouring passages too."""
-        self.longest, self.budget = work.settings.length, work.settings.shard_tokens
-        if not named:
-            self.longest = work.settings.text_length
-            self.budget = work.settings.pair_tokens
-        self.settings, self.tokenizer = work.settings, work.tokenizer
-        chosen = [p for p in work.pages if p.title or not named]
-        self.train = _pairs([p for p in chosen if not p.held_out], named)
-        self.held_out = _pairs([p for p in chosen if p.held_out], named)
-        for name, pairs in (("train", self.train), ("validation", self.held_out)):
-            if len(pairs) < 2:
-                raise LabError(f"the {name} text gives no two pairs: give more text")
-        self.deal = self._bucketed(self.train)
-        self.deal_held_out = self._bucketed(self.held_out)
-
-    def _bucketed(self, pairs: list[tuple[str, str, str]]) -> Buckets:
-        longest = self.longest - TEMPLATE
-        lengths = np.full(len(pairs), 2 * TEMPLATE)
-        for side in (1, 2):
-            counts = token_counts([pair[side] for pair in pairs], self.tokenizer)
-            lengths += np.minimum(counts, longest)
-        asks = [int(ask == ASK_NEXT) for ask, _, _ in pairs]
-        return Buckets(lengths, self.budget, self.settings.seed, asks)
-
-    def pairs(self, step: int, part: int) -> list[tuple[str, str, str]]:
-        """(instruction, query, document) of a shard's pairs."""
-        if step < 0:
-            return [self.held_out[i] for i in self.deal_held_out(part)]
-        return [self.train[i] for i in self.deal(step * self.settings.shards + part)]
-
-
-class Instruct(Pairs):
-    """Titles and passages as turns of a conversation; the answer's tokens count."""
-
-    def __init__(self, work: Work):
-        super().__init__(work, named=True)
-
-    def shard(self, step: int, part: int) -> Shard:
-        inputs, labels = [], []
-        ignored = objectives.IGNORED
-        for number, (_, title, passage) in enumerate(self.pairs(step, part)):
-            ask, given, answer = (
-                (ASK_WRITE, title, passage)
-                if number % 2
-                else (ASK_NAME, passage, title)
-            )
-            asked, told = self._turns(f"{ask}; {given}", answer)
-            ids = (asked + told)[: self.settings.length]
-            inputs.append(ids)
-            labels.append(([ignored] * len(asked) + told)[: self.settings.length])
-        width = -(-max(map(len, inputs)) // 8) * 8
-        pad = self.tokenizer.pad_token_id
-        return {
-            "inputs": _padded(inputs, width, pad),
-            "labels": _padded(labels, width, ignored),
-            "mask": _padded([[1] * len(ids) for ids in inputs], width, 0),
-        }
-
-    def _turns(self, request: str, answer: str) -> tuple[list[int], list[int]]:
-        """Tokens of the user's turn and of the assistant's, by the chat template."""
-        head, tail = (
-            self.tokenizer(text, add_special_tokens=False)["input_ids"]
-            for text in (f"[INST] {request}", f" [/INST] {answer}")
-        )
-        tail = [*tail, self.tokenizer.eos_token_id]
-        end = tail.index(self.tokenizer.convert_tokens_to_ids("[/INST]")) + 1
-        room = self.settings.length * 3 // 4  # an answer is always asked for
-        return [self.tokenizer.bos_token_id, *head[:room], *tail[:end]], tail[end:]
-
-    def loss(self, model, shard: Shard) -> torch.Tensor:
-        return objectives.predict_next(
-            model, shard["inputs"], shard["labels"], shard["mask"]
-        )
-
-    def tokens(self, shard: Shard) -> int:
-        return int(shard["mask"].sum())
-
-
-class Contrast(Pairs):
-    """Pairs in the format that the encoder uses: the query's side is instructed."""
-
-    def __init__(self, work: Work):
-        super().__init__(work, named=False)
-        self.plain = Pieces(self.tokenizer, "inst")
-        self.asked = {
-            ask: Pieces(self.tokenizer, "inst", ask) for ask in (ASK_TITLE, ASK_NEXT)
-        }
-
-    def shard(self, step: int, part: int) -> Shard:
-        pairs = self.pairs(step, part)
-        kind = pairs[0][0]  # one instruction a shard
-        queries, documents = [q for _, q, _ in pairs], [d for _, _, d in pairs]
-        length = self.longest
-        same = [[q == o or d == e for o, e in zip(queries, documents, strict=True)]
-                for q, d in zip(queries, documents, strict=True)]  # fmt: skip
-        excluded = torch.tensor(same) & ~torch.eye(len(pairs), dtype=torch.bool)
-        return {
-            "queries": tokenize(
-                queries, self.tokenizer, self.asked[kind], "llm2vec", length
-            ),
-            "documents": tokenize(
-                documents, self.tokenizer, self.plain, "llm2vec", length
-            ),
-            "same": excluded,
-        }
-
-    def loss(self, model, shard: Shard) -> torch.Tensor:
-        return objectives.contrast(
-            model, shard["queries"], shard["documents"], shard["same"],
-            self.settings.temperature,
-        )  # fmt: skip
-
-    def tokens(self, shard: Shard) -> int:
-        sides = (shard["queries"], shard["documents"])
-        return sum(int(side["attention_mask"].sum()) for side in sides)
-
-
-def _pairs(pages: list[Page], named: bool) -> list[tuple[str, str, str]]:
-    """(instruction, query, document) from pages: title and opening, neighbours."""
-    found = []
-    for page in pages:
-        passages = [text[:CHARACTERS] for text in page.passages()]
-        if page.title and passages:
-            found.append((ASK_TITLE, page.title, passages[0]))
-        if not named:
-            found += [(ASK_NEXT, a, b) for a, b in pairwise(passages[:4])]
-    return found
-
-
 def token_counts(texts: Sequence[str], tokenizer) -> list[int]:
     """Tokens of each text, special ones left out."""
     fast = tokenizer.backend_tokenizer
@@ -311,10 +170,6 @@ def token_counts(texts: Sequence[str], tokenizer) -> list[int]:
         encoded = fast.encode_batch_fast(part, add_special_tokens=False)
         found += [len(text.ids) for text in encoded]
     return found
-
-
-def _padded(rows: Sequence[Sequence[int]], width: int, fill: int) -> torch.Tensor:
-    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows])
 
 
 def _number(parts: Sequence[int]) -> int:

@@ -77,6 +77,27 @@ def contrast(
     return loss(vectors_of(model, queries), vectors_of(model, documents), same)
 
 
+def contrast_words(
+    embeddings: Tensor,
+    queries: tuple[Tensor, Tensor],
+    documents: tuple[Tensor, Tensor],
+    same: Tensor,
+    temperature: float,
+) -> Tensor:
+    """`contrast` of texts as the mean of their tokens' `embeddings` (tokens, dim).
+
+    `queries` and `documents` are tokens of all texts and where each text begins.
+    """
+    queries, documents = (
+        functional.normalize(
+            functional.embedding_bag(ids, embeddings, starts, mode="mean"), dim=-1
+        )
+        for ids, starts in (queries, documents)
+    )
+    loss = ContrastiveLoss(temperature, symmetric=True)
+    return loss(queries, documents, same)
+
+
 def distil(vectors: Tensor, targets: Tensor, temperature: float) -> Tensor:
     """Distillation of a teacher's vectors: its directions and its neighbourhoods.
 

@@ -58,6 +58,9 @@ class Trainer:
     def __init__(self, stage, model, lesson: Lesson, settings, threads: int):
         self.stage, self.model, self.lesson = stage, model, lesson
         self.settings = settings
+        if stage.embeddings_only:
+            model.requires_grad_(False)
+            model.get_input_embeddings().requires_grad_(True)
         self.weights = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.weights, betas=(0.9, 0.95), weight_decay=0.0, fused=True
@@ -98,7 +101,7 @@ class Trainer:
             weight.grad = gradient
         torch.nn.utils.clip_grad_norm_(self.weights, self.settings.gradient_norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * share
+            group["lr"] = self.stage.rate(self.settings) * share
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
@@ -281,42 +284,57 @@ def first_model(stage: Stage, out: Path, work: Work) -> tuple[Any, str]:
     return (model if stage.head else model.model), "first weights"
 
 
+def named_stages(words: Sequence[str]) -> dict[str, float | None]:
+    """`name` or `name:minutes`, none for all: stage name to minutes, in their order.
+
+    LabError for an unknown stage and for minutes that are no positive number.
+    """
+    asked: dict[str, float | None] = {}
+    for word in words:
+        name, colon, minutes = word.partition(":")
+        if name not in STAGES:
+            near, known = nearest(name, STAGES), ", ".join(STAGES)
+            raise LabError(f"unknown stage {name!r}{near} (known: {known})")
+        try:
+            asked[name] = float(minutes) if colon else None
+        except ValueError:
+            asked[name] = 0.0
+        if colon and not asked[name] > 0:
+            raise LabError(f"{word!r}: minutes must be a number above 0, as in lm:60")
+    return {name: asked.get(name) for name in STAGES if not words or name in asked}
+
+
 def pretrain(
     text: str | Path,
     out: str | Path,
     settings: Pretraining,
     stages: Sequence[str] = (),
-    minutes: float | None = None,
     threads: int = 1,
     tell: Callable[[str], None] = print,
 ) -> Path:
     """Run stages (none named: all) and return the folder of the last one's model.
 
-    `minutes` bounds each stage; `threads` shards run at once. A stage that is done is
-    not run again. LabError for an unknown stage and for missing or damaged text.
+    A stage is named as `lm` or `lm:60`, which bounds its minutes; `threads` shards run
+    at once. A stage that is done is not run again. LabError for an unknown stage and
+    for missing or damaged text.
     """
-    for name in stages:
-        if name not in STAGES:
-            near, known = nearest(name, STAGES), ", ".join(STAGES)
-            raise LabError(f"unknown stage {name!r}{near} (known: {known})")
-    out = Path(out)
-    chosen = [stage for name, stage in STAGES.items() if not stages or name in stages]
+    out, chosen = Path(out), named_stages(stages)
     torch.set_flush_denormal(True)
     torch.set_num_threads(1)
     corpora.sources_in(text)
     work = None
-    for stage in chosen:
-        folder = out / stage.name
+    for name, minutes in chosen.items():
+        stage, folder = STAGES[name], out / name
         if (folder / DONE).is_file():
-            tell(f"{stage.name}: done before")
+            tell(f"{name}: done before")
             continue
         work = work or prepare(Path(text), out, settings, tell)
         folder.mkdir(parents=True, exist_ok=True)
         model, before = first_model(stage, out, work)
-        tell(f"{stage.name}: {stage.text}, from {before}")
+        tell(f"{name}: {stage.text}, from {before}")
         if stage.bidirectional:
             make_bidirectional(model)
         trainer = Trainer(stage, model, stage.lesson(work), settings, threads)
         run_stage(trainer, folder, minutes, tell)
         finish_stage(trainer, work, folder, before, minutes)
-    return out / chosen[-1].name / "model"
+    return out / list(chosen)[-1] / "model"

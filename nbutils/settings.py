@@ -314,6 +314,10 @@ class Pretraining(BaseModel):
     pair_tokens: int = _setting(
         4096, "tokens of a part of pairs, padded", unit="tokens", gt=0
     )
+    words_pairs: int = _setting(
+        1024, "pairs of a part, where token embeddings learn alone", unit="pairs", gt=1
+    )
+    words_rate: float = _setting(1e-2, "peak learning rate of AdamW there", gt=0)
     text_length: int = _setting(
         64, "longest text of a pair and of the teacher", unit="tokens", gt=7
     )
@@ -335,6 +339,7 @@ class Pretraining(BaseModel):
     lm_steps: int = _setting(12_000, "next-token loss: about one pass", gt=0)
     instruct_steps: int = _setting(600, "next-token loss in the template", gt=0)
     mntp_steps: int = _setting(1200, "masked-next-token prediction", gt=0)
+    words_steps: int = _setting(400, "token embeddings alone", gt=0)
     contrast_steps: int = _setting(3000, "pairs of a page", gt=0)
     distill_steps: int = _setting(6000, "the teacher's vectors", gt=0)
 

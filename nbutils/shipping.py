@@ -158,7 +158,7 @@ def _command(cards: Mapping[str, Mapping[str, Any]]) -> str:
             if usual.get(key) != value
         ]
         given = made.get("minutes")
-        minutes = f" --minutes {given:g}" if given else ""
+        minutes = f":{given:g}" if given else ""
         lines.append(
             "python -m nbutils pretrain --text FOLDER --out runs/decoder "
             f"--stages {name}{minutes}{''.join(words)}"

@@ -1,7 +1,9 @@
-"""The stages of pretraining as data: lm, instruct, mntp, contrast, distill.
+"""The stages of pretraining as data: lm, instruct, mntp, words,
+contrast, distill.
 
 A decoder learns to predict text, then the template; then it attends both ways (LLM2Vec)
-and learns from pairs (E5's first stage) and from a teacher's vectors to be an encoder.
+and learns from pairs (E5's first stage), at first with its token embeddings alone, and
+from a teacher's vectors to be an encoder.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from nbutils.distillation import Distill
-from nbutils.lessons import Contrast, Instruct, Lesson, Packed, Work
+from nbutils.lessons import Lesson, Packed, Work
+from nbutils.pairs import Contrast, Instruct, Words
 from nbutils.settings import Pretraining
 
 
@@ -18,7 +21,8 @@ from nbutils.settings import Pretraining
 class Stage:
     """One stage: its lesson, whether it attends both ways, whether it predicts tokens.
 
-    A stage with a `head` trains the causal LM, one without the bare transformer.
+    A stage with a `head` trains the causal LM, one without the bare transformer, or of
+    it the `embeddings_only`.
     """
 
     name: str
@@ -26,6 +30,11 @@ class Stage:
     bidirectional: bool
     head: bool
     text: str
+    embeddings_only: bool = False
+
+    def rate(self, settings: Pretraining) -> float:
+        """Peak learning rate."""
+        return settings.words_rate if self.embeddings_only else settings.learning_rate
 
     def steps(self, settings: Pretraining) -> int:
         """Steps of the whole stage."""
@@ -42,6 +51,7 @@ STAGES: dict[str, Stage] = {
         Stage("lm", Packed, False, True, "next-token loss"),
         Stage("instruct", Instruct, False, True, "next-token loss in the template"),
         Stage("mntp", _masked, True, True, "masked-next-token prediction, both ways"),
+        Stage("words", Words, True, False, "token embeddings alone, pairs", True),
         Stage("contrast", Contrast, True, False, "pairs of a page, in-batch negatives"),
         Stage("distill", Distill, True, False, "the vectors of a teacher"),
     )

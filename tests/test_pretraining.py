@@ -19,6 +19,7 @@ from nbutils import (
     encoder,
     lessons,
     objectives,
+    pairs,
     pretraining,
     records,
     shipping,
@@ -37,7 +38,8 @@ TINY = {
     "intermediate": 64, "length": 128, "text_length": 128, "places": 256, "shards": 2,
     "shard_tokens": 512, "pair_tokens": 1024, "embeddings": "random",
     "warmup_steps": 1, "lm_steps": 4, "instruct_steps": 2, "mntp_steps": 2,
-    "contrast_steps": 2, "distill_steps": 2, "teacher_texts": 40,
+    "words_steps": 2, "words_pairs": 32, "contrast_steps": 2, "distill_steps": 2,
+    "teacher_texts": 40,
 }  # fmt: skip
 
 
@@ -76,7 +78,7 @@ def test_every_stage_leaves_a_model_a_curve_and_a_card(trained):
     order = [
         json.loads((trained / n / "stage.json").read_text())["from"] for n in STAGES
     ]
-    assert order == ["first weights", "lm", "instruct", "mntp", "contrast"]
+    assert order == ["first weights", "lm", "instruct", "mntp", "words", "contrast"]
 
 
 def test_a_done_stage_is_not_run_again(text, trained):
@@ -154,7 +156,7 @@ def test_a_state_of_other_settings_or_a_damaged_one_is_refused(text, tmp_path):
 
 def test_minutes_end_a_stage_early_and_let_the_rate_fall(text, tmp_path):
     settings = Pretraining(**{**TINY, "lm_steps": 10_000})
-    pretraining.pretrain(text, tmp_path, settings, ["lm"], minutes=0.01, tell=silent)
+    pretraining.pretrain(text, tmp_path, settings, ["lm:0.01"], tell=silent)
     card = json.loads((tmp_path / "lm" / "stage.json").read_text())
     assert 1 <= card["steps"] < 10_000
     shares = [pretraining.rate_share(p / 10, 99, settings) for p in range(11)]
@@ -168,6 +170,10 @@ def test_missing_text_unknown_stage_and_small_text_are_told(text, tmp_path):
         pretraining.pretrain(tmp_path, tmp_path / "o", Pretraining())
     with pytest.raises(LabError, match="did you mean 'mntp'"):
         pretraining.pretrain(text, tmp_path / "o", Pretraining(), ["mnpt"])
+    with pytest.raises(LabError, match="above 0"):
+        pretraining.pretrain(text, tmp_path / "o", Pretraining(), ["lm:-1"])
+    with pytest.raises(LabError, match="above 0"):
+        pretraining.pretrain(text, tmp_path / "o", Pretraining(), ["lm:long"])
     with pytest.raises(LabError, match="set vocabulary lower"):
         pretraining.pretrain(text, tmp_path / "o", Pretraining(), tell=silent)
     (tmp_path / "simplewiki.jsonl.xz").write_bytes(b"not xz")
@@ -196,7 +202,7 @@ def test_chat_template_is_mistral_instructs_and_what_instruct_trains(trained):
     written = tokenizer.apply_chat_template(turns, tokenize=False)
     assert written == "<s>[INST] sun [/INST] moon</s>"
     ids = tokenizer(written, add_special_tokens=False)["input_ids"]
-    lesson = lessons.Instruct.__new__(lessons.Instruct)
+    lesson = pairs.Instruct.__new__(pairs.Instruct)
     lesson.tokenizer, lesson.settings = tokenizer, Pretraining(**TINY)
     asked, told = lesson._turns("sun", "moon")
     assert asked + told == ids
@@ -255,6 +261,29 @@ def test_buckets_deal_every_text_once_an_epoch():
     again = lessons.Buckets(lengths, 256, seed=0, groups=groups)
     later = deal.least + 3
     assert np.array_equal(again(later), deal(later))
+
+
+def test_the_words_stage_changes_the_embeddings_alone(trained):
+    before, after = (
+        decoder.load_decoder(trained / name / "model", head=False)[0].state_dict()
+        for name in ("mntp", "words")
+    )
+    changed = {n for n in before if not torch.equal(before[n], after[n])}
+    assert changed == {"embed_tokens.weight"}
+
+
+def test_bags_of_tokens_are_means_and_equal_texts_no_negatives():
+    weights = torch.nn.functional.normalize(torch.eye(4)[[0, 1, 2, 3]], dim=-1)
+    one = (torch.tensor([0, 0, 1]), torch.tensor([0, 2]))  # texts (0, 0) and (1)
+    two = (torch.tensor([0, 1, 1]), torch.tensor([0, 1]))  # texts (0) and (1, 1)
+    none = torch.zeros(2, 2, dtype=torch.bool)
+    assert objectives.contrast_words(weights, one, two, none, 0.05) < 1e-6
+    crossed = (two[0].flip(0), torch.tensor([0, 2]))
+    assert objectives.contrast_words(weights, one, crossed, none, 0.05) > 10
+    same = pairs.same_texts(["a", "a", "b"], ["x", "y", "y"])
+    assert same.tolist() == [
+        [False, True, False], [True, False, True], [False, True, False]
+    ]  # fmt: skip
 
 
 def test_distillation_is_zero_for_the_teacher_itself():
