@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -29,6 +29,8 @@ ROWS = 400
 TEXTS = 300
 """Texts that attention received is the mean of."""
 SHOWN = ("last", "mean", "ata")
+BASE = "mean both ways"
+LAST_LAYERS = 3
 PROMPT = "The sun is"
 
 
@@ -78,78 +80,88 @@ def minilm(data: Collection, max_length: int) -> pd.Series:
     return anatomy.ndcg(queries, documents, data)
 
 
-def _losses(folder: Path, cards: Mapping[str, dict]) -> list[Row]:
+def losses(folder: Path) -> list[Row]:
+    """Loss of stage lm beside n-grams of as many tokens and of all; prints text."""
     model, tokenizer = decoder.load_decoder(folder / "lm" / "model")
     train = corpora.packed(folder / "tokens", "train")
     held = corpora.packed(folder / "tokens", "validation")
-    length, seen = cards["lm"]["settings"]["length"], cards["lm"]["tokens"]
+    made = done(folder)["lm"]
     rows: list[Row] = []
-    for name, count in (("the tokens seen", seen), ("all tokens", len(train))):
-        table = anatomy.losses(model, train[:count], held, length, ROWS)
+    counts = {"the tokens seen": min(made["tokens"], len(train)), "all": len(train)}
+    for name, count in counts.items():
+        table = anatomy.losses(
+            model, train[:count], held, made["settings"]["length"], ROWS
+        )
         found = table.set_index("model").loss
-        for peer in ("unigram", "trigram"):
-            rows.append(
-                row(f"loss beside a {peer} of {name}", found["decoder"], "nats a token",
-                    found[peer])
-            )  # fmt: skip
+        rows += [
+            row(f"loss, beside a {peer} of {name}", found["decoder"], "nats a token",
+                found[peer])
+            for peer in ("unigram", "trigram")
+        ]  # fmt: skip
     text = anatomy.sample(model, tokenizer, PROMPT)
     print(f"sample of lm: {' '.join(text.split())}", file=sys.stderr)
     return rows
 
 
-def _sinks(folder: Path, stage: str, data: Collection) -> list[Row]:
-    texts = list(data.documents.values())[:TEXTS]
+def sinks(folder: Path, stage: str, texts: Sequence[str]) -> list[Row]:
+    """Attention received by each class of token in the last layers of a stage."""
     both = STAGES[stage].bidirectional
     table = anatomy.sinks(folder / stage / "model", texts, bidirectional=both)
     rows = []
-    for layer, kinds in table.groupby("layer"):
-        found = kinds.set_index("class")
-        for kind in ("first token", "last token", "punctuation", "word"):
-            if kind not in found.index:
-                continue
-            name = f"{stage} layer {layer} {kind}"
-            line = found.loc[kind]
-            rows.append(row(name, line["mean"], "of the mean token"))
-            rows.append(row(f"{name}, low", line["low"], "of the mean token"))
+    for layer in sorted(table["layer"].unique())[-LAST_LAYERS:]:
+        for line in table[table["layer"] == layer].to_dict("records"):
+            name = f"{stage}, layer {layer}, {line['class']}"
+            for part, what in (("mean", name), ("low", f"{name}, low"),
+                               ("high", f"{name}, high")):  # fmt: skip
+                rows.append(row(what, line[part], "of the mean token"))
     return rows
 
 
-def _retrieval(folder: Path, stage: str, data: Collection, peer: float, length: int):
+def by_stage(folder: Path, stage: str, data: Collection, peer, length: int):
+    """NDCG@10 of a stage in its own direction of attention, by pooling."""
+    both = STAGES[stage].bidirectional
+    found = anatomy.retrieval(
+        folder / stage / "model", data, bidirectional=both, max_length=length
+    )
+    return [
+        row(f"{data.name}, {stage}, {mode}", float(found[mode].mean()), "NDCG@10", peer)
+        for mode in SHOWN
+    ]
+
+
+def grid(folder: Path, stage: str, data: Collection, peer, length: int) -> list[Row]:
+    """NDCG@10 of pooling by direction, and paired differences from the mean."""
     scores = {}
     for both in (False, True):
         found = anatomy.retrieval(
             folder / stage / "model", data, bidirectional=both, max_length=length
         )
         way = "both ways" if both else "causal"
-        scores |= {f"{mode}, {way}": found[mode] for mode in SHOWN}
-    table = anatomy.against(scores, "mean, both ways")
+        scores |= {f"{mode} {way}": found[mode] for mode in SHOWN}
     rows = []
-    for line in table.to_dict("records"):
-        name = f"{data.name} {stage} {line['kind']}"
+    for line in anatomy.against(scores, BASE).to_dict("records"):
+        name = f"{data.name}, {stage}, {line['kind']}"
         rows.append(row(name, line["score"], "NDCG@10", peer))
-        if line["kind"] != "mean, both ways":
+        if line["kind"] != BASE:
             for part in ("difference", "low", "high"):
-                rows.append(row(f"{name}: {part} to mean", line[part], "NDCG@10"))
+                rows.append(row(f"{name}: {part} to {BASE}", line[part], "NDCG@10"))
     return rows
 
 
 def rows(out: str = "runs", profile: str = "workshop") -> list[Row]:
     """Loss beside n-grams, attention sinks, NDCG@10 by stage, pooling and direction."""
     folder = work_folder(out)
-    cards = done(folder)
-    length = resolve(profile).max_length
+    stages, length = list(done(folder)), resolve(profile).max_length
     own, public = held_out(), scifact()
-    made = _losses(folder, cards) if "lm" in cards else []
-    last = list(cards)[-1]
-    for stage in dict.fromkeys(["lm", "instruct", last]):
-        if stage in cards:
-            made += _sinks(folder, stage, own)
-    peer = float(minilm(own, length).mean())
-    made.append(row(f"{own.name} MiniLM", peer, "NDCG@10"))
-    for stage in cards:
-        made += _retrieval(folder, stage, own, peer, length)
-    if public:
-        peer = float(minilm(public, length).mean())
-        made.append(row(f"{public.name} MiniLM", peer, "NDCG@10"))
-        made += _retrieval(folder, last, public, peer, length)
+    made = losses(folder) if "lm" in stages else []
+    texts = list(own.documents.values())[:TEXTS]
+    for stage in dict.fromkeys([*stages[:1], stages[-1]]):
+        made += sinks(folder, stage, texts)
+    for data in filter(None, (own, public)):
+        peer = float(minilm(data, length).mean())
+        made.append(row(f"{data.name}, MiniLM", peer, "NDCG@10"))
+        if data is own:
+            for stage in stages[:-1]:
+                made += by_stage(folder, stage, data, peer, length)
+        made += grid(folder, stages[-1], data, peer, length)
     return made

@@ -383,11 +383,11 @@ def test_the_suite_measures_every_stage(trained, monkeypatch, capsys):
     monkeypatch.setattr(bench_decoder, "ROWS", 8)
     rows = bench.bench("decoder", str(trained))
     named = {row["name"]: row for row in rows}
-    assert named["loss beside a trigram of all tokens"]["peer"] > 0
-    assert "lm layer 2 first token" in named
-    score = named["held-out-tasks distill ata, causal"]
+    assert named["loss, beside a trigram of all"]["peer"] > 0
+    assert "lm, layer 2, first token" in named
+    score = named["held-out-tasks, distill, ata causal"]
     assert 0 <= score["value"] <= 1
-    assert score["peer"] == named["held-out-tasks MiniLM"]["value"]
+    assert score["peer"] == named["held-out-tasks, MiniLM"]["value"]
     assert "SCIFACT is not set" in capsys.readouterr().err
     with pytest.raises(LabError, match="python -m nbutils pretrain"):
         bench.bench("decoder", str(trained / "tokens"))
