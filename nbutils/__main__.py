@@ -178,7 +178,10 @@ def check() -> None:
 
 @app.command("settings")
 def list_settings(profile: Profile = "workshop") -> None:
-    """Print every setting with its value in a profile, unit, source and meaning."""
+    """Print every setting with its value in a profile, unit, source and meaning.
+
+    Those of `pretrain` stand in a table of their own: no profile changes them.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -196,7 +199,13 @@ def list_settings(profile: Profile = "workshop") -> None:
             *(row["unit"], row["source"], row["text"]),
         )
     console = Console()
-    Console(width=None if console.is_terminal else 160).print(table)
+    console = Console(width=None if console.is_terminal else 160)
+    console.print(table)
+    own = Table("setting of pretrain", "default", "unit", "source", "meaning")
+    for row in settings.pretraining_table():
+        texts = (row["name"], row["default"], row["unit"], row["source"], row["text"])
+        own.add_row(*map(str, texts))
+    console.print(own)
 
 
 Stages = Annotated[

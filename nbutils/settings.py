@@ -543,6 +543,15 @@ def table() -> list[dict[str, Any]]:
     return rows
 
 
+def pretraining_table() -> list[dict[str, Any]]:
+    """One row per setting of the pretraining: name, default, unit, source, text."""
+    return [
+        {"name": name, "default": field.default, "text": field.description}
+        | {key: field.json_schema_extra[key] for key in ("unit", "source")}
+        for name, field in Pretraining.model_fields.items()
+    ]
+
+
 def _one_line(error: ValidationError) -> str:
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"])
