@@ -172,6 +172,7 @@ def pack(
         known = json.loads(card.read_text(encoding="utf-8"))
         if {name: known.get(name) for name in made} == made:
             return known
+        card.unlink()  # what it describes is about to change
     for name, held_out in (("validation", True), ("train", False)):
         chosen = [page for page in pages if page.held_out == held_out]
         made[f"{name}_pages"], made[f"{name}_tokens"] = len(chosen), 0

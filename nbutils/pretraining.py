@@ -169,6 +169,8 @@ class Trainer:
         LabError for a damaged state and for one of other settings.
         """
         path = folder / STATE
+        for left in folder.glob(f".{path.stem}-*{path.suffix}"):  # of a killed writer
+            left.unlink()
         if not path.is_file():
             return False
         try:
@@ -268,6 +270,11 @@ def prepare(text: Path, out: Path, settings: Pretraining, tell) -> Work:
         share = chosen[: max(1000, len(chosen) // 4)]
         decoder.train_tokenizer((p.whole() for p in share), settings, made)
     tokenizer = decoder.load_tokenizer(made)
+    if len(tokenizer) != settings.vocabulary:
+        raise LabError(
+            f"{made} has {len(tokenizer)} tokens, the settings say vocabulary="
+            f"{settings.vocabulary}: set it so, or give another folder"
+        )
     found = corpora.pack(text, pages, tokenizer, out / "tokens", settings.seed)
     tell(f"{found['train_tokens']:,} tokens of {found['train_pages']:,} pages")
     return Work(pages, tokenizer, settings, out / "tokens")
@@ -279,6 +286,12 @@ def first_model(stage: Stage, out: Path, work: Work) -> tuple[Any, str]:
     for name in reversed(names[: names.index(stage.name)]):
         if (out / name / DONE).is_file():
             model, _ = decoder.load_decoder(out / name / "model", head=stage.head)
+            made = model.config.hidden_size
+            if made != work.settings.hidden:
+                raise LabError(
+                    f"{out / name} holds a model of width {made}, the settings say "
+                    f"hidden={work.settings.hidden}: set it so, or give another folder"
+                )
             return model, name
     model = decoder.new_decoder(work.settings, work.tokenizer)
     return (model if stage.head else model.model), "first weights"

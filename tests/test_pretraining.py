@@ -183,6 +183,17 @@ def test_missing_text_unknown_stage_and_small_text_are_told(text, tmp_path):
         resolve_pretraining(["hiden=3"])
 
 
+def test_a_folder_of_another_tokenizer_or_shape_is_refused(text, trained):
+    for name, value in (("vocabulary", 305), ("hidden", 64)):
+        settings = Pretraining(**{**TINY, name: value})
+        (trained / "distill" / "stage.json").rename(trained / "aside.json")
+        try:
+            with pytest.raises(LabError, match=f"{name}={value}"):
+                pretraining.pretrain(text, trained, settings, ["distill"], tell=silent)
+        finally:
+            (trained / "aside.json").rename(trained / "distill" / "stage.json")
+
+
 def test_packed_tokens_are_the_pages_and_none_is_in_both(text, trained):
     pages = corpora.read_pages(text)
     tokenizer = decoder.load_tokenizer(trained / "tokenizer")
