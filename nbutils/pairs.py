@@ -157,14 +157,15 @@ class Words:
             if len(pairs) < 2:
                 raise LabError(f"the {name} text gives no two pairs: give more text")
         self.deal = Dealer(len(self.train), self.settings.seed)
+        self.deal_held_out = Dealer(len(self.held_out), self.settings.seed)
 
     def shard(self, step: int, part: int) -> Shard:
         count = self.settings.words_pairs
         first = ((step * self.settings.shards if step >= 0 else 0) + part) * count
         places = range(first, first + count)
         if step < 0:
-            own = len(self.held_out)
-            pairs = [self.held_out[i] for i in dict.fromkeys(p % own for p in places)]
+            dealt = dict.fromkeys(self.deal_held_out(place) for place in places)
+            pairs = [self.held_out[i] for i in dealt]
         else:
             pairs = [self.train[self.deal(place)] for place in places]
         queries, documents = (
@@ -195,15 +196,18 @@ class Words:
 
 
 def same_texts(queries: Sequence[str], documents: Sequence[str]) -> torch.Tensor:
-    """(n, n), true where document j is no negative of query i: the texts are equal.
+    """(n, n), true where document j is no negative of query i.
 
-    Either the two queries are equal or the two documents; a pair itself is false.
+    The two queries are equal, or the two documents, or document j is query i itself (a
+    passage is one pair's document and the next one's query). A pair itself is false.
     """
-    same = torch.zeros(len(queries), len(queries), dtype=torch.bool)
-    for side in (queries, documents):
-        _, number = np.unique(np.array(side, dtype=object), return_inverse=True)
-        same |= torch.from_numpy(number[:, None] == number[None, :])
-    return same.fill_diagonal_(False)
+    _, number = np.unique(
+        np.array([*queries, *documents], dtype=object), return_inverse=True
+    )
+    query, document = number[: len(queries)], number[len(queries) :]
+    same = (query[:, None] == query) | (document[:, None] == document)
+    same |= query[:, None] == document
+    return torch.from_numpy(same).fill_diagonal_(False)
 
 
 def page_pairs(pages: list[Page], named: bool) -> list[tuple[str, str, str]]:

@@ -295,6 +295,8 @@ def test_bags_of_tokens_are_means_and_equal_texts_no_negatives():
     assert same.tolist() == [
         [False, True, False], [True, False, True], [False, True, False]
     ]  # fmt: skip
+    chain = pairs.same_texts(["a", "b"], ["b", "c"])  # a passage as both sides
+    assert chain.tolist() == [[False, False], [True, False]]
 
 
 def test_distillation_is_zero_for_the_teacher_itself():
