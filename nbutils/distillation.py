@@ -22,7 +22,6 @@ from nbutils.decoder import principal_axes
 from nbutils.errors import LabError
 from nbutils.lessons import (
     TEMPLATE,
-    VALIDATION_SHARDS,
     Buckets,
     Shard,
     Work,
@@ -160,7 +159,7 @@ class Distill:
 
     def shard(self, step: int, part: int) -> Shard:
         if step < 0:
-            chosen = self.deal_held_out(part % max(VALIDATION_SHARDS, 1))
+            chosen = self.deal_held_out(part)
         else:
             place = step * self.settings.shards + part
             chosen = self.first + self.deal(place)
