@@ -12,6 +12,7 @@ import torch
 
 from nbutils import (
     anatomy,
+    anchors,
     bench,
     bench_decoder,
     corpora,
@@ -23,7 +24,9 @@ from nbutils import (
     pretraining,
     records,
     shipping,
+    templates,
 )
+from nbutils.backbone import make_bidirectional
 from nbutils.errors import LabError
 from nbutils.ngrams import NGrams
 from nbutils.settings import Pretraining, resolve, resolve_pretraining
@@ -104,6 +107,20 @@ def test_it_loads_as_a_student(trained):
     assert found.shape == (2, 32)
     assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
     assert not np.allclose(found[0], found[1])
+
+
+def test_what_is_trained_is_what_the_encoder_computes(trained):
+    folder, texts = trained / "distill" / "model", ["the sun", "an old tree falls"]
+    model, tokenizer = decoder.load_decoder(folder, head=False)
+    make_bidirectional(model)
+    features = templates.tokenize(
+        texts, tokenizer, templates.Pieces(tokenizer, "inst", "Match"), "llm2vec", 128
+    )
+    with torch.no_grad():
+        ours = objectives.vectors_of(model, features).numpy()
+    student = anatomy.as_encoder(folder, max_length=128)
+    theirs = anchors.pooled(student, texts, prompt="Match")["mean"]
+    assert ((ours * theirs).sum(1) > 0.999).all()  # bfloat16 products on their side
 
 
 class Killed(Exception):
