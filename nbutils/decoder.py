@@ -174,10 +174,15 @@ def save_decoder(model: PreTrainedModel, tokenizer, folder: str | Path) -> Path:
     """
     state = {k: v.to(torch.bfloat16) for k, v in model.state_dict().items()}
     before, model.config.dtype = model.config.dtype, torch.bfloat16
+    # The direction of attention is the caller's choice, no property of the weights: a
+    # stored one would make `bidirectional=False` attend both ways.
+    causal = model.config.__dict__.pop("is_causal", None)
     with _whole(Path(folder)) as made, quiet():
         model.save_pretrained(made, state_dict=state)
         tokenizer.save_pretrained(made)
     model.config.dtype = before
+    if causal is not None:
+        model.config.is_causal = causal
     return Path(folder)
 
 

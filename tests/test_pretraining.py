@@ -123,6 +123,18 @@ def test_what_is_trained_is_what_the_encoder_computes(trained):
     assert ((ours * theirs).sum(1) > 0.999).all()  # bfloat16 products on their side
 
 
+def test_a_folder_leaves_the_direction_of_attention_open(trained):
+    folder = trained / "distill" / "model"
+    texts = ["sun moon river", "sun moon stone"]
+    for both in (False, True):
+        student = anatomy.as_encoder(folder, bidirectional=both, max_length=128)
+        features = student.preprocess(texts)
+        ids = features["input_ids"]
+        first = int((ids[0] != ids[1]).nonzero()[0])  # where the texts differ
+        vectors = student[0](features)["token_embeddings"][:, :first]
+        assert torch.allclose(vectors[0], vectors[1], atol=1e-6) != both
+
+
 class Killed(Exception):
     """What stops a run in the middle."""
 
