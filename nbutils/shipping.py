@@ -45,6 +45,8 @@ def ship(
     ]
     write_table(to / "curve.csv", pd.concat(curves, ignore_index=True))
     (to / CARD).write_text(card(cards, corpus, to, rows), encoding="utf-8")
+    for path in to.iterdir():  # safetensors writes files that others cannot read
+        path.chmod(0o644)
     return to
 
 
