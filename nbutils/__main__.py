@@ -237,7 +237,10 @@ def check() -> None:
 
 @app.command("settings")
 def list_settings(profile: Profile = "workshop") -> None:
-    """Print every setting with its value in a profile, unit, source and meaning."""
+    """Print every setting with its value in a profile, unit, source and meaning.
+
+    Those of `pretrain` stand in a table of their own: no profile changes them.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -255,7 +258,13 @@ def list_settings(profile: Profile = "workshop") -> None:
             *(row["unit"], row["source"], row["text"]),
         )
     console = Console()
-    Console(width=None if console.is_terminal else 160).print(table)
+    console = Console(width=None if console.is_terminal else 160)
+    console.print(table)
+    own = Table("setting of pretrain", "default", "unit", "source", "meaning")
+    for row in settings.pretraining_table():
+        texts = (row["name"], row["default"], row["unit"], row["source"], row["text"])
+        own.add_row(*map(str, texts))
+    console.print(own)
 
 
 Stages = Annotated[
@@ -318,6 +327,42 @@ def record(
     from nbutils import recording
 
     recording.run(chosen, stages or [], batch)
+
+
+@app.command()
+def pretrain(
+    text: Annotated[Path, typer.Option(help="folder of the text")],
+    out: Annotated[Path, typer.Option(help="folder of everything that is made")],
+    stages: Annotated[
+        str, typer.Option(help="such as lm:60,instruct (minutes); all if none")
+    ] = "",
+    threads: Annotated[int, typer.Option(help="parts of a batch run at once")] = 1,
+    assign: Assign = None,
+) -> None:
+    """Pretrain the tiny decoder; the same command goes on after a stop."""
+    from nbutils import settings
+
+    chosen = settings.resolve_pretraining(assign or [])
+    from nbutils import pretraining
+
+    named = [name.strip() for name in stages.split(",") if name.strip()]
+    folder = pretraining.pretrain(text, out, chosen, named, threads, typer.echo)
+    typer.echo(f"model: {folder}")
+
+
+@app.command()
+def ship(
+    work: Annotated[Path, typer.Argument(help="folder of a pretraining")],
+    to: Annotated[Path, typer.Argument(help="folder that the model goes to")],
+    rows: Annotated[
+        Path | None, typer.Option(help="JSON rows of 'bench decoder', for the card")
+    ] = None,
+) -> None:
+    """Copy the pretrained decoder's last stage, with its curve and its card."""
+    from nbutils import records, shipping
+
+    found = records.read_json(rows) if rows else []
+    typer.echo(f"shipped: {shipping.ship(work, to, found)}")
 
 
 @app.command()

@@ -116,8 +116,12 @@ def by_layer(
     samples: int,
     seed: int,
     batch: int = 32,
+    transform: str = "log",
 ) -> pd.DataFrame:
-    """`class_means` of every layer: layer (1 is the first), class, mean, low, high."""
+    """`class_means` of every layer: layer (1 is the first), class, mean, low, high.
+
+    `transform` is `attention.attend`'s: `sum` counts the attention itself.
+    """
     found: dict[int, list] = {}
     entries = []
     for start in range(0, len(texts), batch):
@@ -126,7 +130,9 @@ def by_layer(
         mask = features["attention_mask"]
         with torch.no_grad(), attention_tap(every=True) as tap:
             model[0].model(input_ids=features["input_ids"], attention_mask=mask)
-            received = [attend(layer, mask)[1] for layer in tap.layers]
+            received = [
+                attend(layer, mask, transform=transform)[1] for layer in tap.layers
+            ]
         for row, real in enumerate(mask.bool()):
             ids = features["input_ids"][row][real].tolist()
             entries.append({"tokens": model.tokenizer.convert_ids_to_tokens(ids)})
@@ -163,14 +169,20 @@ def by_place(
 
 
 def pooled(
-    model: SentenceTransformer, texts: Sequence[str], batch: int = 64
+    model: SentenceTransformer,
+    texts: Sequence[str],
+    batch: int = 64,
+    prompt: str | None = None,
 ) -> dict[str, np.ndarray]:
-    """Unit vectors (texts, dim) under every pooling, from one pass of the backbone."""
+    """Unit vectors (texts, dim) under every pooling, from one pass of the backbone.
+
+    `prompt` is the instruction.
+    """
     order = np.argsort([len(text) for text in texts])
     found: dict[str, list[np.ndarray]] = {mode: [] for mode in POOLINGS}
     for start in range(0, len(order), batch):
         part = [texts[i] for i in order[start : start + batch]]
-        features = model.preprocess(part)
+        features = model.preprocess(part, prompt=prompt)
         features = {k: v.to(model.device) for k, v in features.items()}
         with torch.no_grad():
             features = model[0](features)

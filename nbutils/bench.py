@@ -61,6 +61,7 @@ def _later(module: str) -> Callable[..., list[Row]]:
 
 SUITES: dict[str, Callable[..., list[Row]]] = {
     "notebooks": notebooks,
+    "decoder": _later("bench_decoder"),
     "llm": _later("bench_llm"),
     "mining": _later("bench_mining"),
     "pooling": _later("bench_pooling"),

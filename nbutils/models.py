@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import tempfile
 import warnings
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
@@ -151,20 +152,28 @@ def load_pretrained(loader, name: str, **kwargs):
         ) from None
 
 
-def tiny_tokenizer(size: int = 1024) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with Mistral's template tokens, trained in code."""
+SPECIAL = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]"]
+"""Tokens that no text makes: Mistral's, with its template's. `<unk>` cannot arise from
+bytes either, so it is free to stand for a masked token."""
+
+
+def byte_level_bpe(
+    texts: Iterable[str], size: int, length: int = 512
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of `size` tokens, trained on `texts`.
+
+    `<s>` begins every text; `</s>` also pads; `length` is the longest text it is for.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from tokenizers.trainers import BpeTrainer
 
-    special = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]"]
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    texts = [path.read_text() for path in sorted((DATA / "prompts").glob("*.txt"))]
     trainer = BpeTrainer(
         vocab_size=size,
-        special_tokens=special,
+        special_tokens=SPECIAL,
         initial_alphabet=alphabet,
         show_progress=False,
     )
@@ -178,9 +187,15 @@ def tiny_tokenizer(size: int = 1024) -> PreTrainedTokenizerFast:
         bos_token="<s>",
         eos_token="</s>",
         pad_token="</s>",
-        additional_special_tokens=special[3:],
-        model_max_length=512,
+        additional_special_tokens=SPECIAL[3:],
+        model_max_length=length,
     )
+
+
+def tiny_tokenizer(size: int = 1024) -> PreTrainedTokenizerFast:
+    """A tokenizer with Mistral's template tokens, trained in code on the prompts."""
+    texts = [path.read_text() for path in sorted((DATA / "prompts").glob("*.txt"))]
+    return byte_level_bpe(texts, size)
 
 
 def tiny_model(kind: str, vocabulary: int, seed: int = 0):

@@ -222,6 +222,19 @@ def write_json(path: str | Path, value: Any) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
+def read_json(path: str | Path) -> Any:
+    """The value of a JSON file. LabError where it is missing or no JSON."""
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LabError(f"{path} does not exist") from None
+    except ValueError as error:
+        raise LabError(
+            f"{path} is not JSON ({error}): restore it or make it again"
+        ) from None
+
+
 def write_table(path: str | Path, table: pd.DataFrame) -> None:
     """Write a parquet table (or csv, by the file's ending)."""
     with atomic(path) as temporary:

@@ -8,6 +8,7 @@ default.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -305,6 +306,64 @@ class Settings(BaseModel):
     )
 
 
+class Pretraining(BaseModel):
+    """Every setting of the decoder's pretraining; no notebook reads them."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False
+    )
+
+    seed: int = _setting(0, "seed of weights, order of pages and masks", ge=0)
+    vocabulary: int = _setting(8192, "byte-level BPE", unit="tokens", gt=300)
+    hidden: int = _setting(256, "width", gt=0)
+    layers: int = _setting(6, "transformer layers", gt=0)
+    heads: int = _setting(8, "query heads", gt=0)
+    key_heads: int = _setting(2, "key and value heads", source="Mistral (8 of 32)")
+    intermediate: int = _setting(704, "width of the gated feed-forward layers", gt=0)
+    places: int = _setting(512, "longest text of the model", unit="tokens", gt=0)
+    embeddings: Literal["teacher", "random"] = _setting(
+        "teacher",
+        "first token embeddings: the teacher's vectors of the tokens, or random",
+        source="Model2Vec (teacher)",
+    )
+    length: int = _setting(160, "longest text of a batch", unit="tokens", gt=7)
+    shards: int = _setting(
+        2, "parts of a batch, whose gradients are summed; threads share them", gt=0
+    )
+    shard_tokens: int = _setting(1920, "tokens of a part, padded", unit="tokens", gt=0)
+    pair_tokens: int = _setting(
+        4096, "tokens of a part of pairs, padded", unit="tokens", gt=0
+    )
+    words_pairs: int = _setting(
+        1024, "pairs of a part, where token embeddings learn alone", unit="pairs", gt=1
+    )
+    words_rate: float = _setting(1e-2, "peak learning rate of AdamW there", gt=0)
+    text_length: int = _setting(
+        64, "longest text of a pair and of the teacher", unit="tokens", gt=7
+    )
+    learning_rate: float = _setting(3e-3, "peak learning rate of AdamW", gt=0)
+    warmup_steps: int = _setting(40, "linear warm-up of a stage", unit="steps", ge=0)
+    decay_share: float = _setting(
+        0.4, "last share of a stage, in which the rate falls to zero", gt=0, le=1
+    )
+    gradient_norm: float = _setting(1.0, "norm to which gradients are clipped", gt=0)
+    mask_share: float = _setting(
+        0.2, "tokens masked for masked-next-token prediction", gt=0, lt=1
+    )
+    temperature: float = _setting(
+        0.05, "of the contrast between pairs and of similarities distilled", gt=0
+    )
+    teacher_texts: int = _setting(
+        120_000, "passages and titles whose teacher's vectors are distilled", gt=0
+    )
+    lm_steps: int = _setting(12_000, "next-token loss: about one pass", gt=0)
+    instruct_steps: int = _setting(600, "next-token loss in the template", gt=0)
+    mntp_steps: int = _setting(1200, "masked-next-token prediction", gt=0)
+    words_steps: int = _setting(400, "token embeddings alone", gt=0)
+    contrast_steps: int = _setting(3000, "pairs of a page", gt=0)
+    distill_steps: int = _setting(6000, "the teacher's vectors", gt=0)
+
+
 LLM2VEC_SUBSET = [
     "SciFact",
     "ArguAna",
@@ -375,14 +434,14 @@ def nearest(name: str, known: Any) -> str:
     return f"; did you mean {match[0]!r}?" if match else ""
 
 
-def _check_name(name: Any) -> None:
+def _check_name(name: Any, kind: type[BaseModel] = Settings) -> None:
     if name == "profile":
         raise LabError(
             "the profile is chosen with --profile (or the parameter `profile`), "
             "not as a setting"
         )
-    if name not in Settings.model_fields:
-        near = nearest(name, Settings.model_fields)
+    if name not in kind.model_fields:
+        near = nearest(name, kind.model_fields)
         raise LabError(f"unknown setting {name!r}{near}")
 
 
@@ -460,16 +519,16 @@ def _as_number(name: Any, value: Any) -> Any:
         return value  # refused with the setting's name when it is resolved
 
 
-def parse_assignment(text: str) -> tuple[str, Any]:
-    """`name=value` of the command line as (name, typed value).
+def parse_assignment(text: str, kind: type[BaseModel] = Settings) -> tuple[str, Any]:
+    """`name=value` of the command line as (name, typed value), a setting of `kind`.
 
     The value is read as the setting's type: `bidirectional=false` is the boolean.
     """
     name, equals, raw = text.partition("=")
     if not equals:
         raise LabError(f"{text!r} is not of the form name=value")
-    _check_name(name)
-    field = Settings.model_fields[name]
+    _check_name(name, kind)
+    field = kind.model_fields[name]
     try:
         value = yaml.safe_load(raw)
     except yaml.YAMLError:
@@ -485,6 +544,12 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         raise LabError(f"setting {name!r} cannot be {raw!r}: {problem}") from None
 
 
+def resolve_pretraining(assignments: Sequence[str] = ()) -> Pretraining:
+    """The pretraining's settings, changed by `name=value` words. LabError as usual."""
+    given = dict(parse_assignment(text, Pretraining) for text in assignments)
+    return Pretraining(**given)
+
+
 def table() -> list[dict[str, Any]]:
     """One row per setting: name, default, each profile's value, unit, source, text."""
     rows = []
@@ -497,6 +562,15 @@ def table() -> list[dict[str, Any]]:
             )
         rows.append({**row, "text": field.description})
     return rows
+
+
+def pretraining_table() -> list[dict[str, Any]]:
+    """One row per setting of the pretraining: name, default, unit, source, text."""
+    return [
+        {"name": name, "default": field.default, "text": field.description}
+        | {key: field.json_schema_extra[key] for key in ("unit", "source")}
+        for name, field in Pretraining.model_fields.items()
+    ]
 
 
 def _one_line(error: ValidationError) -> str:

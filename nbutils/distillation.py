@@ -1,0 +1,182 @@
+"""Distillation of a sentence encoder: its vectors, made once, and the lesson of them.
+
+The targets are the teacher's vectors on their leading axes, as many as the student is
+wide, so that the student's own vectors are compared with them and no head is thrown
+away after training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from nbutils import objectives
+from nbutils.corpora import Page
+from nbutils.decoder import principal_axes
+from nbutils.errors import LabError
+from nbutils.lessons import (
+    TEMPLATE,
+    Buckets,
+    Shard,
+    Work,
+    token_counts,
+)
+from nbutils.models import compute_dtype, minilm_folder
+from nbutils.records import write_json
+from nbutils.templates import Pieces, tokenize
+
+ASK_MATCH = "Given a text, retrieve the texts that mean the same"
+SHORT, LONG = 200, 600
+"""Characters of most texts and of one in eight: MiniLM's and our tokens then cover the
+same words, and longer documents are not unknown."""
+AT_ONCE = 2048
+HELD_OUT = 1000
+FITTED = 20_000
+"""Texts that the leading axes are computed from."""
+
+
+def texts_of(pages: Sequence[Page], most: int) -> list[str]:
+    """At most `most` texts, page after page: title, opening, one later passage."""
+    found: list[str] = []
+    for page in pages:
+        passages = page.passages()
+        chosen = [page.title, *passages[:1], *passages[len(passages) // 2 :][:1]]
+        for text in dict.fromkeys(filter(None, chosen)):
+            if len(found) == most:
+                return found
+            found.append(_cut(text, LONG if len(found) % 8 == 0 else SHORT))
+    return found
+
+
+def _cut(text: str, most: int) -> str:
+    """The text's first words, at most `most` characters."""
+    return text if len(text) <= most else text[:most].rsplit(" ", 1)[0]
+
+
+def teacher_vectors(
+    texts: Sequence[str],
+    folder: str | Path,
+    longest: int,
+    tell: Callable[[str], None] = print,
+) -> np.ndarray:
+    """MiniLM's unit vectors of `texts`, float16 (texts, 384), mapped from a file.
+
+    Encoded once: each batch is kept as it comes, and a stopped run goes on. Vectors of
+    other texts in the folder are an error, not a guess.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256("\0".join([str(longest), *texts]).encode()).hexdigest()
+    card, path = folder / "teacher.json", folder / "teacher.bin"
+    state = {"texts": len(texts), "sha256": digest, "width": 384, "done": 0}
+    if card.is_file():
+        known = json.loads(card.read_text(encoding="utf-8"))
+        if {**known, "done": 0} != state or not path.is_file():
+            raise LabError(
+                f"{folder} holds a teacher's vectors of other texts: remove it, or "
+                "run with the settings that it was made with"
+            )
+        state = known
+    shape = (len(texts), 384)
+    if not path.is_file():
+        with path.open("wb") as file:
+            file.truncate(2 * shape[0] * shape[1])
+    vectors = np.memmap(path, np.float16, mode="r+", shape=shape)
+    model = None
+    while state["done"] < len(texts):
+        model = model or _teacher(longest)
+        start = state["done"]
+        stop = min(start + AT_ONCE, len(texts))
+        vectors[start:stop] = _encode(model, texts[start:stop])
+        vectors.flush()
+        state["done"] = stop
+        write_json(card, state)
+        tell(f"teacher: {stop:,} of {len(texts):,} texts")
+    return np.memmap(path, np.float16, mode="r", shape=shape)
+
+
+def _teacher(longest: int):
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(minilm_folder()), device="cpu")
+    model.max_seq_length = longest
+    return model
+
+
+def _encode(model, texts: Sequence[str]) -> np.ndarray:
+    low = compute_dtype("auto", "cpu") == torch.bfloat16
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=low):
+        found = model.encode(
+            list(texts),
+            batch_size=64,
+            convert_to_tensor=True,
+            normalize_embeddings=True,
+            show_progress_bar=False,
+        )
+    return found.float().numpy().astype(np.float16)
+
+
+class Distill:
+    """Texts with the teacher's vectors; every second part is written as a query."""
+
+    def __init__(self, work: Work):
+        settings = work.settings
+        self.settings, self.tokenizer = settings, work.tokenizer
+        train = [page for page in work.pages if not page.held_out]
+        others = [page for page in work.pages if page.held_out]
+        held_out = texts_of(others, HELD_OUT)
+        self.texts = held_out + texts_of(train, settings.teacher_texts)
+        if min(len(held_out), len(self.texts) - len(held_out)) < 4:
+            raise LabError("the text gives no four passages to distil: give more text")
+        vectors = teacher_vectors(
+            self.texts, work.folder.parent / "teacher", settings.length
+        )
+        some = torch.from_numpy(np.array(vectors[:FITTED], np.float32))
+        width = settings.hidden
+        self.axes = principal_axes(some, min(width, some.shape[1]))
+        self.vectors, self.width = vectors, width
+        self.pieces = [Pieces(self.tokenizer, "inst", ask) for ask in ("", ASK_MATCH)]
+        self.deal = self._bucketed(self.texts[len(held_out) :], settings.seed)
+        self.deal_held_out = self._bucketed(held_out, settings.seed)
+        self.first = len(held_out)
+
+    def _bucketed(self, texts: Sequence[str], seed: int) -> Buckets:
+        counts = np.array(token_counts(texts, self.tokenizer)) + TEMPLATE
+        lengths = np.minimum(counts, self.settings.length)
+        return Buckets(lengths, self.settings.pair_tokens, seed)
+
+    def targets(self, chosen: Sequence[int]) -> torch.Tensor:
+        """The teacher's vectors as the student should have them: unit, (texts, dim)."""
+        found = torch.from_numpy(np.array(self.vectors[chosen], np.float32)) @ self.axes
+        missing = self.width - found.shape[1]
+        return functional.normalize(functional.pad(found, (0, missing)), dim=-1)
+
+    def shard(self, step: int, part: int) -> Shard:
+        if step < 0:
+            chosen = self.deal_held_out(part)
+        else:
+            place = step * self.settings.shards + part
+            chosen = self.first + self.deal(place)
+        return {
+            "texts": tokenize(
+                [self.texts[i] for i in chosen],
+                self.tokenizer,
+                self.pieces[part % 2],
+                "llm2vec",
+                self.settings.length,
+            ),
+            "targets": self.targets(chosen),
+        }
+
+    def loss(self, model, shard: Shard) -> torch.Tensor:
+        vectors = objectives.vectors_of(model, shard["texts"])
+        return objectives.distil(vectors, shard["targets"], self.settings.temperature)
+
+    def tokens(self, shard: Shard) -> int:
+        return int(shard["texts"]["attention_mask"].sum())
