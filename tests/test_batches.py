@@ -19,6 +19,7 @@ class BatchServer(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 256  # many clients come at once
 
     def __init__(self, answers):
         super().__init__(("127.0.0.1", 0), _Handler)

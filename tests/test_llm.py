@@ -22,6 +22,7 @@ class Server(ThreadingHTTPServer):
     """An OpenAI-compatible server on loopback that answers from the recordings."""
 
     daemon_threads = True
+    request_queue_size = 256  # many clients come at once
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
