@@ -23,7 +23,6 @@ from nbutils.errors import LabError
 from nbutils.evaluation import INSTRUCTION, ndcg_per_query
 from nbutils.ngrams import NGrams
 from nbutils.pooling import TokenPooling
-from nbutils.records import read_jsonl
 from nbutils.statistics import interval, paired_difference
 
 ORDER = 3
@@ -133,30 +132,6 @@ class Collection:
     queries: Mapping[str, str]
     documents: Mapping[str, str]
     qrels: Mapping[str, Mapping[str, int]]
-
-
-def beir(folder: str | Path) -> Collection:
-    """A retrieval set in BEIR's layout. LabError that says what is expected."""
-    folder = Path(folder)
-    paths = [folder / n for n in ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv")]
-    for path in paths:
-        if not path.is_file():
-            raise LabError(
-                f"{path} does not exist: the folder must hold a set in BEIR's layout "
-                "(corpus.jsonl, queries.jsonl, qrels/test.tsv)"
-            )
-    corpus = {
-        row["_id"]: f"{row.get('title') or ''} {row['text']}".strip()
-        for row in read_jsonl(paths[0])
-    }
-    queries = {row["_id"]: row["text"] for row in read_jsonl(paths[1])}
-    table = pd.read_csv(paths[2], sep="\t", dtype=str)
-    qrels: dict[str, dict[str, int]] = {}
-    for query, document, score in table.itertuples(index=False):
-        if int(score) > 0:
-            qrels.setdefault(query, {})[document] = int(score)
-    asked = {name: queries[name] for name in qrels}
-    return Collection(folder.name, asked, corpus, qrels)
 
 
 def ndcg(queries: np.ndarray, documents: np.ndarray, data: Collection) -> pd.Series:

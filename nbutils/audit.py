@@ -69,14 +69,20 @@ def audit(
         ]
     )
     report.insert(5, "passed", ~(report["share"] > report["limit"]))
-    if fail and not report["passed"].all():
+    if fail:
+        demand(report)
+    return report
+
+
+def demand(report: pd.DataFrame) -> None:
+    """LabError that names every check of `audit`'s report above its limit."""
+    if not report["passed"].all():
         faults = report[~report["passed"]]
         named = "; ".join(
             f"{row.check}: {row.count} of {row.of}, such as {row.example}"
             for row in faults.itertuples(index=False)
         )
         raise LabError(f"the mined negatives fail the audit: {named}")
-    return report
 
 
 def false_negatives(

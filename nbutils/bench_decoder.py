@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nbutils import anatomy, corpora, decoder, encoder, synthesis
+from nbutils import anatomy, beir, corpora, decoder, encoder, synthesis
 from nbutils.anatomy import Collection
 from nbutils.bench import Row, row
 from nbutils.errors import LabError
@@ -68,7 +68,11 @@ def scifact() -> Collection | None:
     if not folder:
         print("SCIFACT is not set to a folder: its rows are left out", file=sys.stderr)
         return None
-    return anatomy.beir(folder)
+    data = beir.read_set(folder, "test")
+    texts = dict(zip(data.corpus["id"], data.corpus["text"], strict=True))
+    # SciFact's judgements are all of one grade
+    qrels = {query: dict.fromkeys(own, 1) for query, own in data.positives.items()}
+    return Collection(data.name, data.queries, texts, qrels)
 
 
 def minilm(data: Collection, max_length: int) -> pd.Series:

@@ -15,17 +15,17 @@ import time
 from collections.abc import Callable
 from statistics import median
 
-import bitsandbytes as bnb
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 from transformers import AutoModel, BertConfig, MistralConfig, PreTrainedConfig
 
-from nbutils import synthesis
+from nbutils import bench_shape, synthesis
 from nbutils.attention import TAPPED, attention_tap, last_attention
 from nbutils.backbone import Backbone, make_bidirectional
 from nbutils.bench import Row, row
 from nbutils.errors import LabError
+from nbutils.footprint import MISTRAL_7B
 from nbutils.models import minilm_folder
 from nbutils.pooling import TokenPooling, ata_weights, token_weights
 from nbutils.settings import MINILM, resolve
@@ -48,46 +48,29 @@ SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {
         num_key_value_heads=4, head_dim=64, intermediate_size=1792,
         max_position_embeddings=4096, sliding_window=None,
     ),
-    "mistral-7b": lambda: MistralConfig(sliding_window=None),
 }  # fmt: skip
-"""MiniLM's shape, a small decoder, and Mistral-7B's (the configuration's default)."""
+"""MiniLM's shape and a small decoder."""
 
 
 def random_model(
     config: PreTrainedConfig,
     attention: str = TAPPED,
-    *,
-    nf4: bool = False,
-    device="cpu",
 ) -> torch.nn.Module:
-    """A transformer with random weights that attends both ways, perhaps in 4 bits."""
+    """A transformer with random weights in float32 that attends both ways."""
     config.use_cache = False
-    dtype = torch.bfloat16 if nf4 else torch.float32
     torch.manual_seed(0)
-    with torch.device(device):
-        model = AutoModel.from_config(
-            config, attn_implementation=attention, dtype=dtype
-        )
+    model = AutoModel.from_config(
+        config, attn_implementation=attention, dtype=torch.float32
+    )
     make_bidirectional(model)
-    if nf4:
-        for module in list(model.modules()):
-            for name, child in list(module.named_children()):
-                if type(child) is torch.nn.Linear:
-                    setattr(module, name, _in_4_bits(child))
     return model.eval().requires_grad_(False)
 
 
-def _in_4_bits(linear: torch.nn.Linear) -> bnb.nn.Linear4bit:
-    made = bnb.nn.Linear4bit(
-        linear.in_features,
-        linear.out_features,
-        bias=linear.bias is not None,
-        compute_dtype=torch.bfloat16,
-        compress_statistics=True,
-        quant_type="nf4",
-    )
-    made.load_state_dict(linear.state_dict())
-    return made.to(linear.weight.device)
+def nf4_model(config: PreTrainedConfig, device: str) -> torch.nn.Module:
+    """A decoder with random weights in NF4 that attends both ways."""
+    model = bench_shape.random_model(config, device)
+    make_bidirectional(model)
+    return model.eval()
 
 
 def with_mean(model, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -243,7 +226,7 @@ def gpu_rows(texts: int = 64, length: int = 512, repeats: int = 5) -> list[Row]:
     if not torch.cuda.is_available():
         print("no GPU here: rows of a Mistral-7B shape in NF4 are left out")
         return []
-    model = random_model(SHAPES["mistral-7b"](), nf4=True, device="cuda")
+    model = nf4_model(MISTRAL_7B, "cuda")
     rows = []
     for size, count in ((length, texts), (4096, texts * length // 4096)):
         batch = batch_of(model, count, size)

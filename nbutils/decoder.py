@@ -8,10 +8,7 @@ tokens, and the chat template is that of Mistral-Instruct.
 from __future__ import annotations
 
 import math
-import os
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -26,6 +23,7 @@ from transformers import (
 from nbutils.attention import TAPPED
 from nbutils.errors import LabError
 from nbutils.models import byte_level_bpe, load_pretrained, minilm_folder, quiet
+from nbutils.records import atomic_folder
 from nbutils.settings import Pretraining
 
 CHAT_TEMPLATE = (
@@ -57,7 +55,7 @@ def train_tokenizer(
             "set vocabulary lower, or give more text"
         )
     tokenizer.chat_template = CHAT_TEMPLATE
-    with _whole(Path(folder)) as made:
+    with atomic_folder(folder) as made:
         tokenizer.save_pretrained(made)
     return tokenizer
 
@@ -67,18 +65,6 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     if not Path(folder, "tokenizer.json").is_file():
         raise LabError(f"{folder} holds no tokenizer: run the pretraining first")
     return PreTrainedTokenizerFast.from_pretrained(str(folder))
-
-
-@contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """A folder to write to that takes the place of `folder` if the block succeeds."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        made = Path(temporary, "made")
-        yield made
-        if folder.is_dir():
-            os.replace(folder, Path(temporary, "old"))
-        os.replace(made, folder)
 
 
 def config_of(settings: Pretraining, tokenizer) -> MistralConfig:
@@ -177,7 +163,7 @@ def save_decoder(model: PreTrainedModel, tokenizer, folder: str | Path) -> Path:
     # The direction of attention is the caller's choice, no property of the weights: a
     # stored one would make `bidirectional=False` attend both ways.
     causal = model.config.__dict__.pop("is_causal", None)
-    with _whole(Path(folder)) as made, quiet():
+    with atomic_folder(folder) as made, quiet():
         model.save_pretrained(made, state_dict=state)
         tokenizer.save_pretrained(made)
     model.config.dtype = before

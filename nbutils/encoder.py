@@ -10,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import sqlite3
-import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +24,7 @@ from nbutils.backbone import Backbone, dense_state
 from nbutils.errors import LabError
 from nbutils.models import TINY, compute_dtype, device_of, load_pretrained
 from nbutils.pooling import TokenPooling
+from nbutils.records import atomic_folder
 from nbutils.settings import ROOT, Settings
 
 VECTORS = ROOT / ".cache" / "vectors"
@@ -71,17 +70,11 @@ def save_student(
     `beside` is called with the folder before it is put in its place, to write there
     what belongs to the weights.
     """
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        made = Path(temporary, "model")
+    with atomic_folder(folder) as made:
         model.save(str(made), create_model_card=False)
         if beside:
             beside(made)
-        if folder.is_dir():
-            os.replace(folder, Path(temporary, "old"))
-        os.replace(made, folder)
-    return folder
+    return Path(folder)
 
 
 def merge_student(model: SentenceTransformer) -> SentenceTransformer:

@@ -51,7 +51,7 @@ def mine_set(data: RetrievalSet, teacher: Teacher, settings: Settings) -> pd.Dat
 
 
 def checked(
-    negatives: pd.DataFrame, data: RetrievalSet, settings: Settings, fail: bool = False
+    negatives: pd.DataFrame, data: RetrievalSet, settings: Settings
 ) -> pd.DataFrame:
     """The audit of what was mined: one row a check; shortfalls only inform."""
     texts = dict(zip(data.corpus["id"], data.corpus["text"], strict=True))
@@ -62,7 +62,6 @@ def checked(
         data.positives,
         wanted=settings.negatives_per_query,
         limits={"shortfall": 1.0},
-        fail=fail,
     )
 
 

@@ -172,6 +172,19 @@ def atomic(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_folder(folder: str | Path) -> Iterator[Path]:
+    """A folder to make that takes the place of `folder` only if the block succeeds."""
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        made = Path(temporary, "made")
+        yield made
+        if folder.is_dir():
+            os.replace(folder, Path(temporary, "old"))
+        os.replace(made, folder)
+
+
 def write_jsonl(path: str | Path, records: Iterable[BaseModel | dict]) -> int:
     """Write one record a line; returns how many."""
     count = 0

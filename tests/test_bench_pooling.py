@@ -46,7 +46,7 @@ def test_rows_have_both_sides_and_their_ratio():
 
 
 def test_the_4_bit_model_of_the_gpu_rows_runs_here_too():
-    model = bench_pooling.random_model(MistralConfig(**SMALL), nf4=True)
+    model = bench_pooling.nf4_model(MistralConfig(**SMALL), "cpu")
     kinds = [type(m).__name__ for m in model.modules()]
     assert kinds.count("Linear4bit") == 14 and "Linear" not in kinds
     batch = bench_pooling.batch_of(model, 2, 8)

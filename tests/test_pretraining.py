@@ -374,9 +374,10 @@ def test_losses_and_sinks_of_a_folder(trained, text):
     assert {"first token", "last token", "word"} <= set(found["class"])
 
 
-def test_retrieval_scores_by_pooling(trained, tmp_path):
+def test_retrieval_scores_by_pooling(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("SCIFACT", str(tmp_path))
     with pytest.raises(LabError, match="BEIR"):
-        anatomy.beir(tmp_path)
+        bench_decoder.scifact()
     texts = {str(i): f"{word} of the {word}" for i, word in enumerate(WORDS)}
     data = anatomy.Collection("made", texts, texts, {i: {i: 1} for i in texts})
     scores = anatomy.retrieval(
