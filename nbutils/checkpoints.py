@@ -73,6 +73,34 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Replace the file by `state`, whole and on the disk, or raise OSError."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        file.write(buffer.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_state(path: Path) -> dict[str, Any] | None:
+    """What `write_state` wrote, None where nothing is; LabError for a damaged file.
+
+    What a writer killed in the middle left beside it is removed.
+    """
+    for left in path.parent.glob(f".{path.stem}-*{path.suffix}"):
+        left.unlink()
+    if not path.is_file():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise LabError(
+            f"{path} is damaged ({reason}): remove it and start anew"
+        ) from None
+
+
 def save(
     folder: str | Path,
     model: torch.nn.Module,
@@ -98,13 +126,8 @@ def save(
         "random": states,
         "log": log,
     }
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
     try:
-        with atomic(path) as temporary, temporary.open("wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
+        write_state(path, state)
     except OSError as error:
         kept = "the one before is kept" if path.is_file() else "there is none before it"
         raise LabError(
@@ -122,17 +145,9 @@ def read(folder: str | Path, settings: Settings, digest: str) -> dict[str, Any] 
     random states are one a process. What a writer killed in the middle left is removed.
     """
     path = Path(folder, NAME)
-    for left in path.parent.glob(f".{path.stem}-*{path.suffix}"):
-        left.unlink()
-    if not path.is_file():
+    state = read_state(path)
+    if state is None:
         return None
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
-        raise LabError(
-            f"{path} is damaged ({reason}): remove it and start anew"
-        ) from None
     changed = {
         name: f"{name}={state['settings'].get(name)!r} (now {value!r})"
         for name, value in settings.model_dump().items()

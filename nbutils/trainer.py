@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import os
-import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,10 +10,11 @@ import pandas as pd
 import torch
 
 from nbutils import machine
+from nbutils.checkpoints import read_state, write_state
 from nbutils.errors import LabError
 from nbutils.lessons import VALIDATION_SHARDS, Lesson, Shard
 from nbutils.models import compute_dtype
-from nbutils.records import atomic, write_table
+from nbutils.records import write_table
 from nbutils.settings import Pretraining
 from nbutils.stages import Stage
 
@@ -132,13 +130,8 @@ class Trainer:
             "losses": self.losses,
             "curve": self.curve,
         }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
         try:
-            with atomic(folder / STATE) as path, path.open("wb") as file:
-                file.write(buffer.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
+            write_state(folder / STATE, state)
             if self.curve:
                 write_table(folder / CURVE, pd.DataFrame(self.curve))
         except OSError as error:
@@ -153,17 +146,9 @@ class Trainer:
         LabError for a damaged state and for one of other settings.
         """
         path = folder / STATE
-        for left in folder.glob(f".{path.stem}-*{path.suffix}"):  # of a killed writer
-            left.unlink()
-        if not path.is_file():
+        state = read_state(path)
+        if state is None:
             return False
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            reason = str(error).splitlines()[0]
-            raise LabError(
-                f"{path} is damaged ({reason}): remove it and start the stage anew"
-            ) from None
         for name, value in self.settings.model_dump().items():
             if state["settings"].get(name) != value:
                 raise LabError(

@@ -72,6 +72,14 @@ def test_documents_that_get_better_and_better_are_found():
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_a_tile_of_better_documents_gives_no_more_than_are_wanted():
+    """Otherwise one query could take a whole tile's memory."""
+    scores = torch.randn(800, 3, generator=torch.Generator().manual_seed(0))
+    values, rows = search._above(scores, torch.tensor([-9.0, 3.0, 9.0]), 5)
+    assert values.shape == rows.shape == (3, 5)
+    assert torch.equal(values.sort(descending=True).values, scores.topk(5, dim=0)[0].T)
+
+
 def test_a_gpus_settings_are_put_back():
     matmul = torch.backends.cuda.matmul
     before = matmul.allow_bf16_reduced_precision_reduction
