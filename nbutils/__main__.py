@@ -361,16 +361,14 @@ def pretrain(
 @app.command()
 def ship(
     work: Annotated[Path, typer.Argument(help="folder of a pretraining")],
-    to: Annotated[Path, typer.Argument(help="folder that the model goes to")],
-    rows: Annotated[
-        Path | None, typer.Option(help="JSON rows of 'bench decoder', for the card")
-    ] = None,
+    to: Annotated[Path, typer.Argument(help="new folder, or that of an earlier card")],
+    model: Annotated[bool, typer.Option(help="copy the last stage's model too")] = True,
 ) -> None:
-    """Copy the pretrained decoder's last stage, with its curve and its card."""
-    from nbutils import records, shipping
+    """Measure a pretrained decoder; write its curve, tables, card and model."""
+    from nbutils import bench_decoder, shipping
 
-    found = records.read_json(rows) if rows else []
-    typer.echo(f"shipped: {shipping.ship(work, to, found)}")
+    tables = bench_decoder.measure(bench_decoder.work_folder(work))
+    typer.echo(f"shipped: {shipping.ship(work, to, tables, model)}")
 
 
 @app.command()

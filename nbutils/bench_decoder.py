@@ -20,6 +20,7 @@ from nbutils.anatomy import Collection
 from nbutils.bench import Row, row
 from nbutils.errors import LabError
 from nbutils.evaluation import local_set
+from nbutils.pairs import ASK_WRITE
 from nbutils.settings import MINILM, ROOT, resolve
 from nbutils.stages import STAGES
 
@@ -30,8 +31,13 @@ TEXTS = 300
 """Texts that attention received is the mean of."""
 SHOWN = ("last", "mean", "ata")
 BASE = "mean both ways"
-LAST_LAYERS = 3
-PROMPT = "The sun is"
+INSPECTED = ("lm", "instruct", "mntp", "distill")
+"""Stages whose attention is looked at."""
+PROMPTS = {
+    "lm": ("The sun is", "A river is"),
+    "instruct": (f"[INST] {ASK_WRITE}; The Moon [/INST]",),
+}
+"""What stages are asked to go on from."""
 
 
 def work_folder(out: str | Path) -> Path:
@@ -84,88 +90,112 @@ def minilm(data: Collection, max_length: int) -> pd.Series:
     return anatomy.ndcg(queries, documents, data)
 
 
-def losses(folder: Path) -> list[Row]:
-    """Loss of stage lm beside n-grams of as many tokens and of all; prints text."""
-    model, tokenizer = decoder.load_decoder(folder / "lm" / "model")
+def losses(folder: Path) -> pd.DataFrame:
+    """Loss of stage lm beside n-grams of as many tokens (`seen`) and of `all`."""
+    model, _ = decoder.load_decoder(folder / "lm" / "model")
     train = corpora.packed(folder / "tokens", "train")
     held = corpora.packed(folder / "tokens", "validation")
     made = done(folder)["lm"]
-    rows: list[Row] = []
-    counts = {"the tokens seen": min(made["tokens"], len(train)), "all": len(train)}
-    for name, count in counts.items():
-        table = anatomy.losses(
+    counts = {"seen": min(made["tokens"], len(train)), "all": len(train)}
+    tables = [
+        anatomy.losses(
             model, train[:count], held, made["settings"]["length"], ROWS
-        )
-        found = table.set_index("model").loss
-        rows += [
-            row(f"loss, beside a {peer} of {name}", found["decoder"], "nats a token",
-                found[peer])
-            for peer in ("unigram", "trigram")
-        ]  # fmt: skip
-    text = anatomy.sample(model, tokenizer, PROMPT)
-    print(f"sample of lm: {' '.join(text.split())}", file=sys.stderr)
-    return rows
-
-
-def sinks(folder: Path, stage: str, texts: Sequence[str]) -> list[Row]:
-    """Attention received by each class of token in the last layers of a stage."""
-    both = STAGES[stage].bidirectional
-    table = anatomy.sinks(folder / stage / "model", texts, bidirectional=both)
-    rows = []
-    for layer in sorted(table["layer"].unique())[-LAST_LAYERS:]:
-        for line in table[table["layer"] == layer].to_dict("records"):
-            name = f"{stage}, layer {layer}, {line['class']}"
-            for part, what in (("mean", name), ("low", f"{name}, low"),
-                               ("high", f"{name}, high")):  # fmt: skip
-                rows.append(row(what, line[part], "of the mean token"))
-    return rows
-
-
-def by_stage(folder: Path, stage: str, data: Collection, peer, length: int):
-    """NDCG@10 of a stage in its own direction of attention, by pooling."""
-    both = STAGES[stage].bidirectional
-    found = anatomy.retrieval(
-        folder / stage / "model", data, bidirectional=both, max_length=length
-    )
-    return [
-        row(f"{data.name}, {stage}, {mode}", float(found[mode].mean()), "NDCG@10", peer)
-        for mode in SHOWN
+        ).assign(counted=name, tokens=count)
+        for name, count in counts.items()
     ]
+    return pd.concat(tables, ignore_index=True)
 
 
-def grid(folder: Path, stage: str, data: Collection, peer, length: int) -> list[Row]:
-    """NDCG@10 of pooling by direction, and paired differences from the mean."""
-    scores = {}
-    for both in (False, True):
-        found = anatomy.retrieval(
-            folder / stage / "model", data, bidirectional=both, max_length=length
-        )
-        way = "both ways" if both else "causal"
-        scores |= {f"{mode} {way}": found[mode] for mode in SHOWN}
-    rows = []
-    for line in anatomy.against(scores, BASE).to_dict("records"):
-        name = f"{data.name}, {stage}, {line['kind']}"
-        rows.append(row(name, line["score"], "NDCG@10", peer))
-        if line["kind"] != BASE:
-            for part in ("difference", "low", "high"):
-                rows.append(row(f"{name}: {part} to {BASE}", line[part], "NDCG@10"))
-    return rows
+def texts(folder: Path) -> pd.DataFrame:
+    """What stages write after each of PROMPTS: columns stage, prompt, text."""
+    found = []
+    for stage in [name for name in PROMPTS if (folder / name / "model").is_dir()]:
+        model, tokenizer = decoder.load_decoder(folder / stage / "model")
+        for prompt in PROMPTS[stage]:
+            written = anatomy.sample(model, tokenizer, prompt)
+            found.append({"stage": stage, "prompt": prompt, "text": written})
+    return pd.DataFrame(found)
+
+
+def sinks(folder: Path, stages: Sequence[str], texts: Sequence[str]) -> pd.DataFrame:
+    """Attention received by stage, layer and class of token, in shares of the mean."""
+    tables = [
+        anatomy.sinks(
+            folder / stage / "model", texts, bidirectional=STAGES[stage].bidirectional
+        ).assign(stage=stage)
+        for stage in stages
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def retrieval(
+    folder: Path, stages: Sequence[str], data: Collection, length: int
+) -> pd.DataFrame:
+    """NDCG@10 by stage and pooling, each stage in its own direction of attention.
+
+    The last stage is measured in both, with its paired difference from BASE. Columns:
+    set, stage, kind, score, difference, low, high. MiniLM is a stage.
+    """
+    peer = minilm(data, length).mean()
+    found = [{"stage": "MiniLM", "kind": "as published", "score": float(peer)}]
+    for stage in stages:
+        both = STAGES[stage].bidirectional
+        scores: dict[str, pd.Series] = {}
+        for way in (False, True) if stage == stages[-1] else (both,):
+            made = anatomy.retrieval(
+                folder / stage / "model", data, bidirectional=way, max_length=length
+            )
+            name = "both ways" if way else "causal"
+            scores |= {f"{mode} {name}": made[mode] for mode in SHOWN}
+        base = BASE if BASE in scores else next(iter(scores))
+        table = anatomy.against(scores, base)
+        if stage != stages[-1]:
+            table = table[["kind", "score"]]
+        found += table.assign(stage=stage).to_dict("records")
+    return pd.DataFrame(found).assign(set=data.name)
+
+
+def measure(folder: Path, profile: str = "workshop") -> dict[str, pd.DataFrame]:
+    """Everything that is measured on a pretraining's folder, as tables by name."""
+    stages, length = list(done(folder)), resolve(profile).max_length
+    sets = [held_out(), scifact()]
+    found: dict[str, pd.DataFrame] = {}
+    if "lm" in stages:
+        found["losses"] = losses(folder)
+    found["texts"] = texts(folder)
+    inspected = dict.fromkeys([s for s in stages if s in INSPECTED] or stages[-1:])
+    passages = list(sets[0].documents.values())[:TEXTS]
+    found["sinks"] = sinks(folder, list(inspected), passages)
+    # every stage on the project's own tasks, the last one on the public set too
+    found["retrieval"] = pd.concat(
+        [
+            retrieval(folder, stages if number == 0 else stages[-1:], data, length)
+            for number, data in enumerate(sets)
+            if data is not None
+        ],
+        ignore_index=True,
+    )
+    return found
 
 
 def rows(out: str = "runs", profile: str = "workshop") -> list[Row]:
     """Loss beside n-grams, attention sinks, NDCG@10 by stage, pooling and direction."""
-    folder = work_folder(out)
-    stages, length = list(done(folder)), resolve(profile).max_length
-    own, public = held_out(), scifact()
-    made = losses(folder) if "lm" in stages else []
-    texts = list(own.documents.values())[:TEXTS]
-    for stage in dict.fromkeys([*stages[:1], stages[-1]]):
-        made += sinks(folder, stage, texts)
-    for data in filter(None, (own, public)):
-        peer = float(minilm(data, length).mean())
-        made.append(row(f"{data.name}, MiniLM", peer, "NDCG@10"))
-        if data is own:
-            for stage in stages[:-1]:
-                made += by_stage(folder, stage, data, peer, length)
-        made += grid(folder, stages[-1], data, peer, length)
+    found = measure(work_folder(out), profile)
+    made: list[Row] = []
+    if "losses" in found:
+        for counted, table in found["losses"].groupby("counted", sort=False):
+            loss = table.set_index("model")["loss"]
+            made += [
+                row(f"loss, {peer} of tokens {counted}", float(loss["decoder"]),
+                    "nats a token", float(loss[peer]))
+                for peer in ("unigram", "trigram")
+            ]  # fmt: skip
+    for line in found["sinks"].to_dict("records"):
+        name = f"{line['stage']}, layer {line['layer']}, {line['class']}"
+        made.append(row(name, line["mean"], "of the mean token"))
+    peers = found["retrieval"].query("stage == 'MiniLM'").set_index("set")["score"]
+    for line in found["retrieval"].to_dict("records"):
+        peer = None if line["stage"] == "MiniLM" else float(peers[line["set"]])
+        name = f"{line['set']}, {line['stage']}, {line['kind']}"
+        made.append(row(name, line["score"], "NDCG@10", peer))
     return made

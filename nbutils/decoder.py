@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from torch.nn import functional
 from transformers import (
     AutoModel,
     MistralConfig,
@@ -36,9 +37,8 @@ CHAT_TEMPLATE = (
 )
 """Turns as Mistral-7B-Instruct-v0.2 writes them."""
 
-EMBEDDING_RMS = 0.5
-"""Root mean square of the first embeddings that the teacher gives: so large that the
-optimizer's early steps, of about the learning rate each, do not wash them out."""
+WRITES = ("o_proj.weight", "down_proj.weight")
+"""Matrices by which a layer writes to the residual stream."""
 
 
 def train_tokenizer(
@@ -95,7 +95,7 @@ def new_decoder(settings: Pretraining, tokenizer) -> MistralForCausalLM:
     """A decoder whose weights follow from the settings alone, in float32.
 
     Matrices that write to the residual stream begin smaller by sqrt(2 layers), as in
-    GPT-2; token embeddings are the teacher's or random.
+    GPT-2; for token embeddings and silent axes see `first_embeddings`.
     """
     config = config_of(settings, tokenizer)
     config._attn_implementation = TAPPED
@@ -103,14 +103,27 @@ def new_decoder(settings: Pretraining, tokenizer) -> MistralForCausalLM:
         torch.manual_seed(settings.seed)
         model = MistralForCausalLM(config)
     with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if name.endswith(("o_proj.weight", "down_proj.weight")):
-                weight /= math.sqrt(2 * settings.layers)
-        if settings.embeddings == "teacher":
-            given = teacher_embeddings(tokenizer, settings.hidden)
-            model.model.embed_tokens.weight.copy_(given)
+        given = first_embeddings(tokenizer, settings)
+        model.model.embed_tokens.weight.copy_(given)
+    become_encoder(model.model, settings, 1 / math.sqrt(2 * settings.layers))
     model.config.use_cache = False
     return model
+
+
+@torch.no_grad()
+def become_encoder(
+    model: PreTrainedModel, settings: Pretraining, damping: float
+) -> None:
+    """Multiply what layers write by `damping`; the final norm silences silent axes.
+
+    A language model's last layers hold the next token, not the text. With damping 0
+    the encoder begins as a bag of its token embeddings, and the layers, whose attention
+    and gates stay, learn anew what to add to it.
+    """
+    for name, weight in model.named_parameters():
+        if name.endswith(WRITES):
+            weight *= damping
+    model.norm.weight[: settings.silent_axes] = 0
 
 
 def principal_axes(vectors: torch.Tensor, width: int) -> torch.Tensor:
@@ -124,16 +137,47 @@ def principal_axes(vectors: torch.Tensor, width: int) -> torch.Tensor:
     return (leading * leading[largest, torch.arange(width)].sign()).float()
 
 
-def teacher_embeddings(tokenizer, width: int) -> torch.Tensor:
-    """First token embeddings (vocabulary, width): MiniLM's vector of each token alone.
+def first_embeddings(tokenizer, settings: Pretraining) -> torch.Tensor:
+    """First token embeddings (vocabulary, hidden), each of root mean square 1.
 
-    Model2Vec's idea: principal components, and less weight for frequent tokens (Zipf's
-    law by rank, which BPE's order of merges follows). Special tokens stay at zero mean.
+    The direction is random or the teacher's. A mean of vectors after an RMSNorm weighs
+    all tokens equally; so a token's weight stands in its silent axes, which share the
+    length with the others. Frequent tokens weigh less (Zipf's law by rank, which BPE's
+    order of merges follows, as in Model2Vec), special ones least.
+    """
+    size, silent = len(tokenizer), settings.silent_axes
+    heard = settings.hidden - silent
+    if heard < 1:
+        raise LabError(
+            f"silent_axes={silent} leaves nothing of hidden={settings.hidden}: lower it"
+        )
+    generator = torch.Generator().manual_seed(settings.seed)
+    content = torch.randn(size, heard, generator=generator)
+    if settings.embeddings == "teacher":
+        found = teacher_embeddings(tokenizer, heard)
+        content[:, : found.shape[1]] = found
+    weight = torch.log1p(torch.arange(1, size + 1).float())
+    weight[tokenizer.all_special_ids] = weight.min()
+    weight *= 0.9 / weight.max()
+    rest = torch.sqrt((1 - weight**2) / silent)
+    given = torch.cat(
+        [
+            rest[:, None].expand(size, silent),
+            functional.normalize(content, dim=-1) * weight[:, None],
+        ],
+        dim=1,
+    )
+    return given * math.sqrt(settings.hidden)
+
+
+def teacher_embeddings(tokenizer, width: int) -> torch.Tensor:
+    """MiniLM's vector of each token alone (vocabulary, at most width), centred.
+
+    On the principal axes of all of them (Model2Vec); special tokens are empty texts.
     """
     from sentence_transformers import SentenceTransformer
 
-    size = len(tokenizer)
-    special = set(tokenizer.all_special_ids)
+    size, special = len(tokenizer), set(tokenizer.all_special_ids)
     texts = ["" if i in special else tokenizer.decode([i]).strip() for i in range(size)]
     model = SentenceTransformer(str(minilm_folder()), device="cpu")
     with torch.inference_mode():
@@ -141,16 +185,7 @@ def teacher_embeddings(tokenizer, width: int) -> torch.Tensor:
             texts, batch_size=256, convert_to_tensor=True, show_progress_bar=False
         ).float()
     axes = principal_axes(found, min(width, found.shape[1]))
-    rank = torch.arange(1, size + 1).float()
-    given = torch.zeros(size, width)
-    given[:, : axes.shape[1]] = (found - found.mean(0)) @ axes
-    given *= torch.log1p(rank)[:, None]
-    given[list(special)] = 0
-    generator = torch.Generator().manual_seed(0)
-    given[list(special)] = torch.randn(len(special), width, generator=generator) * (
-        given.pow(2).mean().sqrt()
-    )
-    return given * (EMBEDDING_RMS / given.pow(2).mean().sqrt())
+    return (found - found.mean(0)) @ axes
 
 
 def save_decoder(model: PreTrainedModel, tokenizer, folder: str | Path) -> Path:

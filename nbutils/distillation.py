@@ -122,56 +122,68 @@ def _encode(model, texts: Sequence[str]) -> np.ndarray:
     return found.float().numpy().astype(np.float16)
 
 
+class Taught:
+    """Texts and the teacher's vectors of them, on the student's axes.
+
+    The first `first` texts are those of pages set aside; no stage trains on them.
+    """
+
+    def __init__(self, work: Work):
+        settings = work.settings
+        train = [page for page in work.pages if not page.held_out]
+        held_out = texts_of([p for p in work.pages if p.held_out], HELD_OUT)
+        self.texts = held_out + texts_of(train, settings.teacher_texts)
+        self.first, self.silent = len(held_out), settings.silent_axes
+        if min(self.first, len(self.texts) - self.first) < 4:
+            raise LabError("the text gives no four passages to distil: give more text")
+        self.vectors = teacher_vectors(
+            self.texts, work.folder.parent / "teacher", settings.length
+        )
+        some = torch.from_numpy(np.array(self.vectors[:FITTED], np.float32))
+        self.heard = settings.hidden - self.silent
+        self.axes = principal_axes(some, min(self.heard, some.shape[1]))
+
+    def targets(self, chosen: Sequence[int]) -> torch.Tensor:
+        """The teacher's vectors as the student should have them: unit, (texts, dim).
+
+        The student's silent axes come first and are zero.
+        """
+        found = torch.from_numpy(np.array(self.vectors[chosen], np.float32)) @ self.axes
+        missing = self.heard - found.shape[1]
+        padded = functional.pad(found, (self.silent, missing))
+        return functional.normalize(padded, dim=-1)
+
+
 class Distill:
     """Texts with the teacher's vectors; every second part is written as a query."""
 
     def __init__(self, work: Work):
-        settings = work.settings
-        self.settings, self.tokenizer = settings, work.tokenizer
-        train = [page for page in work.pages if not page.held_out]
-        others = [page for page in work.pages if page.held_out]
-        held_out = texts_of(others, HELD_OUT)
-        self.texts = held_out + texts_of(train, settings.teacher_texts)
-        if min(len(held_out), len(self.texts) - len(held_out)) < 4:
-            raise LabError("the text gives no four passages to distil: give more text")
-        vectors = teacher_vectors(
-            self.texts, work.folder.parent / "teacher", settings.length
-        )
-        some = torch.from_numpy(np.array(vectors[:FITTED], np.float32))
-        width = settings.hidden
-        self.axes = principal_axes(some, min(width, some.shape[1]))
-        self.vectors, self.width = vectors, width
+        self.settings, self.tokenizer = work.settings, work.tokenizer
+        self.taught = taught = Taught(work)
         self.pieces = [Pieces(self.tokenizer, "inst", ask) for ask in ("", ASK_MATCH)]
-        self.deal = self._bucketed(self.texts[len(held_out) :], settings.seed)
-        self.deal_held_out = self._bucketed(held_out, settings.seed)
-        self.first = len(held_out)
+        self.deal = self._bucketed(taught.texts[taught.first :])
+        self.deal_held_out = self._bucketed(taught.texts[: taught.first])
 
-    def _bucketed(self, texts: Sequence[str], seed: int) -> Buckets:
+    def _bucketed(self, texts: Sequence[str]) -> Buckets:
         counts = np.array(token_counts(texts, self.tokenizer)) + TEMPLATE
         lengths = np.minimum(counts, self.settings.length)
-        return Buckets(lengths, self.settings.pair_tokens, seed)
-
-    def targets(self, chosen: Sequence[int]) -> torch.Tensor:
-        """The teacher's vectors as the student should have them: unit, (texts, dim)."""
-        found = torch.from_numpy(np.array(self.vectors[chosen], np.float32)) @ self.axes
-        missing = self.width - found.shape[1]
-        return functional.normalize(functional.pad(found, (0, missing)), dim=-1)
+        return Buckets(lengths, self.settings.pair_tokens, self.settings.seed)
 
     def shard(self, step: int, part: int) -> Shard:
         if step < 0:
             chosen = self.deal_held_out(part)
         else:
             place = step * self.settings.shards + part
-            chosen = self.first + self.deal(place)
+            chosen = self.taught.first + self.deal(place)
         return {
             "texts": tokenize(
-                [self.texts[i] for i in chosen],
+                [self.taught.texts[i] for i in chosen],
                 self.tokenizer,
                 self.pieces[part % 2],
                 "llm2vec",
                 self.settings.length,
             ),
-            "targets": self.targets(chosen),
+            "targets": self.taught.targets(chosen),
         }
 
     def loss(self, model, shard: Shard) -> torch.Tensor:

@@ -62,42 +62,29 @@ def vectors_of(model, features: dict[str, Tensor]) -> Tensor:
     return functional.normalize(pooled, dim=-1)
 
 
+@torch.autocast("cpu", enabled=False)
 def contrast(
-    model,
-    queries: dict[str, Tensor],
-    documents: dict[str, Tensor],
-    same: Tensor,
-    temperature: float,
+    queries: Tensor, documents: Tensor, same: Tensor, temperature: float
 ) -> Tensor:
     """InfoNCE both ways over pairs, in-batch negatives (E5, first stage).
 
-    `same` (batch, batch) is true where document j is no negative of query i.
+    `queries` and `documents` are unit vectors (batch, dim); `same` (batch, batch) is
+    true where document j is no negative of query i.
     """
-    loss = ContrastiveLoss(temperature, symmetric=True)
-    return loss(vectors_of(model, queries), vectors_of(model, documents), same)
+    return ContrastiveLoss(temperature, symmetric=True)(queries, documents, same)
 
 
-def contrast_words(
-    embeddings: Tensor,
-    queries: tuple[Tensor, Tensor],
-    documents: tuple[Tensor, Tensor],
-    same: Tensor,
-    temperature: float,
-) -> Tensor:
-    """`contrast` of texts as the mean of their tokens' `embeddings` (tokens, dim).
+def bag_vectors(table: Tensor, bags: tuple[Tensor, Tensor]) -> Tensor:
+    """Unit vectors (texts, dim): the mean of each text's rows of `table` (tokens, dim).
 
-    `queries` and `documents` are tokens of all texts and where each text begins.
+    `bags` are the tokens of all texts, one after another, and where each text begins.
     """
-    queries, documents = (
-        functional.normalize(
-            functional.embedding_bag(ids, embeddings, starts, mode="mean"), dim=-1
-        )
-        for ids, starts in (queries, documents)
-    )
-    loss = ContrastiveLoss(temperature, symmetric=True)
-    return loss(queries, documents, same)
+    ids, starts = bags
+    found = functional.embedding_bag(ids, table, starts, mode="mean")
+    return functional.normalize(found, dim=-1)
 
 
+@torch.autocast("cpu", enabled=False)  # half of a similarity's bits are needed
 def distil(vectors: Tensor, targets: Tensor, temperature: float) -> Tensor:
     """Distillation of a teacher's vectors: its directions and its neighbourhoods.
 

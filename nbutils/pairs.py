@@ -11,7 +11,7 @@ import torch
 from nbutils import objectives
 from nbutils.corpora import Page
 from nbutils.errors import LabError
-from nbutils.lessons import TEMPLATE, Buckets, Dealer, Shard, Work, token_counts
+from nbutils.lessons import TEMPLATE, Buckets, Shard, Work, token_counts
 from nbutils.templates import Pieces, tokenize
 
 ASK_TITLE = "Given a title, retrieve the passage that it is the title of"
@@ -20,7 +20,6 @@ ASK_WRITE = "Write the passage that has this title"
 ASK_NAME = "Write the title of this passage"
 CHARACTERS = 700
 """A longer passage is cut before it is tokenized: its end would not be read."""
-CHARACTERS_OF_A_BAG = 250
 
 
 class Pairs:
@@ -131,68 +130,15 @@ class Contrast(Pairs):
         }
 
     def loss(self, model, shard: Shard) -> torch.Tensor:
+        queries = objectives.vectors_of(model, shard["queries"])
+        documents = objectives.vectors_of(model, shard["documents"])
         return objectives.contrast(
-            model, shard["queries"], shard["documents"], shard["same"],
-            self.settings.temperature,
-        )  # fmt: skip
+            queries, documents, shard["same"], self.settings.temperature
+        )
 
     def tokens(self, shard: Shard) -> int:
         sides = (shard["queries"], shard["documents"])
         return sum(int(side["attention_mask"].sum()) for side in sides)
-
-
-class Words:
-    """Pairs as bags of tokens: the token embeddings learn alone, the layers rest.
-
-    A text is the mean of its tokens' embeddings, so that a thousand pairs cost what a
-    few cost the whole model.
-    """
-
-    def __init__(self, work: Work):
-        self.settings, self.tokenizer = work.settings, work.tokenizer
-        pages = [page for page in work.pages if not page.held_out]
-        self.train = page_pairs(pages, named=False)
-        self.held_out = page_pairs([p for p in work.pages if p.held_out], named=False)
-        for name, pairs in (("train", self.train), ("validation", self.held_out)):
-            if len(pairs) < 2:
-                raise LabError(f"the {name} text gives no two pairs: give more text")
-        self.deal = Dealer(len(self.train), self.settings.seed)
-        self.deal_held_out = Dealer(len(self.held_out), self.settings.seed)
-
-    def shard(self, step: int, part: int) -> Shard:
-        count = self.settings.words_pairs
-        first = ((step * self.settings.shards if step >= 0 else 0) + part) * count
-        places = range(first, first + count)
-        if step < 0:
-            dealt = dict.fromkeys(self.deal_held_out(place) for place in places)
-            pairs = [self.held_out[i] for i in dealt]
-        else:
-            pairs = [self.train[self.deal(place)] for place in places]
-        queries, documents = (
-            [pair[side][:CHARACTERS_OF_A_BAG] for pair in pairs] for side in (1, 2)
-        )
-        return {
-            "queries": self._bags(queries),
-            "documents": self._bags(documents),
-            "same": same_texts(queries, documents),
-        }
-
-    def _bags(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(tokens, where each text begins)."""
-        fast = self.tokenizer.backend_tokenizer
-        fast.no_truncation()
-        rows = [e.ids for e in fast.encode_batch_fast(texts, add_special_tokens=False)]
-        starts = np.cumsum([0, *map(len, rows[:-1])])
-        return torch.tensor([i for row in rows for i in row]), torch.from_numpy(starts)
-
-    def loss(self, model, shard: Shard) -> torch.Tensor:
-        return objectives.contrast_words(
-            model.embed_tokens.weight, shard["queries"], shard["documents"],
-            shard["same"], self.settings.temperature,
-        )  # fmt: skip
-
-    def tokens(self, shard: Shard) -> int:
-        return len(shard["queries"][0]) + len(shard["documents"][0])
 
 
 def same_texts(queries: Sequence[str], documents: Sequence[str]) -> torch.Tensor:

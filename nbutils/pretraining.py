@@ -129,6 +129,8 @@ def first_model(stage: Stage, out: Path, work: Work) -> tuple[Any, str]:
     for name in reversed(names[: names.index(stage.name)]):
         if (out / name / DONE).is_file():
             model, _ = decoder.load_decoder(out / name / "model", head=stage.head)
+            if STAGES[name].head and not stage.head:
+                decoder.become_encoder(model, work.settings, work.settings.damping)
             made = model.config.hidden_size
             if made != work.settings.hidden:
                 raise LabError(

@@ -337,11 +337,30 @@ class Pretraining(BaseModel):
     words_pairs: int = _setting(
         1024, "pairs of a part, where token embeddings learn alone", unit="pairs", gt=1
     )
-    words_rate: float = _setting(1e-2, "peak learning rate of AdamW there", gt=0)
+    words_rate: float = _setting(3e-2, "peak learning rate of AdamW there", gt=0)
+    words_contrast: float = _setting(
+        0.1, "weight of the pairs' loss there; the teacher's has 1", ge=0
+    )
+    silent_axes: int = _setting(
+        8,
+        "axes that the final norm gives no weight: a token that fills them counts "
+        "less in a mean",
+        unit="axes",
+        gt=0,
+    )
+    damping: float = _setting(
+        0.0,
+        "factor of what layers write, where the language model becomes an encoder",
+        ge=0,
+        le=1,
+    )
     text_length: int = _setting(
         64, "longest text of a pair and of the teacher", unit="tokens", gt=7
     )
-    learning_rate: float = _setting(3e-3, "peak learning rate of AdamW", gt=0)
+    learning_rate: float = _setting(
+        3e-3, "peak learning rate of AdamW, where tokens are predicted", gt=0
+    )
+    encoder_rate: float = _setting(1e-3, "the same, where texts are compared", gt=0)
     warmup_steps: int = _setting(40, "linear warm-up of a stage", unit="steps", ge=0)
     decay_share: float = _setting(
         0.4, "last share of a stage, in which the rate falls to zero", gt=0, le=1
@@ -354,12 +373,12 @@ class Pretraining(BaseModel):
         0.05, "of the contrast between pairs and of similarities distilled", gt=0
     )
     teacher_texts: int = _setting(
-        120_000, "passages and titles whose teacher's vectors are distilled", gt=0
+        200_000, "passages and titles whose teacher's vectors are distilled", gt=0
     )
+    words_steps: int = _setting(600, "token embeddings alone", gt=0)
     lm_steps: int = _setting(12_000, "next-token loss: about one pass", gt=0)
     instruct_steps: int = _setting(600, "next-token loss in the template", gt=0)
     mntp_steps: int = _setting(1200, "masked-next-token prediction", gt=0)
-    words_steps: int = _setting(400, "token embeddings alone", gt=0)
     contrast_steps: int = _setting(3000, "pairs of a page", gt=0)
     distill_steps: int = _setting(6000, "the teacher's vectors", gt=0)
 

@@ -7,6 +7,7 @@ stages, hashes of the text, measured rows.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,19 +17,24 @@ import pandas as pd
 
 from nbutils.corpora import SOURCES
 from nbutils.errors import LabError
-from nbutils.records import sha256, write_table
+from nbutils.records import atomic_folder, sha256, write_table
 from nbutils.settings import Pretraining
 from nbutils.stages import STAGES
 
-CARD = "README.md"
+CARD, CURVES = "README.md", "curve.csv"
 
 
 def ship(
-    work: str | Path, to: str | Path, rows: Sequence[Mapping[str, Any]] = ()
+    work: str | Path,
+    to: str | Path,
+    tables: Mapping[str, pd.DataFrame],
+    model: bool = True,
 ) -> Path:
-    """Copy the last stage's model from a pretraining's folder, with curve and card.
+    """Write what a pretraining's folder holds to a new one: curve, tables, card, model.
 
-    `rows` are those of `bench decoder`, for the card. LabError where no stage is done.
+    `tables` are those of `bench_decoder.measure`; each becomes NAME.csv. Without
+    `model` the last stage's model stays where it is: the folder is a study. LabError
+    where no stage is done, and for a folder that holds something else.
     """
     work, to = Path(work), Path(to)
     cards = {
@@ -38,15 +44,24 @@ def ship(
     }
     if not cards:
         raise LabError(f"{work} holds no stage that is done: run the pretraining first")
+    if to.exists() and not (to / CURVES).is_file() and any(to.iterdir()):
+        raise LabError(f"{to} holds other files: name a folder of its own")
     corpus = json.loads((work / "tokens" / "corpus.json").read_text(encoding="utf-8"))
-    shutil.copytree(work / list(cards)[-1] / "model", to, dirs_exist_ok=True)
-    curves = [
-        pd.read_csv(work / name / "curve.csv").assign(stage=name) for name in cards
-    ]
-    write_table(to / "curve.csv", pd.concat(curves, ignore_index=True))
-    (to / CARD).write_text(card(cards, corpus, to, rows), encoding="utf-8")
-    for path in to.iterdir():  # safetensors writes files that others cannot read
-        path.chmod(0o644)
+    last = work / list(cards)[-1] / "model"
+    with atomic_folder(to) as made:
+        made.mkdir()
+        if model:
+            shutil.copytree(last, made, dirs_exist_ok=True)
+        curves = [
+            pd.read_csv(work / name / "curve.csv").assign(stage=name) for name in cards
+        ]
+        write_table(made / CURVES, pd.concat(curves, ignore_index=True))
+        for name, table in tables.items():
+            write_table(made / f"{name}.csv", table.round(5))
+        text = card(cards, corpus, last, tables, sorted(p.name for p in made.iterdir()))
+        (made / CARD).write_text(text, encoding="utf-8")
+        for path in made.iterdir():  # safetensors writes files that others cannot read
+            path.chmod(0o644)
     return to
 
 
@@ -54,9 +69,13 @@ def card(
     cards: Mapping[str, Mapping[str, Any]],
     corpus: Mapping[str, Any],
     model: Path,
-    rows: Sequence[Mapping[str, Any]],
+    tables: Mapping[str, pd.DataFrame],
+    files: Sequence[str],
 ) -> str:
-    """The model card, in markdown, of a folder with the model's files."""
+    """The card, in markdown, of the folder `model` and of what was measured on it.
+
+    `files` are the names of what lies beside the card.
+    """
     last = list(cards)[-1]
     settings = cards[last]["settings"]
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
@@ -78,11 +97,11 @@ def card(
         _text(corpus),
         _teacher(cards),
         "## Measured\n",
-        _rows(rows),
+        _measured(tables),
         "## Made again\n",
         _command(cards),
         "## Hashes\n",
-        _hashes(model),
+        _hashes(model, files),
         "## Licence\n",
         "The weights are trained on text under the licences above, which ask for "
         "attribution, and, Wikipedia's, for the same licence: take them as "
@@ -140,14 +159,24 @@ def _teacher(cards: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
-def _rows(rows: Sequence[Mapping[str, Any]]) -> str:
-    if not rows:
+def _measured(tables: Mapping[str, pd.DataFrame]) -> str:
+    if not tables:
         return "Nothing was measured when this card was written.\n"
-    lines = ["| what | value | unit | beside |", "|---|---|---|---|"]
-    for row in rows:
-        peer = "" if row["peer"] is None else f"{row['peer']:.3f}"
-        lines.append(f"| {row['name']} | {row['value']:.3f} | {row['unit']} | {peer} |")
-    return "\n".join(lines) + "\n"
+    parts = []
+    for name, table in tables.items():
+        columns = list(table.columns)
+        lines = [f"`{name}.csv`", "", f"| {' | '.join(columns)} |"]
+        lines.append("|" + "---|" * len(columns))
+        for row in table.itertuples(index=False):
+            lines.append(f"| {' | '.join(map(_cell, row))} |")
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.3f}"
+    return " ".join(str(value).split()).replace("|", "\\|")
 
 
 def _command(cards: Mapping[str, Mapping[str, Any]]) -> str:
@@ -172,6 +201,9 @@ def _command(cards: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
-def _hashes(model: Path) -> str:
-    names = ("model.safetensors", "tokenizer.json", "curve.csv")
-    return "\n".join(f"- `{n}` `{sha256(model / n)}`" for n in names) + "\n"
+def _hashes(model: Path, files: Sequence[str]) -> str:
+    names = ("model.safetensors", "tokenizer.json")
+    lines = [f"- `{name}` `{sha256(model / name)}`" for name in names]
+    if names[0] not in files:
+        lines.append("\nThe model itself is not beside this card.")
+    return "\n".join(lines) + "\n"

@@ -1,8 +1,8 @@
-"""The stages of pretraining as data: lm, instruct, mntp, words, contrast, distill.
+"""The stages of pretraining as data: words, lm, instruct, mntp, contrast, distill.
 
-A decoder learns to predict text, then the template; then it attends both ways (LLM2Vec)
-and learns from pairs (E5's first stage), at first with its token embeddings alone, and
-from a teacher's vectors to be an encoder.
+The token embeddings learn first, alone. On them a decoder learns to predict text, then
+the template; then it attends both ways (LLM2Vec) and learns from pairs (E5's first
+stage) and from a teacher's vectors to be an encoder.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from nbutils.bags import Words
 from nbutils.distillation import Distill
 from nbutils.lessons import Lesson, Packed, Work
-from nbutils.pairs import Contrast, Instruct, Words
+from nbutils.pairs import Contrast, Instruct
 from nbutils.settings import Pretraining
 
 
@@ -20,20 +21,22 @@ from nbutils.settings import Pretraining
 class Stage:
     """One stage: its lesson, whether it attends both ways, whether it predicts tokens.
 
-    A stage with a `head` trains the causal LM, one without the bare transformer, or of
-    it the `embeddings_only`.
+    A stage with a `head` trains the causal LM, one without the bare transformer. The
+    token embeddings learn `alone`, rest (`frozen`) or learn with the layers (`free`).
     """
 
     name: str
     lesson: Callable[[Work], Lesson]
     bidirectional: bool
     head: bool
+    embeddings: str
     text: str
-    embeddings_only: bool = False
 
     def rate(self, settings: Pretraining) -> float:
         """Peak learning rate."""
-        return settings.words_rate if self.embeddings_only else settings.learning_rate
+        if self.embeddings == "alone":
+            return settings.words_rate
+        return settings.learning_rate if self.head else settings.encoder_rate
 
     def steps(self, settings: Pretraining) -> int:
         """Steps of the whole stage."""
@@ -47,11 +50,11 @@ def _masked(work: Work) -> Lesson:
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("lm", Packed, False, True, "next-token loss"),
-        Stage("instruct", Instruct, False, True, "next-token loss in the template"),
-        Stage("mntp", _masked, True, True, "masked-next-token prediction, both ways"),
-        Stage("words", Words, True, False, "token embeddings alone, pairs", True),
-        Stage("contrast", Contrast, True, False, "pairs of a page, in-batch negatives"),
-        Stage("distill", Distill, True, False, "the vectors of a teacher"),
+        Stage("words", Words, False, True, "alone", "token embeddings alone"),
+        Stage("lm", Packed, False, True, "frozen", "next-token loss"),
+        Stage("instruct", Instruct, False, True, "frozen", "the same in the template"),
+        Stage("mntp", _masked, True, True, "frozen", "masked-next-token prediction"),
+        Stage("contrast", Contrast, True, False, "free", "pairs of a page"),
+        Stage("distill", Distill, True, False, "free", "the vectors of a teacher"),
     )
 }

@@ -40,9 +40,10 @@ class Trainer:
     ):
         self.stage, self.model, self.lesson = stage, model, lesson
         self.settings = settings
-        if stage.embeddings_only:
-            model.requires_grad_(False)
-            model.get_input_embeddings().requires_grad_(True)
+        if stage.embeddings != "free":
+            alone = stage.embeddings == "alone"
+            model.requires_grad_(not alone)
+            model.get_input_embeddings().requires_grad_(alone)
         self.weights = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.weights, betas=(0.9, 0.95), weight_decay=0.0, fused=True
