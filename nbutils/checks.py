@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nbutils import notebooks, records, settings
 from nbutils.errors import LabError
-from nbutils.headless import NAMES
+from nbutils.headless import PAGES
 from nbutils.settings import DATA, ROOT
 
 
@@ -77,7 +77,7 @@ def checks() -> Iterator[tuple[str, Callable[[], str]]]:
     yield "prompts", prompts
     yield "model", model
     yield "output folder", writable
-    for name in NAMES:
+    for name in PAGES:
         yield f"notebook {name}", lambda n=name: page(ROOT / "notebooks" / f"{n}.ipynb")
 
 

@@ -32,6 +32,8 @@ NAMES = (
     "05_qlora_curriculum_training",
     "06_evaluation",
 )
+"""The six that a run means if none is named."""
+PAGES = (*NAMES, "07_bonus_decoder")
 DEFAULT_PROFILE = "workshop"
 TIMEOUT = 600
 """Seconds that one cell may take, unless the caller says otherwise."""
@@ -57,10 +59,10 @@ def find(name: str) -> Path:
     path = Path(name)
     if path.suffix == ".ipynb":
         return path.resolve()
-    match = [known for known in NAMES if known == name or known.startswith(f"{name}_")]
+    match = [known for known in PAGES if known == name or known.startswith(f"{name}_")]
     if not match:
-        near = nearest(name, NAMES)
-        raise LabError(f"unknown notebook {name!r}{near} (known: {', '.join(NAMES)})")
+        near = nearest(name, PAGES)
+        raise LabError(f"unknown notebook {name!r}{near} (known: {', '.join(PAGES)})")
     return ROOT / "notebooks" / f"{match[0]}.ipynb"
 
 

@@ -1,4 +1,4 @@
-"""The six committed pages: sound, fresh, in the house's style, and equal to nbutils."""
+"""The committed pages, bonus included: sound, fresh, in the house's style, and equal to nbutils."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from conftest import PARAMETERS
 
 from nbutils import notebooks
-from nbutils.headless import NAMES
+from nbutils.headless import PAGES
 from nbutils.settings import ROOT
 
 REQUIRED = {
@@ -34,7 +34,7 @@ VOLATILE = re.compile(r"(?<![\w.:/~…-])/(?:[\w.+-]+/)+[\w.+-]|\b[A-Z]:\\\w")
 """An absolute path of a file system; addresses and relative paths are none."""
 
 
-@pytest.fixture(params=NAMES, scope="module")
+@pytest.fixture(params=PAGES, scope="module")
 def name(request) -> str:
     return request.param
 

@@ -1,4 +1,4 @@
-"""The six notebooks for real, in the smoke profile, from one call."""
+"""Every page for real, in the smoke profile, from one call."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from nbutils import headless
 from nbutils.errors import LabError
-from nbutils.headless import NAMES
+from nbutils.headless import PAGES
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def out(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def outcomes(out):
-    return headless.run_all(out=str(out), profile="smoke", say=lambda line: None)
+    return headless.run_all(PAGES, str(out), profile="smoke", say=lambda line: None)
 
 
 class Page(HTMLParser):
@@ -39,12 +39,12 @@ class Page(HTMLParser):
             list(self.images.values())[-1].append(values)
 
 
-def test_all_six_finish(outcomes):
-    assert [outcome.name for outcome in outcomes] == list(NAMES)
+def test_every_page_finishes(outcomes):
+    assert [outcome.name for outcome in outcomes] == list(PAGES)
     assert {o.name: o.error for o in outcomes if o.state != "done"} == {}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PAGES)
 def test_each_has_its_page_and_its_metrics(name, outcomes, out):
     folder = out / "smoke" / name
     report = json.loads((folder / "metrics.json").read_text())
@@ -55,9 +55,9 @@ def test_each_has_its_page_and_its_metrics(name, outcomes, out):
     assert not list(folder.glob("*.failed.ipynb"))
 
 
-def test_the_index_lists_six_with_figures_and_their_texts(outcomes, out):
+def test_the_index_lists_them_with_figures_and_their_texts(outcomes, out):
     images = Page((out / "index.html").read_text()).images
-    assert list(images) == [f"smoke-{name}" for name in NAMES]
+    assert list(images) == [f"smoke-{name}" for name in PAGES]
     for name, found in images.items():
         assert found, f"{name} shows no figure"
         for image in found:
@@ -66,8 +66,8 @@ def test_the_index_lists_six_with_figures_and_their_texts(outcomes, out):
 
 
 def test_each_reads_what_the_ones_before_it_wrote(outcomes, out):
-    page = (out / "smoke" / NAMES[5] / f"{NAMES[5]}.ipynb").read_text()
-    assert f"{NAMES[4]}/student" in page and "(shipped;" not in page
+    page = (out / "smoke" / PAGES[5] / f"{PAGES[5]}.ipynb").read_text()
+    assert f"{PAGES[4]}/student" in page and "(shipped;" not in page
 
 
 # -- what this machine cannot do -------------------------------------------------------
@@ -81,7 +81,7 @@ def everything(folder: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PAGES)
 def test_the_paper_profile_stops_in_one_line_and_touches_nothing(
     name, tmp_path, monkeypatch
 ):
