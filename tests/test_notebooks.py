@@ -1,4 +1,4 @@
-"""The committed pages, bonus included: sound, fresh, in the house's style, and equal to nbutils."""
+"""The committed pages: sound, fresh, in the style of the house, equal to nbutils."""
 
 from __future__ import annotations
 
