@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from statistics import median
 from typing import Any
 
 import bitsandbytes as bnb
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Normalize
 from transformers import AutoModel, MistralConfig
 
-from nbutils import bench, gradcache, machine, studies, synthesis, training
+from nbutils import bench, encoder, gradcache, machine, studies, synthesis, training
 from nbutils.attention import TAPPED
 from nbutils.backbone import Backbone
-from nbutils.pooling import TokenPooling
 from nbutils.records import TrainingInstance
 from nbutils.settings import Settings, resolve
 
@@ -78,19 +77,9 @@ def random_model(
 class ShapedBackbone(Backbone):
     """The student's backbone with random weights of a given shape."""
 
-    def __init__(self, config: MistralConfig, settings: Settings, device: str):
+    def __init__(self, config: MistralConfig, *given: Any, **named: Any):
         object.__setattr__(self, "shape", config)
-        super().__init__(
-            "tiny-mistral",  # whose tokenizer is made in code
-            quantization=settings.quantization,
-            dtype=settings.compute_dtype,
-            bidirectional=settings.bidirectional,
-            text_format=settings.text_format,
-            pooled_tokens=settings.pooled_tokens,
-            max_seq_length=settings.max_length,
-            tap=settings.pooling == "ata",
-            device=device,
-        )
+        super().__init__(*given, **named)
 
     def _load(self, source: str, device: str):
         nf4 = self.quantization == "nf4"
@@ -101,18 +90,9 @@ def student(
     config: MistralConfig, settings: Settings, device: str
 ) -> SentenceTransformer:
     """The settings' student on random weights: adapters, checkpointing, pooling."""
-    backbone = ShapedBackbone(config, settings, device)
-    backbone.add_lora(
-        settings.lora_r, settings.lora_alpha, settings.lora_dropout, settings.seed
-    )
-    if settings.gradient_checkpointing:
-        backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
-    modules = [
-        backbone,
-        TokenPooling(settings.pooling, config.hidden_size),
-        Normalize(),
-    ]
-    return SentenceTransformer(modules=modules, device=device)
+    # tiny-mistral's tokenizer is made in code
+    changed = settings.model_copy(update={"student": "tiny-mistral", "device": device})
+    return encoder.build_student(changed, partial(ShapedBackbone, config))
 
 
 # -- texts and clocks ------------------------------------------------------------------

@@ -30,14 +30,16 @@ from nbutils.settings import ROOT, Settings
 VECTORS = ROOT / ".cache" / "vectors"
 
 
-def build_student(settings: Settings) -> SentenceTransformer:
+def build_student(
+    settings: Settings, kind: Callable[..., Backbone] = Backbone
+) -> SentenceTransformer:
     """A fresh student: 4-bit backbone, LoRA adapters, pooling, unit length.
 
     Everything follows the settings; only the adapters are trainable. Before training
-    the adapters change nothing.
+    the adapters change nothing. `kind` makes the backbone of the settings' arguments.
     """
     device = device_of(settings)
-    backbone = Backbone(
+    backbone = kind(
         settings.student,
         quantization=settings.quantization,
         dtype=settings.compute_dtype,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,13 @@ def probe(
         new_code_cell(last or 'run.finish({"answer": (42, "items")})'),
     ]
     return new_notebook(cells=cells, metadata={"kernelspec": KERNEL})
+
+
+def free_port() -> str:
+    """A port of this machine that nobody listens on now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,13 +2,13 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 
 import pandas as pd
 import pytest
 import torch
+from conftest import free_port
 
 from nbutils import checkpoints, distributed
 from nbutils.errors import LabError
@@ -86,12 +86,6 @@ def launch(command: list[str], **environment: str) -> subprocess.CompletedProces
         text=True,
         timeout=400,
     )
-
-
-def free_port() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
 
 
 def run_script(folder, text: str, processes: int, *arguments: str):

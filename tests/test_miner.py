@@ -2,13 +2,13 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import free_port
 from typer.testing import CliRunner
 
 from nbutils import beir, candidates, encoder, miner, mining, teachers
@@ -106,12 +106,9 @@ app(["mine", folder, "--split", "dev", "--profile", "smoke", "--teacher", name,
 def test_two_processes_mine_the_identical_table(folder, name, tmp_path, monkeypatch):
     script = tmp_path / "pair.py"
     script.write_text(PAIR)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     command = [
         sys.executable, "-m", "torch.distributed.run", "--master-addr", "127.0.0.1",
-        "--master-port", str(port), "--nproc-per-node", "2", str(script), str(folder),
+        "--master-port", free_port(), "--nproc-per-node", "2", str(script), str(folder),
         name, str(tmp_path / "two.parquet"), str(tmp_path / "two"),
     ]  # fmt: skip
     environment = {

@@ -4,7 +4,6 @@ Its nonsense takes the way of every refused answer: kept, named, asked for again
 """
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
+from conftest import free_port
 from transformers import MistralConfig, MistralForCausalLM
 
 from nbutils import asking, models, plan, synthesis
@@ -47,13 +47,11 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(model, tmp_path_factory):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log = tmp_path_factory.mktemp("log") / "serve.log"
     program = Path(sys.executable).parent / "transformers"
     command = [str(program), "serve", str(model), "--host", "127.0.0.1",
-               "--port", str(port), "--device", "cpu"]  # fmt: skip
+               "--port", port, "--device", "cpu"]  # fmt: skip
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     with log.open("w") as file:
         process = subprocess.Popen(
