@@ -51,14 +51,17 @@ def gather(assignments: list[str], config: Path | None) -> dict[str, Any]:
 def run(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="notebooks by name or number, such as 03; all if none"),
+        typer.Argument(help="notebooks by name or number, such as 03; the six if none"),
     ] = None,
     profile: Profile = "workshop",
     assign: Assign = None,
     config: Config = None,
     out: Out = "runs",
     write: Annotated[
-        bool, typer.Option("--write", help="rewrite notebooks/ with their outputs")
+        bool,
+        typer.Option(
+            "--write", help="rewrite notebooks/, the bonus page too, with their outputs"
+        ),
     ] = False,
     timeout: Annotated[
         int | None, typer.Option(help="seconds that one cell may take; 0: no limit")
@@ -68,8 +71,9 @@ def run(
     overrides = gather(assign or [], config)
     from nbutils import headless
 
+    usual = headless.PAGES if write else headless.NAMES
     outcomes = headless.run_all(
-        names or headless.NAMES, out, profile, overrides, timeout, write, typer.echo
+        names or usual, out, profile, overrides, timeout, write, typer.echo
     )
     show(outcomes, out)
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]

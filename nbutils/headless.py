@@ -34,6 +34,7 @@ NAMES = (
 )
 """The six that a run means if none is named."""
 PAGES = (*NAMES, "07_bonus_decoder")
+"""All that are committed with their outputs."""
 DEFAULT_PROFILE = "workshop"
 TIMEOUT = 600
 """Seconds that one cell may take, unless the caller says otherwise."""
