@@ -31,7 +31,7 @@ TEXTS = 300
 """Texts that attention received is the mean of."""
 SHOWN = ("last", "mean", "ata")
 BASE = "mean both ways"
-INSPECTED = ("lm", "instruct", "mntp", "distill")
+INSPECTED = ("lm", "instruct", "mntp", "neighbours")
 """Stages whose attention is looked at."""
 PROMPTS = {
     "lm": ("The sun is", "A river is"),

@@ -36,6 +36,8 @@ SHORT, LONG = 200, 600
 """Characters of most texts and of one in eight: MiniLM's and our tokens then cover the
 same words, and longer documents are not unknown."""
 AT_ONCE = 2048
+LEADING = 64
+"""Axes of the teacher by which near texts are found."""
 HELD_OUT = 1000
 FITTED = 20_000
 """Texts that the leading axes are computed from."""
@@ -161,13 +163,19 @@ class Distill:
         self.settings, self.tokenizer = work.settings, work.tokenizer
         self.taught = taught = Taught(work)
         self.pieces = [Pieces(self.tokenizer, "inst", ask) for ask in ("", ASK_MATCH)]
-        self.deal = self._bucketed(taught.texts[taught.first :])
-        self.deal_held_out = self._bucketed(taught.texts[: taught.first])
+        self.deal = self._dealt(np.arange(taught.first, len(taught.texts)))
+        self.deal_held_out = self._dealt(np.arange(taught.first))
 
-    def _bucketed(self, texts: Sequence[str]) -> Buckets:
+    def _dealt(self, chosen: np.ndarray) -> Callable[[int], np.ndarray]:
+        """Which of the `chosen` texts stand in a shard, by its number."""
+        return Buckets(
+            self._lengths(chosen), self.settings.pair_tokens, self.settings.seed
+        )
+
+    def _lengths(self, chosen: np.ndarray) -> np.ndarray:
+        texts = [self.taught.texts[i] for i in chosen]
         counts = np.array(token_counts(texts, self.tokenizer)) + TEMPLATE
-        lengths = np.minimum(counts, self.settings.length)
-        return Buckets(lengths, self.settings.pair_tokens, self.settings.seed)
+        return np.minimum(counts, self.settings.length)
 
     def shard(self, step: int, part: int) -> Shard:
         if step < 0:
@@ -192,3 +200,61 @@ class Distill:
 
     def tokens(self, shard: Shard) -> int:
         return int(shard["texts"]["attention_mask"].sum())
+
+
+class Neighbours(Distill):
+    """The same among near texts: what a teacher tells apart where it is hard.
+
+    Random texts differ in topic, and a student that has the topics right learns nothing
+    more from them. Here a shard's texts are near to each other by the teacher.
+    """
+
+    def _dealt(self, chosen: np.ndarray) -> Callable[[int], np.ndarray]:
+        vectors = np.array(self.taught.vectors[chosen], np.float32)
+        near = vectors @ self.taught.axes[:, :LEADING].numpy()
+        return Clusters(
+            near,
+            self._lengths(chosen),
+            self.settings.pair_tokens,
+            self.settings.seed,
+        )
+
+
+class Clusters:
+    """Near texts grouped into shards of at most `budget` padded tokens.
+
+    Each epoch cuts the texts anew: by length into two, then in halves along the line
+    between two texts drawn, as a random-projection tree does, until a part fits.
+    """
+
+    def __init__(
+        self, vectors: np.ndarray, lengths: np.ndarray, budget: int, seed: int
+    ):
+        self.vectors, self.lengths = vectors, lengths
+        self.budget, self.seed, self.epoch = budget, seed, -1
+        self.shards: list[np.ndarray] = []
+        self.least = len(self._cut(0))
+        """Shards of an epoch: as many as the first has, whatever later ones have."""
+
+    def _cut(self, epoch: int) -> list[np.ndarray]:
+        generator = np.random.default_rng([self.seed, 11, epoch])
+        longer = self.lengths > 2 * np.median(self.lengths)
+        parts = [np.flatnonzero(longer), np.flatnonzero(~longer)]
+        shards = []
+        while parts:
+            part = parts.pop()
+            if len(part) < 4 or self.lengths[part].max() * len(part) <= self.budget:
+                shards.append(part)
+                continue
+            one, other = self.vectors[generator.choice(part, 2, replace=False)]
+            order = part[np.argsort(self.vectors[part] @ (one - other), kind="stable")]
+            parts += np.array_split(order, 2)
+        several = [shard for shard in shards if len(shard) > 1]
+        return [several[i] for i in generator.permutation(len(several))]
+
+    def __call__(self, place: int) -> np.ndarray:
+        """Indices of the texts of shard `place`, counted over epochs."""
+        epoch, within = divmod(place, self.least)
+        if epoch != self.epoch:
+            self.shards, self.epoch = self._cut(epoch), epoch
+        return self.shards[within % len(self.shards)]

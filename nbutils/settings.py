@@ -381,6 +381,7 @@ class Pretraining(BaseModel):
     mntp_steps: int = _setting(1200, "masked-next-token prediction", gt=0)
     contrast_steps: int = _setting(3000, "pairs of a page", gt=0)
     distill_steps: int = _setting(6000, "the teacher's vectors", gt=0)
+    neighbours_steps: int = _setting(3000, "the same among near texts", gt=0)
 
 
 LLM2VEC_SUBSET = [

@@ -1,8 +1,8 @@
-"""The stages of pretraining as data: words, lm, instruct, mntp, contrast, distill.
+"""The stages of pretraining as data, in their order.
 
 The token embeddings learn first, alone. On them a decoder learns to predict text, then
 the template; then it attends both ways (LLM2Vec) and learns from pairs (E5's first
-stage) and from a teacher's vectors to be an encoder.
+stage) and from a teacher's vectors, last among near texts, to be an encoder.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from nbutils.bags import Words
-from nbutils.distillation import Distill
+from nbutils.distillation import Distill, Neighbours
 from nbutils.lessons import Lesson, Packed, Work
 from nbutils.pairs import Contrast, Instruct
 from nbutils.settings import Pretraining
@@ -56,5 +56,6 @@ STAGES: dict[str, Stage] = {
         Stage("mntp", _masked, True, True, "frozen", "masked-next-token prediction"),
         Stage("contrast", Contrast, True, False, "free", "pairs of a page"),
         Stage("distill", Distill, True, False, "free", "the vectors of a teacher"),
+        Stage("neighbours", Neighbours, True, False, "free", "the same, near texts"),
     )
 }

@@ -17,6 +17,7 @@ from nbutils import (
     bench_decoder,
     corpora,
     decoder,
+    distillation,
     encoder,
     lessons,
     objectives,
@@ -42,7 +43,7 @@ TINY = {
     "shard_tokens": 512, "pair_tokens": 1024, "embeddings": "random",
     "warmup_steps": 1, "words_steps": 2, "words_pairs": 32, "silent_axes": 4,
     "lm_steps": 4, "instruct_steps": 2, "mntp_steps": 2, "contrast_steps": 2,
-    "distill_steps": 2, "teacher_texts": 40,
+    "distill_steps": 2, "neighbours_steps": 2, "teacher_texts": 40,
 }  # fmt: skip
 
 
@@ -81,7 +82,7 @@ def test_every_stage_leaves_a_model_a_curve_and_a_card(trained):
     order = [
         json.loads((trained / n / "stage.json").read_text())["from"] for n in STAGES
     ]
-    assert order == ["first weights", "words", "lm", "instruct", "mntp", "contrast"]
+    assert order == ["first weights", *list(STAGES)[:-1]]
 
 
 def test_a_done_stage_is_not_run_again(text, trained):
@@ -370,6 +371,28 @@ def test_bags_of_tokens_are_means_and_equal_texts_no_negatives():
     assert chain.tolist() == [[False, False], [True, False]]
 
 
+def test_clusters_deal_near_texts_together_and_every_text_once():
+    draw = np.random.default_rng(0)
+    topics = draw.normal(size=(8, 16))
+    topic = np.repeat(np.arange(8), 60)
+    vectors = topics[topic] + 0.1 * draw.normal(size=(480, 16))
+    lengths = draw.integers(10, 20, 480)
+    lengths[:24] = 60  # long ones stand alone, so that the others are not padded
+    deal = distillation.Clusters(vectors.astype(np.float32), lengths, 400, seed=0)
+    dealt = [deal(place) for place in range(deal.least)]
+    every = np.sort(np.concatenate(dealt))
+    assert len(every) == len(set(every)) == 480
+    for shard in dealt:
+        assert lengths[shard].max() * len(shard) <= 400 or len(shard) < 4
+        assert len(set(lengths[shard] == 60)) == 1
+    alike = np.mean([len(set(topic[shard])) == 1 for shard in dealt])
+    assert alike > 0.7  # at random it would be none
+    again = distillation.Clusters(vectors.astype(np.float32), lengths, 400, seed=0)
+    later = deal.least + 1
+    assert np.array_equal(again(later), deal(later))
+    assert {tuple(s) for s in dealt} != {tuple(deal(p + deal.least)) for p in range(9)}
+
+
 def test_distillation_is_zero_for_the_teacher_itself():
     draw = torch.Generator().manual_seed(0)
     vectors = torch.nn.functional.normalize(torch.randn(8, 16, generator=draw), dim=-1)
@@ -452,14 +475,14 @@ def test_what_is_shipped_says_what_was_done(trained, tmp_path, small_set):
     card = (folder / "README.md").read_text()
     corpus = json.loads((trained / "tokens" / "corpus.json").read_text())
     kept = records.read_table(folder / "retrieval.csv")
-    score = kept[(kept.stage == "distill") & (kept.kind == "mean both ways")]
+    score = kept[(kept.stage == "neighbours") & (kept.kind == "mean both ways")]
     for wanted in (
         corpus["sources"]["simplewiki.jsonl.xz"],
         "CC BY-SA 3.0",
         "Wikipedia contributors",
         records.sha256(folder / "model.safetensors"),
         f"{json.loads((trained / 'lm/stage.json').read_text())['tokens']:,}",
-        f"| distill | mean both ways | {float(score['score'].iloc[0]):.3f} |",
+        f"| neighbours | mean both ways | {float(score['score'].iloc[0]):.3f} |",
         " --set hidden=32",
     ):
         assert wanted in card.replace("| held-out-tasks | ", "| "), wanted
@@ -488,7 +511,7 @@ def test_the_suite_measures_every_stage(trained, small_set, capsys):
     named = {row["name"]: row for row in rows}
     assert named["loss, trigram of tokens all"]["peer"] > 0
     assert "lm, layer 2, first token" in named
-    score = named["held-out-tasks, distill, ata causal"]
+    score = named["held-out-tasks, neighbours, ata causal"]
     assert 0 <= score["value"] <= 1
     assert score["peer"] == named["held-out-tasks, MiniLM, as published"]["value"]
     assert {f"held-out-tasks, {s}, mean causal" in named for s in ("words", "lm")} == {
