@@ -145,11 +145,12 @@ def _teacher(cards: Mapping[str, Mapping[str, Any]]) -> str:
     uses = []
     if first["embeddings"] == "teacher":
         uses.append("the first token embeddings are its vectors of single tokens")
-    if "distill" in cards:
-        most = cards["distill"]["settings"]["teacher_texts"]
+    taught = [name for name in ("words", "distill", "neighbours") if name in cards]
+    if taught:
+        names = ", ".join(f"`{name}`" for name in taught)
+        most = cards[taught[-1]]["settings"]["teacher_texts"]
         uses.append(
-            f"the stage `distill` learns its vectors of at most {most:,} titles and "
-            "passages"
+            f"{names} learn its vectors of at most {most:,} titles and passages"
         )
     if not uses:
         return ""
