@@ -22,6 +22,8 @@ from nbutils.settings import Pretraining
 from nbutils.stages import STAGES
 
 CARD, CURVES = "README.md", "curve.csv"
+LONGEST_TABLE = 40
+"""Rows of a table that the card repeats; of a longer one it says where it is."""
 
 
 def ship(
@@ -165,6 +167,9 @@ def _measured(tables: Mapping[str, pd.DataFrame]) -> str:
         return "Nothing was measured when this card was written.\n"
     parts = []
     for name, table in tables.items():
+        if len(table) > LONGEST_TABLE:
+            parts.append(f"`{name}.csv`: {len(table)} rows\n")
+            continue
         columns = list(table.columns)
         lines = [f"`{name}.csv`", "", f"| {' | '.join(columns)} |"]
         lines.append("|" + "---|" * len(columns))
