@@ -7,6 +7,8 @@ import pandas as pd
 
 from nbutils.figures import LINES, PALETTE, Plot, canvas, dots, with_interval
 
+COUNTED = {"seen": "as many tokens", "all": "all tokens"}
+"""What n-grams were counted on, in words."""
 CLASSES = ("first token", "last token", "punctuation", "word")
 
 
@@ -22,17 +24,20 @@ def losses(curve: pd.DataFrame, table: pd.DataFrame) -> Plot:
         label="decoder, while it learns",
     )  # fmt: skip
     peers = table[table["model"] != "decoder"]
+    peers = peers.assign(loss=peers["loss"].round(2))  # more is not seen
     peers = peers.drop_duplicates(["model", "loss"]).reset_index(drop=True)
     for number, row in peers.iterrows():
         axis.axhline(
             row["loss"], color=PALETTE[number + 1], linestyle=LINES[number % 3 + 1],
-            label=f"{row['model']}, tokens {row['counted']}",
+            label=f"{row['model']}, {COUNTED[row['counted']]}",
         )  # fmt: skip
     axis.set(xlabel="million tokens", ylabel="validation loss, nats a token")
     axis.legend(fontsize=8)
     own = table[table["model"] == "decoder"].iloc[0]
-    told = [f"{r['model']} of tokens {r['counted']} {r['loss']:.2f}" for _, r in
-            peers.iterrows()]  # fmt: skip
+    told = [
+        f"{r['model']} of {COUNTED[r['counted']]} {r['loss']:.2f}"
+        for r in peers.to_dict("records")
+    ]
     return fig, (
         f"Loss on pages set aside: decoder {own['loss']:.2f} after "
         f"{curve['tokens'].iloc[-1] / 1e6:.1f} million tokens; {'; '.join(told)}."

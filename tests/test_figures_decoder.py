@@ -18,7 +18,7 @@ def test_losses_name_the_decoder_and_each_counting_model_once():
     text = check(figures_decoder.losses(curve, table))
     assert "decoder 4.60 after 2.0 million tokens" in text
     assert text.count("unigram") == 1
-    assert "trigram of tokens seen 5.30; trigram of tokens all 4.30" in text
+    assert "trigram of as many tokens 5.30; trigram of all tokens 4.30" in text
 
 
 def test_sinks_read_the_last_layer_of_each_stage():
