@@ -31,8 +31,8 @@ TEXTS = 300
 """Texts that attention received is the mean of."""
 SHOWN = ("last", "mean", "ata")
 BASE = "mean both ways"
-INSPECTED = ("lm", "instruct", "mntp", "neighbours")
-"""Stages whose attention is looked at."""
+INSPECTED = ("lm", "instruct", "mntp")
+"""Stages whose attention is looked at, beside the last one's."""
 PROMPTS = {
     "lm": ("The sun is", "A river is"),
     "instruct": (f"[INST] {ASK_WRITE}; The Moon [/INST]",),
@@ -163,7 +163,7 @@ def measure(folder: Path, profile: str = "workshop") -> dict[str, pd.DataFrame]:
     if "lm" in stages:
         found["losses"] = losses(folder)
     found["texts"] = texts(folder)
-    inspected = dict.fromkeys([s for s in stages if s in INSPECTED] or stages[-1:])
+    inspected = dict.fromkeys([*(s for s in stages if s in INSPECTED), stages[-1]])
     passages = list(sets[0].documents.values())[:TEXTS]
     found["sinks"] = sinks(folder, list(inspected), passages)
     # every stage on the project's own tasks, the last one on the public set too
@@ -175,7 +175,7 @@ def measure(folder: Path, profile: str = "workshop") -> dict[str, pd.DataFrame]:
         ],
         ignore_index=True,
     )
-    return found
+    return {name: table for name, table in found.items() if len(table)}
 
 
 def rows(out: str = "runs", profile: str = "workshop") -> list[Row]:

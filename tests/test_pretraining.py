@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import lzma
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -520,3 +521,10 @@ def test_the_suite_measures_every_stage(trained, small_set, capsys):
     assert "SCIFACT is not set" in capsys.readouterr().err
     with pytest.raises(LabError, match="python -m nbutils pretrain"):
         bench.bench("decoder", str(trained / "tokens"))
+
+
+def test_a_run_that_ended_early_is_measured_too(trained, tmp_path, small_set):
+    shutil.copytree(trained / "words", tmp_path / "words")
+    found = bench_decoder.measure(tmp_path)
+    assert set(found) == {"sinks", "retrieval"}
+    assert set(found["sinks"]["stage"]) == {"words"}
