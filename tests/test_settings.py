@@ -233,7 +233,7 @@ def test_a_faulty_assignment_is_refused(text, cause):
         (("run", "--profile", "papre"), "did you mean 'paper'"),
         (("run", "--set", "profile=smoke"), "the profile is chosen with --profile"),
         (("run", "--set", "families=[helth]"), "did you mean 'health'"),
-        (("run", "07"), "unknown notebook '07'"),
+        (("run", "08"), "unknown notebook '08'"),
         (("run", "01", "--write", "--profile", "smoke"), "show the default run"),
         (("run", "--config", "nowhere.yaml"), "nowhere.yaml does not exist"),
         (("settings", "--profile", "smok"), "did you mean 'smoke'"),
