@@ -62,7 +62,6 @@ def vectors_of(model, features: dict[str, Tensor]) -> Tensor:
     return functional.normalize(pooled, dim=-1)
 
 
-@torch.autocast("cpu", enabled=False)
 def contrast(
     queries: Tensor, documents: Tensor, same: Tensor, temperature: float
 ) -> Tensor:
@@ -71,7 +70,9 @@ def contrast(
     `queries` and `documents` are unit vectors (batch, dim); `same` (batch, batch) is
     true where document j is no negative of query i.
     """
-    return ContrastiveLoss(temperature, symmetric=True)(queries, documents, same)
+    loss = ContrastiveLoss(temperature, symmetric=True)
+    with torch.autocast(queries.device.type, enabled=False):  # half of the bits is few
+        return loss(queries, documents, same)
 
 
 def bag_vectors(table: Tensor, bags: tuple[Tensor, Tensor]) -> Tensor:
@@ -84,7 +85,6 @@ def bag_vectors(table: Tensor, bags: tuple[Tensor, Tensor]) -> Tensor:
     return functional.normalize(found, dim=-1)
 
 
-@torch.autocast("cpu", enabled=False)  # half of a similarity's bits are needed
 def distil(vectors: Tensor, targets: Tensor, temperature: float) -> Tensor:
     """Distillation of a teacher's vectors: its directions and its neighbourhoods.
 
@@ -97,9 +97,10 @@ def distil(vectors: Tensor, targets: Tensor, temperature: float) -> Tensor:
     own = torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
     if len(vectors) < 3:  # of two texts, the other's share is always one
         return (1 - cosine).mean()
-    student, teacher = (
-        (v @ v.T / temperature).masked_fill(own, -1e4).log_softmax(-1)
-        for v in (vectors, targets)
-    )
+    with torch.autocast(vectors.device.type, enabled=False):  # as in `contrast`
+        student, teacher = (
+            (v @ v.T / temperature).masked_fill(own, -1e4).log_softmax(-1)
+            for v in (vectors, targets)
+        )
     near = functional.kl_div(student, teacher, log_target=True, reduction="batchmean")
     return (1 - cosine).mean() + near

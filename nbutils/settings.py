@@ -314,6 +314,9 @@ class Pretraining(BaseModel):
     )
 
     seed: int = _setting(0, "seed of weights, order of pages and masks", ge=0)
+    device: Literal["auto", "cpu", "cuda"] = _setting(
+        "auto", "where it trains; auto: a GPU if one is visible"
+    )
     vocabulary: int = _setting(8192, "byte-level BPE", unit="tokens", gt=300)
     hidden: int = _setting(256, "width", gt=0)
     layers: int = _setting(6, "transformer layers", gt=0)

@@ -13,7 +13,7 @@ from nbutils import machine
 from nbutils.checkpoints import read_state, write_state
 from nbutils.errors import LabError
 from nbutils.lessons import VALIDATION_SHARDS, Lesson, Shard
-from nbutils.models import compute_dtype
+from nbutils.models import compute_dtype, device_of
 from nbutils.records import write_table
 from nbutils.settings import Pretraining
 from nbutils.stages import Stage
@@ -38,7 +38,8 @@ class Trainer:
         settings: Pretraining,
         threads: int,
     ):
-        self.stage, self.model, self.lesson = stage, model, lesson
+        self.device = device_of(settings)
+        self.stage, self.model, self.lesson = stage, model.to(self.device), lesson
         self.settings = settings
         if stage.embeddings != "free":
             alone = stage.embeddings == "alone"
@@ -48,14 +49,15 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.weights, betas=(0.9, 0.95), weight_decay=0.0, fused=True
         )
-        self.low = compute_dtype("auto", "cpu") == torch.bfloat16
+        self.low = compute_dtype("auto", self.device) == torch.bfloat16
         self.pool = ThreadPoolExecutor(threads, initializer=_alone)
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self.losses: list[float] = []
         self.curve: list[dict[str, Any]] = []
 
     def _loss(self, shard: Shard) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16, self.low, cache_enabled=False):
+        shard = moved(shard, self.device)
+        with torch.autocast(self.device, torch.bfloat16, self.low, cache_enabled=False):
             return self.lesson.loss(self.model, shard)
 
     def _gradient(self, shard: Shard) -> tuple[float, tuple]:
@@ -162,6 +164,17 @@ class Trainer:
         self.step, self.tokens, self.seconds = state["counts"]
         self.losses, self.curve = state["losses"], state["curve"]
         return True
+
+
+def moved(value: Any, device: str) -> Any:
+    """A shard, or a part of it, with every tensor on the device."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {name: moved(part, device) for name, part in value.items()}
+    if isinstance(value, tuple):
+        return tuple(moved(part, device) for part in value)
+    return value
 
 
 def _alone() -> None:

@@ -27,6 +27,7 @@ from nbutils import (
     records,
     shipping,
     templates,
+    trainer,
 )
 from nbutils.backbone import make_bidirectional
 from nbutils.errors import LabError
@@ -173,16 +174,16 @@ def test_a_state_of_other_settings_or_a_damaged_one_is_refused(text, tmp_path):
     work = pretraining.prepare(text, tmp_path, settings, silent)
     model = decoder.new_decoder(settings, work.tokenizer)
     stage = STAGES["lm"]
-    trainer = pretraining.Trainer(stage, model, stage.lesson(work), settings, 1)
-    trainer.keep(tmp_path)
+    kept = pretraining.Trainer(stage, model, stage.lesson(work), settings, 1)
+    kept.keep(tmp_path)
     other = Pretraining(**{**TINY, "learning_rate": 1e-4})
-    trainer.settings = other
+    kept.settings = other
     with pytest.raises(LabError, match="learning_rate"):
-        trainer.resume(tmp_path)
+        kept.resume(tmp_path)
     path = tmp_path / pretraining.STATE
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(LabError, match="damaged"):
-        trainer.resume(tmp_path)
+        kept.resume(tmp_path)
 
 
 def test_minutes_end_a_stage_early_and_let_the_rate_fall(text, tmp_path):
@@ -528,3 +529,19 @@ def test_a_run_that_ended_early_is_measured_too(trained, tmp_path, small_set):
     found = bench_decoder.measure(tmp_path)
     assert set(found) == {"sinks", "retrieval"}
     assert set(found["sinks"]["stage"]) == {"words"}
+
+
+def test_every_tensor_of_a_shard_goes_to_the_device(text, trained):
+    settings = Pretraining(**TINY)
+    work = pretraining.prepare(text, trained, settings, silent)
+
+    def devices(value) -> set[str]:
+        if isinstance(value, torch.Tensor):
+            return {value.device.type}
+        parts = value.values() if isinstance(value, dict) else value
+        return set().union(*map(devices, parts))
+
+    for stage in STAGES.values():
+        shard = stage.lesson(work).shard(0, 0)
+        assert devices(shard) == {"cpu"}
+        assert devices(trainer.moved(shard, "meta")) == {"meta"}, stage.name
