@@ -23,6 +23,7 @@ from nbutils.errors import LabError
 from nbutils.lessons import (
     TEMPLATE,
     Buckets,
+    Cut,
     Shard,
     Work,
     token_counts,
@@ -220,7 +221,7 @@ class Neighbours(Distill):
         )
 
 
-class Clusters:
+class Clusters(Cut):
     """Near texts grouped into shards of at most `budget` padded tokens.
 
     Each epoch cuts the texts anew: by length into two, then in halves along the line
@@ -231,10 +232,8 @@ class Clusters:
         self, vectors: np.ndarray, lengths: np.ndarray, budget: int, seed: int
     ):
         self.vectors, self.lengths = vectors, lengths
-        self.budget, self.seed, self.epoch = budget, seed, -1
-        self.shards: list[np.ndarray] = []
-        self.least = len(self._cut(0))
-        """Shards of an epoch: as many as the first has, whatever later ones have."""
+        self.budget, self.seed = budget, seed
+        super().__init__()
 
     def _cut(self, epoch: int) -> list[np.ndarray]:
         generator = np.random.default_rng([self.seed, 11, epoch])
@@ -251,10 +250,3 @@ class Clusters:
             parts += np.array_split(order, 2)
         several = [shard for shard in shards if len(shard) > 1]
         return [several[i] for i in generator.permutation(len(several))]
-
-    def __call__(self, place: int) -> np.ndarray:
-        """Indices of the texts of shard `place`, counted over epochs."""
-        epoch, within = divmod(place, self.least)
-        if epoch != self.epoch:
-            self.shards, self.epoch = self._cut(epoch), epoch
-        return self.shards[within % len(self.shards)]

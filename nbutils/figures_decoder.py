@@ -9,7 +9,6 @@ from nbutils.figures import LINES, PALETTE, Plot, canvas, dots, with_interval
 
 COUNTED = {"seen": "as many tokens", "all": "all tokens"}
 """What n-grams were counted on, in words."""
-CLASSES = ("first token", "last token", "punctuation", "word")
 
 
 def losses(curve: pd.DataFrame, table: pd.DataFrame) -> Plot:
@@ -50,7 +49,7 @@ def sinks(table: pd.DataFrame, stages: dict[str, str]) -> Plot:
     `table`: stage, layer, class, mean, low, high; `stages`: stage to its label.
     """
     last = table[table["layer"] == table["layer"].max()]
-    names = [name for name in CLASSES if name in set(last["class"])]
+    names = list(dict.fromkeys(last["class"]))
     fig, axis = canvas(6.5, 3.2)
     told = []
     for number, (stage, label) in enumerate(stages.items()):

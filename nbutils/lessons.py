@@ -112,7 +112,26 @@ class Packed:
         return shard["inputs"].numel()
 
 
-class Buckets:
+class Cut:
+    """Shards that are cut anew in each epoch; a subclass says how, in `_cut`."""
+
+    def __init__(self) -> None:
+        self.epoch, self.shards = 0, self._cut(0)
+        self.least = len(self.shards)
+        """Shards of an epoch: as many as the first has, whatever later ones have."""
+
+    def _cut(self, epoch: int) -> list[np.ndarray]:
+        raise NotImplementedError
+
+    def __call__(self, place: int) -> np.ndarray:
+        """Indices of the texts of shard `place`, counted over epochs."""
+        epoch, within = divmod(place, self.least)
+        if epoch != self.epoch:
+            self.shards, self.epoch = self._cut(epoch), epoch
+        return self.shards[within % len(self.shards)]
+
+
+class Buckets(Cut):
     """Texts grouped by length into shards of about `budget` padded tokens."""
 
     def __init__(
@@ -126,10 +145,8 @@ class Buckets:
         self.lengths, self.budget = np.asarray(lengths), budget
         self.groups = np.zeros(len(lengths), int) if groups is None else groups
         self.groups = np.asarray(self.groups)
-        self.seed, self.epoch = seed, -1
-        self.shards: list[np.ndarray] = []
-        self.least = len(self._cut(0))
-        """Shards of an epoch: as many as the first has, whatever later ones have."""
+        self.seed = seed
+        super().__init__()
 
     def _cut(self, epoch: int) -> list[np.ndarray]:
         generator = np.random.default_rng([self.seed, epoch])
@@ -149,15 +166,6 @@ class Buckets:
             shards.append(np.array(current))
         several = [s for s in shards if len(s) > 1] or shards  # one has no negative
         return [several[i] for i in generator.permutation(len(several))]
-
-    def __call__(self, place: int) -> np.ndarray:
-        """Indices of the texts of shard `place`, counted over epochs."""
-        epoch, within = divmod(place, self.least)
-        shards = self.shards
-        if epoch != self.epoch:
-            shards = self._cut(epoch)
-            self.shards, self.epoch = shards, epoch
-        return shards[within % len(shards)]
 
 
 def token_counts(texts: Sequence[str], tokenizer) -> list[int]:

@@ -3,7 +3,7 @@
 import pandas as pd
 from test_figures import check, closed  # noqa: F401 (a fixture for every test)
 
-from nbutils import figures_decoder
+from nbutils import anchors, figures_decoder
 
 
 def test_losses_name_the_decoder_and_each_counting_model_once():
@@ -26,7 +26,7 @@ def test_sinks_read_the_last_layer_of_each_stage():
         {"stage": stage, "layer": layer, "class": name, "mean": value + layer}
         for stage, value in (("lm", 1.0), ("distill", 2.0))
         for layer in (1, 2)
-        for name in figures_decoder.CLASSES
+        for name in anchors.CLASSES
     ]
     table = pd.DataFrame(rows).assign(low=0.5, high=9.0)
     text = check(figures_decoder.sinks(table, {"distill": "both ways", "lm": "causal"}))

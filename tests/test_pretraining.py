@@ -545,3 +545,20 @@ def test_every_tensor_of_a_shard_goes_to_the_device(text, trained):
         shard = stage.lesson(work).shard(0, 0)
         assert devices(shard) == {"cpu"}
         assert devices(trainer.moved(shard, "meta")) == {"meta"}, stage.name
+
+
+def test_only_the_step_from_language_model_to_encoder_empties_the_writes(text, trained):
+    settings = Pretraining(**TINY)
+    work = pretraining.prepare(text, trained, settings, silent)
+
+    def writes(stage: str) -> float:
+        model, _ = pretraining.first_model(STAGES[stage], trained, work)
+        named = model.named_parameters()
+        return sum(
+            float(weight.detach().abs().sum())
+            for name, weight in named
+            if name.endswith(decoder.WRITES)
+        )
+
+    found = {stage: writes(stage) for stage in STAGES}
+    assert [stage for stage, total in found.items() if total == 0] == ["contrast"]
