@@ -23,7 +23,7 @@ from nbutils.errors import LabError
 from nbutils.evaluation import INSTRUCTION, ndcg_per_query
 from nbutils.ngrams import NGrams
 from nbutils.pooling import TokenPooling
-from nbutils.statistics import interval, paired_difference
+from nbutils.statistics import interval, paired_difference, unit_of
 
 ORDER = 3
 TOP = 100
@@ -157,12 +157,16 @@ def retrieval(
 def against(scores: Mapping[str, pd.Series], base: str) -> pd.DataFrame:
     """Mean score of each kind, and its paired difference from `base`, queries paired.
 
-    Columns: kind, score, difference, low, high, distinguishable.
+    Columns: kind, score, difference, low, high, distinguishable. Tasks are the units of
+    the interval where queries belong to one.
     """
     rows = []
+    units = [unit_of(query) for query in scores[base].index]
     for kind, values in scores.items():
         gain = paired_difference(
-            scores[base].to_numpy(), values.loc[scores[base].index].to_numpy()
+            scores[base].to_numpy(),
+            values.loc[scores[base].index].to_numpy(),
+            units=units,
         )
         gain["difference"] = gain.pop("mean")
         rows.append({"kind": kind, "score": float(values.mean()), **gain})

@@ -134,10 +134,11 @@ def retrieval(
     """NDCG@10 by stage and pooling, each stage in its own direction of attention.
 
     The last stage is measured in both, with its paired difference from BASE. Columns:
-    set, stage, kind, score, difference, low, high. MiniLM is a stage.
+    set, stage, kind, score, difference, low, high, and by how much the score is over
+    half of MiniLM's: over_half, over_half_low, over_half_high. MiniLM is a stage.
     """
-    peer = minilm(data, length).mean()
-    found = [{"stage": "MiniLM", "kind": "as published", "score": float(peer)}]
+    peer = minilm(data, length)
+    found = [{"stage": "MiniLM", "kind": "as published", "score": float(peer.mean())}]
     for stage in stages:
         both = STAGES[stage].bidirectional
         scores: dict[str, pd.Series] = {}
@@ -150,7 +151,10 @@ def retrieval(
         base = BASE if BASE in scores else next(iter(scores))
         table = anatomy.against(scores, base)
         if stage != stages[-1]:
-            table = table[["kind", "score"]]
+            table = table[["kind", "score"]].copy()
+        over = anatomy.against({"half": peer / 2, **scores}, "half").set_index("kind")
+        over = over[["difference", "low", "high"]].loc[table["kind"]]
+        table[["over_half", "over_half_low", "over_half_high"]] = over.to_numpy()
         found += table.assign(stage=stage).to_dict("records")
     return pd.DataFrame(found).assign(set=data.name)
 

@@ -8,6 +8,7 @@ import random
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -562,3 +563,16 @@ def test_only_the_step_from_language_model_to_encoder_empties_the_writes(text, t
 
     found = {stage: writes(stage) for stage in STAGES}
     assert [stage for stage, total in found.items() if total == 0] == ["contrast"]
+
+
+def test_queries_of_one_task_are_one_unit_of_an_interval():
+    task = np.repeat(np.arange(8), 6)
+    gain = np.random.default_rng(0).normal(size=8)[task]  # a task's queries are alike
+    width = {}
+    for kind in ("mgh", "item"):
+        names = [f"family/{kind}/{t}/{n}" for n, t in enumerate(task)]
+        scores = {name: pd.Series(value, names) for name, value in
+                  (("base", np.zeros(48)), ("other", gain))}  # fmt: skip
+        row = anatomy.against(scores, "base").set_index("kind").loc["other"]
+        width[kind] = row["high"] - row["low"]
+    assert width["mgh"] > 1.8 * width["item"]  # about the root of six
