@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from nbutils.errors import LabError
+from nbutils.core.errors import LabError
 
 
 class LabGroup(TyperGroup):
@@ -41,7 +41,7 @@ Config = Annotated[Path | None, typer.Option(help="YAML file of settings")]
 
 def gather(assignments: list[str], config: Path | None) -> dict[str, Any]:
     """Overrides from a YAML file and `name=value` words; the words win."""
-    from nbutils import settings
+    from nbutils.core import settings
 
     values = settings.read_config(config) if config else {}
     return {**values, **dict(settings.parse_assignment(text) for text in assignments)}
@@ -69,10 +69,10 @@ def run(
 ) -> None:
     """Run notebooks headless, in order; write them, their metrics and an index."""
     overrides = gather(assign or [], config)
-    from nbutils import headless
+    from nbutils.pages import execute
 
-    usual = headless.PAGES if write else headless.NAMES
-    outcomes = headless.run_all(
+    usual = execute.PAGES if write else execute.NAMES
+    outcomes = execute.run_all(
         names or usual, out, profile, overrides, timeout, write, typer.echo
     )
     show(outcomes, out)
@@ -135,25 +135,26 @@ def train(
     """
     overrides = gather(assign or [], config)
     wanted = parse_seeds(seeds)
-    from nbutils import distributed, machine, settings, studies
+    from nbutils.core import machine, processes, settings
+    from nbutils.evaluation import runs
 
     out = out or settings.ROOT / "runs" / profile / "held_out_by_seed.csv"
     students = students or out.with_suffix(".students")
     for seed in wanted:
         chosen = settings.resolve(profile, {**overrides, "seed": seed})
         machine.check_machine(chosen)
-        studies.check_rows(out, chosen)  # not only after hours of training
+        runs.check_rows(out, chosen)  # not only after hours of training
         kept = checkpoints and checkpoints / f"seed{seed}"
         student = students / f"seed{seed}"
-        rows = studies.run_seed(chosen, checkpoint_folder=kept, student_folder=student)
-        if not distributed.is_main():
+        rows = runs.run_seed(chosen, checkpoint_folder=kept, student_folder=student)
+        if not processes.is_main():
             continue
-        studies.add_rows(out, rows, chosen)
-        count = distributed.place()[1]
+        runs.add_rows(out, rows, chosen)
+        count = processes.place()[1]
         made = f"{count} process" + ("es" if count > 1 else "")
         typer.echo(f"seed {seed}, {made}: scores in {out}, student in {student}")
-    if distributed.is_main():
-        for line in studies.report(out):
+    if processes.is_main():
+        for line in runs.report(out):
             typer.echo(line)
 
 
@@ -181,28 +182,21 @@ def mine(
     On several GPUs or hosts: `accelerate launch -m nbutils mine …`.
     """
     overrides = gather(assign or [], config)
-    from nbutils import (
-        audit,
-        beir,
-        distributed,
-        machine,
-        miner,
-        records,
-        settings,
-        teachers,
-    )
+    from nbutils.core import machine, processes, retrieval, settings
+    from nbutils.core.files import write_table
+    from nbutils.mining import audit, miner, teachers
 
     chosen = settings.resolve(profile, overrides)
     machine.check_machine(chosen)
     out = out or settings.ROOT / "runs" / profile / f"mined-{folder.resolve().name}"
     out = out if out.suffix in (".parquet", ".csv") else Path(f"{out}.parquet")
-    data = beir.read_set(folder, split)
-    distributed.place()  # each process takes its own GPU before a model is loaded
+    data = retrieval.read_set(folder, split)
+    processes.place()  # each process takes its own GPU before a model is loaded
     found = teachers.load_teacher(teacher or chosen.teachers[-1], chosen)
     negatives = miner.mine_set(data, found, chosen)
-    if not distributed.is_main():
+    if not processes.is_main():
         return
-    records.write_table(out, negatives)
+    write_table(out, negatives)
     report = miner.checked(negatives, data, chosen)
     typer.echo(report.drop(columns="example").round(4).to_string(index=False))
     typer.echo(
@@ -223,11 +217,12 @@ def study(
 ) -> None:
     """Train a student for every variant of a study and seed that is not made yet."""
     wanted = parse_seeds(seeds)
-    from nbutils import settings, studies
+    from nbutils.core import settings
+    from nbutils.evaluation import runs
 
     folder = out or settings.ROOT / "runs" / "studies"
     for name in names:
-        studies.run_study(name, wanted, folder, typer.echo)
+        runs.run_study(name, wanted, folder, typer.echo)
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -250,15 +245,12 @@ def check() -> None:
 
 @app.command("settings")
 def list_settings(profile: Profile = "workshop") -> None:
-    """Print every setting with its value in a profile, unit, source and meaning.
-
-    Those of `pretrain` stand in a table of their own: no profile changes them.
-    """
+    """Print every setting with its value in a profile, unit, source and meaning."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    from nbutils import settings
+    from nbutils.core import settings
 
     settings.resolve(profile)
     table = Table("setting", profile, "default", "unit", "source", "meaning")
@@ -272,11 +264,6 @@ def list_settings(profile: Profile = "workshop") -> None:
         )
     console = Console(width=None if Console().is_terminal else 160)
     console.print(table)
-    own = Table("setting of pretrain", "default", "unit", "source", "meaning")
-    for row in settings.pretraining_table():
-        texts = (row["name"], row["default"], row["unit"], row["source"], row["text"])
-        own.add_row(*map(str, texts))
-    console.print(own)
 
 
 Stages = Annotated[
@@ -292,7 +279,7 @@ def live_settings(
     profile: str, assign: list[str] | None, config: Path | None, max_cost: float | None
 ):
     """Settings that ask a server: live, unless the user says record."""
-    from nbutils import settings
+    from nbutils.core import settings
 
     overrides = {"llm_mode": "live", **gather(assign or [], config)}
     if max_cost is not None:
@@ -309,11 +296,11 @@ def estimate(
 ) -> None:
     """Say what a recording would ask and cost; nothing is asked."""
     chosen = live_settings(profile, assign, config, None)
-    from nbutils import estimate as estimates
-    from nbutils.settings import ROOT
-    from nbutils.store import Store
+    from nbutils.core.settings import ROOT
+    from nbutils.llm.store import Store
+    from nbutils.synthesis import recording
 
-    found = estimates.estimate(chosen, Store(ROOT / chosen.llm_store), stages or ())
+    found = recording.estimate(chosen, Store(ROOT / chosen.llm_store), stages or ())
     typer.echo(found.round(4).to_string(index=False))
     total = found.iloc[-1]
     typer.echo(
@@ -336,66 +323,9 @@ def record(
 ) -> None:
     """Ask a server for every missing answer, and keep each as it arrives."""
     chosen = live_settings(profile, assign, config, max_cost)
-    from nbutils import recording
+    from nbutils.synthesis import recording
 
     recording.run(chosen, stages or [], batch)
-
-
-@app.command()
-def pretrain(
-    text: Annotated[Path, typer.Option(help="folder of the text")],
-    out: Annotated[Path, typer.Option(help="folder of everything that is made")],
-    stages: Annotated[
-        str, typer.Option(help="such as lm:60,instruct (minutes); all if none")
-    ] = "",
-    threads: Annotated[int, typer.Option(help="parts of a batch run at once")] = 1,
-    assign: Assign = None,
-) -> None:
-    """Pretrain the tiny decoder; the same command goes on after a stop."""
-    from nbutils import settings
-
-    chosen = settings.resolve_pretraining(assign or [])
-    from nbutils import pretraining
-
-    named = [name.strip() for name in stages.split(",") if name.strip()]
-    folder = pretraining.pretrain(text, out, chosen, named, threads, typer.echo)
-    typer.echo(f"model: {folder}")
-
-
-@app.command()
-def ship(
-    work: Annotated[Path, typer.Argument(help="folder of a pretraining")],
-    to: Annotated[Path, typer.Argument(help="new folder, or that of an earlier card")],
-    model: Annotated[bool, typer.Option(help="copy the last stage's model too")] = True,
-) -> None:
-    """Measure a pretrained decoder; write its curve, tables, card and model."""
-    from nbutils import bench_decoder, shipping
-
-    tables = bench_decoder.measure(bench_decoder.work_folder(work))
-    typer.echo(f"shipped: {shipping.ship(work, to, tables, model)}")
-
-
-@app.command()
-def bench(
-    name: Annotated[str, typer.Argument(help="suite")] = "notebooks",
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="also write the rows here")
-    ] = None,
-    profile: Profile = "workshop",
-    out: Out = "runs",
-) -> None:
-    """Print measurements as rows of name, value, peer, ratio and unit."""
-    from nbutils import bench as suites
-
-    rows = suites.bench(name, out, profile)
-    for row in rows:
-        peer = "" if row["peer"] is None else f"  peer {row['peer']:.4g}"
-        ratio = "" if row["ratio"] is None else f"  ratio {row['ratio']:.3g}"
-        typer.echo(
-            f"{row['name']:<48} {row['value']:>10.4g} {row['unit']}{peer}{ratio}"
-        )
-    if json_file:
-        suites.write(json_file, rows)
 
 
 if __name__ == "__main__":

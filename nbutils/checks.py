@@ -9,10 +9,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from nbutils import notebooks, records, settings
-from nbutils.errors import LabError
-from nbutils.headless import PAGES
-from nbutils.settings import DATA, ROOT
+from nbutils.core import fields, profiles, settings
+from nbutils.core.errors import LabError
+from nbutils.core.files import verify
+from nbutils.core.settings import DATA, ROOT
+from nbutils.pages.execute import PAGES
+from nbutils.pages.source import check_fresh, check_outputs, check_source, load
 
 
 def data() -> str:
@@ -21,33 +23,33 @@ def data() -> str:
     if not sums:
         raise LabError("data/ holds no SHA256SUMS: restore it with 'git checkout data'")
     for path in sums:
-        records.verify(path.parent)
+        verify(path.parent)
     return ", ".join(str(path.parent.relative_to(ROOT)) for path in sums)
 
 
 def prompts() -> str:
     """The prompt templates are those that the recorded answers belong to."""
-    from nbutils import plan
+    from nbutils.synthesis import plan
 
     return ", ".join(plan.prompts())
 
 
 def model() -> str:
     """MiniLM's files are on this machine and are the official ones."""
-    from nbutils import models
+    from nbutils.encoder import models
 
     models.minilm_folder()
-    return settings.MINILM
+    return fields.MINILM
 
 
 def table() -> str:
     """Every profile resolves, and every setting has a text and a source."""
-    for profile in settings.PROFILES:
+    for profile in profiles.PROFILES:
         settings.resolve(profile)
     for row in settings.table():
         if not row["text"] or not row["source"]:
             raise LabError(f"setting {row['name']!r} has no text or no source")
-    return f"{len(settings.Settings.model_fields)} settings"
+    return f"{len(fields.Settings.model_fields)} settings"
 
 
 def writable() -> str:
@@ -63,10 +65,10 @@ def writable() -> str:
 
 def page(path: Path) -> str:
     """A committed notebook is sound, and its outputs are those of its code."""
-    notebook = notebooks.load(path)
-    notebooks.check_source(notebook, path.stem)
-    notebooks.check_fresh(notebook)
-    notebooks.check_outputs(notebook)
+    notebook = load(path)
+    check_source(notebook, path.stem)
+    check_fresh(notebook)
+    check_outputs(notebook)
     return f"{path.stat().st_size / 1000:.0f} kB"
 
 

@@ -28,9 +28,9 @@ def probe(
     tagged = new_code_cell(parameters, metadata={"tags": [tag] if tag else []})
     cells = [
         new_markdown_cell("# A probe"),
-        new_code_cell("from nbutils import runner"),
+        new_code_cell("from nbutils import pages"),
         tagged,
-        new_code_cell('run = runner.start("probe", profile, overrides, out)'),
+        new_code_cell('run = pages.start("probe", profile, overrides, out)'),
         *(new_code_cell(source) for source in body),
         new_code_cell(last or 'run.finish({"answer": (42, "items")})'),
     ]
@@ -51,7 +51,7 @@ def vectors_apart(tmp_path_factory):
     The encoder is not imported for it: where no test file needs it, it stays out.
     """
     with pytest.MonkeyPatch.context() as patch:
-        encoder = sys.modules.get("nbutils.encoder")
+        encoder = sys.modules.get("nbutils.encoder.vectors")
         if encoder is not None:
             patch.setattr(encoder, "VECTORS", tmp_path_factory.mktemp("vectors"))
         yield

@@ -20,8 +20,10 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from nbutils import llm, parsing, plan
-from nbutils.settings import FAMILIES, ROOT, Settings, resolve
+from nbutils.core.fields import FAMILIES, Settings
+from nbutils.core.settings import ROOT, resolve
+from nbutils.llm.client import ChatRequest, Client, Store, chat_request
+from nbutils.synthesis import recordings, replies
 
 FAULTS = (
     "429", "500", "503", "time-out", "dropped", "truncated", "not json",
@@ -55,9 +57,9 @@ class FaultServer(ThreadingHTTPServer):
         self.lock = threading.Lock()
         self.answers: dict[str, str] = {}
         for family in FAMILIES:
-            responses = plan.recorded_responses(family)
-            texts = plan.recorded_texts(responses)
-            for request in plan.recorded_requests(family, responses):
+            responses = recordings.recorded_responses(family)
+            texts = recordings.recorded_texts(responses)
+            for request in recordings.recorded_requests(family, responses):
                 self.answers[request.prompt] = texts[request.id]
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -146,19 +148,21 @@ def settings_for(store: Path) -> Settings:
     )  # fmt: skip
 
 
-def requests_of(count: int, settings: Settings) -> list[llm.ChatRequest]:
+def requests_of(count: int, settings: Settings) -> list[ChatRequest]:
     """`count` different requests of the recordings; beyond those, new samples."""
     planned = [
         request
         for family in FAMILIES
-        for request in plan.recorded_requests(family, plan.recorded_responses(family))
+        for request in recordings.recorded_requests(
+            family, recordings.recorded_responses(family)
+        )
     ]
-    found: dict[str, llm.ChatRequest] = {}
+    found: dict[str, ChatRequest] = {}
     for sample in range(count):
         for r in planned:
             if len(found) == count:
                 return list(found.values())
-            chat = llm.chat_request(r.id, r.prompt, r.template, settings, sample)
+            chat = chat_request(r.id, r.prompt, r.template, settings, sample)
             found.setdefault(chat.key, chat)
     return list(found.values())
 
@@ -166,7 +170,7 @@ def requests_of(count: int, settings: Settings) -> list[llm.ChatRequest]:
 def ask(store: str, count: int) -> None:
     """The client that is killed: asks for everything that its store lacks."""
     settings = settings_for(Path(store))
-    client = llm.Client(settings, schemas=parsing.SCHEMAS)
+    client = Client(settings, schemas=replies.SCHEMAS)
     client.complete_many(requests_of(count, settings))
     client.close()
 
@@ -185,7 +189,7 @@ def prove(count: int, rate: float, kills: int, seed: int, folder: Path) -> dict:
     """Run with faults and kills, then without; what was asked, kept and equal."""
     draw = random.Random(seed)
     server, path = FaultServer(rate, seed), folder / "faulty.sqlite"
-    store = llm.Store(path)
+    store = Store(path)
     marks = sorted(draw.sample(range(1, count), kills))
     for mark in marks:
         client = start(server, path, count)
@@ -200,7 +204,7 @@ def prove(count: int, rate: float, kills: int, seed: int, folder: Path) -> dict:
     clean = FaultServer(0.0)
     assert start(clean, folder / "clean.sqlite", count).wait() == 0
     clean.shutdown()
-    wanted = list(llm.Store(folder / "clean.sqlite").dump())
+    wanted = list(Store(folder / "clean.sqlite").dump())
     found, delivered = list(store.dump()), sum(server.delivered.values())
     return {
         "different requests": count,

@@ -3,7 +3,7 @@
 import ast
 import re
 
-from nbutils.settings import ROOT
+from nbutils.core.settings import ROOT
 
 
 def rows() -> list[list[str]]:

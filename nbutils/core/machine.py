@@ -1,0 +1,161 @@
+"""The machine a run finds: versions, device, memory, network, keys.
+
+What a run needs is read from its settings and compared with what is there before
+anything starts. PyTorch is imported only where a GPU has to be looked for.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+from nbutils.core.errors import LabError
+from nbutils.core.fields import MINILM, Settings
+from nbutils.core.settings import ROOT
+
+PACKAGES = ("torch", "transformers", "sentence-transformers", "peft", "bitsandbytes")
+GB = 1024**3
+
+
+def versions() -> dict[str, str]:
+    """Python's, this project's and the main libraries' versions; none is imported."""
+    found = {"python": platform.python_version()}
+    for package in (*PACKAGES, "mteb"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "missing"
+    return {**found, "nbutils": version("hard-negatives-lab")}
+
+
+def device_name() -> str:
+    """The GPU's name where PyTorch has one, else "cpu". Does not import PyTorch."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return torch.cuda.get_device_name(0)
+    return "cpu"
+
+
+def describe_machine() -> None:
+    """Print versions, device, cores and memory in one line."""
+    import torch  # here, so that its import counts as import and not as work
+
+    short = {"sentence-transformers": "ST"}
+    names = [f"{short.get(k, k)} {v}" for k, v in versions().items() if k != "nbutils"]
+    memory = psutil.virtual_memory().total / GB
+    device = device_name() if torch.cuda.is_available() else "CPU"
+    print(f"{', '.join(names)} · {device}, {psutil.cpu_count()} cores, {memory:.0f} GB")
+
+
+def peak_memory_gb() -> float:
+    """The largest resident memory this process has had, in GB.
+
+    Linux's VmHWM belongs to this program alone; `ru_maxrss` would start at the
+    memory of the process that launched it.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        match = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+        if match:
+            return int(match[1]) * 1024 / GB
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GB
+
+
+def memory_now() -> float:
+    """The resident memory of this process, in GB."""
+    return psutil.Process().memory_info().rss / GB
+
+
+def forget_peak() -> None:
+    """Let `peak_memory_gb` count from now on, where the system can (Linux)."""
+    switch = Path("/proc/self/clear_refs")
+    if switch.is_file():
+        switch.write_text("5")
+
+
+def network_needs(settings: Settings) -> list[str]:
+    """What these settings would fetch or ask for over the network; may be empty.
+
+    Folders, the shipped MiniLM, `bm25` and the tiny random models need none.
+    """
+    needs = ["a language model"] if settings.llm_mode != "replay" else []
+    models = [settings.student, settings.encoder, *settings.teachers]
+    needs += [
+        f"an embeddings server of {name.removeprefix('server:')}"
+        if name.startswith("server:")
+        else name
+        for name in dict.fromkeys(models)
+        if not _is_local(name)
+    ]
+    return needs + [f"mteb's {name}" for name in settings.tasks if name != "local"]
+
+
+def _is_local(model: str) -> bool:
+    shipped = model in ("bm25", "random", MINILM) or model.startswith("tiny-")
+    return shipped or Path(model).is_dir() or (ROOT / model).is_dir()
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Environment variables of a run: no needless network, no progress bars.
+
+    Threads of a product wait without spinning: on a machine that others use too, two
+    spinning threads took 2.5 times as long as one.
+    """
+    values = {
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    }
+    hub = [need for need in network_needs(settings) if need != "a language model"]
+    if not hub:
+        offline = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
+        values |= dict.fromkeys(offline, "1")
+    return values
+
+
+def check_machine(settings: Settings) -> None:
+    """Refuse a run that this machine cannot finish, before anything starts.
+
+    Raises LabError when free memory, a GPU, or the language model's key is missing.
+    The key is asked of every notebook in live mode: each reads all records, and what
+    no store holds yet is requested then.
+    """
+    free = psutil.virtual_memory().available / GB
+    if free < settings.min_memory_gb:
+        raise LabError(
+            f"only {free:.1f} GB of memory are free and min_memory_gb is "
+            f"{settings.min_memory_gb:g}: close other programs, take the smoke "
+            "profile, or lower min_memory_gb"
+        )
+    if settings.device == "cuda" and not _has_gpu():
+        raise LabError(
+            f"profile {settings.profile!r} needs a CUDA GPU and PyTorch finds none: "
+            "profiles workshop and smoke run on a CPU"
+        )
+    keys = ("OPENAI_API_KEY", "OPENAI_BASE_URL")
+    live = settings.llm_mode != "replay"
+    if live and not any(os.environ.get(key) for key in keys):
+        raise LabError(
+            f"llm_mode is {settings.llm_mode!r}, but OPENAI_API_KEY and "
+            "OPENAI_BASE_URL are not set: "
+            "export the key (and the URL, for a server other than OpenAI's), or set "
+            "llm_mode to 'replay'"
+        )
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

@@ -1,0 +1,67 @@
+"""."""
+
+from __future__ import annotations
+
+from typing import Any
+
+LLM2VEC_SUBSET = [
+    "SciFact",
+    "ArguAna",
+    "NFCorpus",
+    "StackOverflowDupQuestions",
+    "SciDocsRR",
+    "BiorxivClusteringS2S",
+    "MedrxivClusteringS2S",
+    "TwentyNewsgroupsClustering",
+    "SprintDuplicateQuestions",
+    "Banking77Classification",
+    "EmotionClassification",
+    "MassiveIntentClassification",
+    "STS17",
+    "SICK-R",
+    "STSBenchmark",
+]
+
+PROFILES: dict[str, dict[str, Any]] = {
+    "workshop": {},
+    "smoke": {
+        "min_memory_gb": 1.0,
+        "families": ["health", "industry"],
+        "max_items": 12,
+        "student": "tiny-mistral",
+        "encoder": "tiny-bert",
+        "teachers": ["bm25", "tiny-bert"],
+        "text_format": "inst",
+        "max_length": 160,
+        "steps_per_level": 2,
+        "batch_size": 8,
+        "mini_batch": 8,
+        "warmup_steps": 2,
+        "bootstrap_samples": 200,
+        "candidate_depth": 20,
+    },
+    "paper": {
+        "device": "cuda",
+        "min_memory_gb": 16.0,
+        "llm_mode": "live",
+        "llm_model": "gpt-4o",
+        "student": "mistralai/Mistral-7B-Instruct-v0.2",
+        "text_format": "inst",
+        "max_length": 512,
+        "compute_dtype": "bfloat16",
+        "gradient_checkpointing": True,
+        "gradient_cache": True,
+        "teachers": ["bm25", "intfloat/e5-mistral-7b-instruct"],
+        "steps_per_level": 400,
+        "batch_size": 512,
+        "mini_batch": 16,
+        "mini_batch_tokens": 8192,
+        "learning_rate": 2e-4,
+        "warmup_steps": 300,
+        "temperature": 0.02,
+        "retrieved_per_query": 2,
+        "batches_from": "dataset",
+        "optimizer": "paged_adamw_8bit",
+        "tasks": LLM2VEC_SUBSET,
+    },
+}

@@ -1,0 +1,16 @@
+"""Text to vector: the student in 4 bits with LoRA, its template, attention, pooling.
+
+ATA pooling weighs tokens by the attention they receive (Negative Matters).
+"""
+
+from nbutils.encoder.anchors import anchor_table as anchor_table
+from nbutils.encoder.anchors import by_layer as by_layer
+from nbutils.encoder.anchors import by_place as by_place
+from nbutils.encoder.anchors import class_means as class_means
+from nbutils.encoder.anchors import inspect as inspect
+from nbutils.encoder.anchors import pooled as pooled
+from nbutils.encoder.attention import attention_tap as attention_tap
+from nbutils.encoder.student import build_student as build_student
+from nbutils.encoder.student import load_encoder as load_encoder
+from nbutils.encoder.student import load_student as load_student
+from nbutils.encoder.vectors import embed as embed

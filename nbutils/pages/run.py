@@ -1,0 +1,285 @@
+"""A notebook's own run: its settings, its files, its figures, its clock, its metrics.
+
+A notebook calls `start`, works, and ends with `Run.finish`. How notebooks are executed
+from the command line is in `headless`; nothing here needs Jupyter to be running.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from nbutils.core.errors import LabError
+from nbutils.core.fields import Settings
+from nbutils.core.files import atomic, verify_shipped, write_json
+from nbutils.core.machine import (
+    check_machine,
+    device_name,
+    environment,
+    network_needs,
+    peak_memory_gb,
+    versions,
+)
+from nbutils.core.settings import ROOT, resolve
+
+PARTS = ("encoding", "training")
+HEADLESS = "NBUTILS_HEADLESS"
+
+
+# -- the clock -----------------------------------------------------------------------
+
+
+class ImportClock:
+    """Adds up the wall seconds that first imports of Python modules take.
+
+    It wraps the loader of source files, so that lazy imports inside functions count
+    too; only the outermost import of a chain is timed, in the main thread.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._depth = 0
+        self._original = SourceFileLoader.exec_module
+
+    def start(self) -> None:
+        """Begin to count."""
+        original, clock = self._original, self
+
+        def exec_module(loader: SourceFileLoader, module: Any) -> None:
+            main = threading.current_thread() is threading.main_thread()
+            if clock._depth or not main:
+                return original(loader, module)
+            clock._depth, began = 1, time.perf_counter()
+            try:
+                return original(loader, module)
+            finally:
+                clock._depth = 0
+                clock.seconds += time.perf_counter() - began
+
+        SourceFileLoader.exec_module = exec_module
+
+    def stop(self) -> None:
+        """Give the loader back as it was."""
+        SourceFileLoader.exec_module = self._original
+
+
+# -- the run -------------------------------------------------------------------------
+
+
+def start(
+    name: str,
+    profile: str = "workshop",
+    overrides: dict[str, Any] | None = None,
+    out: str = "runs",
+) -> Run:
+    """Resolve and check the settings of a notebook's run, and say what will happen.
+
+    A relative `out` is under the repository root, which also becomes the working
+    folder, so that a page behaves alike from JupyterLab and from the command line.
+    Raises LabError for a faulty setting or a machine that cannot do the run.
+    """
+    settings = resolve(profile, overrides)
+    os.chdir(ROOT)
+    check_machine(settings)
+    _apply(environment(settings))
+    run = Run(name, settings, Path(ROOT, out, settings.profile, name))
+    needs = network_needs(settings)
+    print(f"{name}: profile {settings.profile}, seed {settings.seed}")
+    print(f"writes {_shown(run.folder)}; network: {', '.join(needs) or 'not needed'}")
+    for key, value in (overrides or {}).items():
+        print(f"changed: {key} = {value!r}")
+    return run
+
+
+def _apply(values: Mapping[str, str]) -> None:
+    os.environ.update(values)
+    hub = sys.modules.get("huggingface_hub.constants")
+    if hub is not None and "HF_HUB_OFFLINE" in values:
+        hub.HF_HUB_OFFLINE = True  # it read the environment when it was imported
+
+
+def _shown(path: Path) -> str:
+    path = path.resolve()
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+
+
+class Run:
+    """One notebook's run: `settings`, its output `folder`, and what it reports.
+
+    `seconds` of the metrics file: *total* is the age of the kernel process in a
+    headless run, else the time since `start`; *import* is everything before `start`
+    in a headless run plus every first import after it; *encoding* and *training* are
+    what `timed` measured, less the imports and timed parts inside; *other* is the rest.
+    """
+
+    def __init__(self, name: str, settings: Settings, folder: Path) -> None:
+        self.name, self.settings, self.folder = name, settings, folder
+        self._seconds = dict.fromkeys(PARTS, 0.0)
+        self._figures: list[dict[str, str]] = []
+        now = time.time()
+        # only the first run of a headless kernel owns the time since the kernel began
+        first = os.environ.pop(HEADLESS, "") == "1"
+        self.interactive = not first  # somebody watches: progress bars are welcome
+        self._began = psutil.Process().create_time() if first else now
+        self._boot = now - self._began
+        self._imports = ImportClock()
+        self._imports.start()
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path("metrics.json").unlink(missing_ok=True)  # never an older run's
+
+    def path(self, filename: str) -> Path:
+        """The path of a file of this notebook's own output folder."""
+        path = self.folder / filename
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def input(self, notebook: str, filename: str, shipped: Path | None = None) -> Path:
+        """A file or folder that `notebook` wrote, else the shipped one; says which.
+
+        Only a run of the same profile and `out` counts, and only one that finished:
+        its metrics.json stands beside its files. The shipped one is checked against
+        the SHA256SUMS above it. Raises LabError, naming the notebook to run, where
+        neither exists, and for a shipped file that is not as it was listed.
+        """
+        made = self.folder.parent / notebook / filename
+        finished = (self.folder.parent / notebook / "metrics.json").is_file()
+        if made.exists() and finished:
+            print(f"reads {_shown(made)}{self._other_settings(notebook)}")
+            return made
+        if shipped is not None and Path(shipped).exists():
+            verify_shipped(shipped)
+            state = "has not finished" if made.exists() else "has not run"
+            print(f"reads {_shown(Path(shipped))} (shipped; {notebook} {state})")
+            return Path(shipped)
+        state = "is from an unfinished run" if made.exists() else "is missing"
+        raise LabError(
+            f"{_shown(made)} {state}: run 'python -m nbutils run {notebook} "
+            f"--profile {self.settings.profile}' first"
+        )
+
+    def _other_settings(self, notebook: str) -> str:
+        """Which settings an earlier notebook's run had otherwise, as a remark."""
+        path = self.folder.parent / notebook / "metrics.json"
+        try:
+            theirs = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        except (ValueError, KeyError, TypeError):
+            raise LabError(
+                f"{_shown(path)} is damaged: run {notebook} again, or remove its folder"
+            ) from None
+        ours = self.settings.model_dump()
+        changed = [key for key in ours if theirs.get(key) != ours[key]]
+        return f" (made with another {', '.join(changed)})" if changed else ""
+
+    def figure(self, name: str, plot: tuple[Any, str]) -> None:
+        """Save `(figure, description)` as figures/NAME.png and show it.
+
+        The description is the image's alternative text and is printed below it.
+        """
+        from IPython.display import Image, display
+
+        figure, description = plot
+        description = " ".join(description.split())
+        if not description:
+            raise LabError(f"figure {name!r} has no description: say what it shows")
+        path = self.path(f"figures/{name}.png")
+        with atomic(path) as temporary:
+            _write_png(figure, temporary)
+        _close(figure)
+        display(Image(filename=path, alt=description))
+        print(description)
+        entry = {"name": name, "file": f"figures/{name}.png", "alt": description}
+        self._figures = [f for f in self._figures if f["name"] != name] + [entry]
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Add the wall seconds of the block to `part`: "encoding" or "training"."""
+        if part not in PARTS:
+            raise LabError(f"timed({part!r}): known parts are {', '.join(PARTS)}")
+        began, counted = time.perf_counter(), self._counted()
+        try:
+            yield
+        finally:
+            inside = self._counted() - counted
+            self._seconds[part] += time.perf_counter() - began - inside
+
+    def _counted(self) -> float:
+        return sum(self._seconds.values()) + self._imports.seconds
+
+    def seconds(self) -> dict[str, float]:
+        """Wall seconds so far: total, import, encoding, training and other."""
+        total = time.time() - self._began
+        parts = {"import": self._boot + self._imports.seconds, **self._seconds}
+        rest = max(0.0, total - sum(parts.values()))
+        everything = {"total": total, **parts, "other": rest}
+        return {name: round(value, 3) for name, value in everything.items()}
+
+    def finish(self, metrics: Mapping[str, tuple[Any, str]]) -> None:
+        """Write metrics.json from {name: (value, unit)} and print a small table.
+
+        Raises LabError for a value that is not a finite number.
+        """
+        self._imports.stop()
+        rows = [
+            {"name": name, "value": _number(name, value), "unit": unit}
+            for name, (value, unit) in metrics.items()
+        ]
+        seconds = self.seconds()
+        report = {
+            "notebook": self.name,
+            "profile": self.settings.profile,
+            "seed": self.settings.seed,
+            "settings": self.settings.model_dump(),
+            "versions": versions(),
+            "device": device_name(),
+            "seconds": seconds,
+            "peak_memory_gb": round(peak_memory_gb(), 3),
+            "metrics": rows,
+            "figures": self._figures,
+        }
+        write_json(self.path("metrics.json"), report)
+        width = max((len(row["name"]) for row in rows), default=0)
+        for row in rows:
+            print(f"{row['name']:<{width}}  {_text(row['value']):>10}  {row['unit']}")
+        print(f"{seconds['total']:.0f} s, peak {report['peak_memory_gb']:.1f} GB")
+
+
+def _write_png(figure: Any, path: Path) -> None:
+    """Write a figure with 128 colours: a third of the bytes, and no visible change.
+
+    Executed notebooks carry their figures, and are kept under 400 kB.
+    """
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    picture = Image.open(buffer).convert("RGB")
+    picture.quantize(128).save(path, optimize=True)
+
+
+def _close(figure: Any) -> None:
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    if pyplot is not None:
+        pyplot.close(figure)  # or the inline backend shows it again, without alt text
+
+
+def _text(value: float | int) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+def _number(name: str, value: Any) -> float | int:
+    value = value.item() if hasattr(value, "item") else value
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise LabError(f"metric {name!r} is {value!r}: it must be a finite number")
+    return value

@@ -1,0 +1,291 @@
+"""The ladder of graded negatives: is it in order, is it diverse, does it leak?
+
+Similarities go in as arrays of (examples × 5) cosines, columns P, N1, N2, N3, N4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from nbutils.core.errors import LabError, nearest
+from nbutils.core.records import LEVELS, GradedExample, Rejection
+from nbutils.core.statistics import interval
+from nbutils.core.text import distinct_n, words
+
+RUNGS = ("P", *LEVELS)
+"""The columns of every array of similarities, from most to least similar."""
+
+
+def ladder(similarities):
+    """Each example's order, inversions and margin, one row an example.
+
+    `similarities` is (examples × 5): P, N1 … N4. An inversion is a pair of rungs whose
+    lower one scores at least as high (Kendall's tau distance, 1938; 0 to 10): a tie
+    counts, for an encoder that cannot tell two rungs apart has not ordered them.
+    `monotone` is no inversion; `margin` is P − N1 (the rungs are those of Negative
+    Matters, MGH; the count is ours).
+    """
+    scores = np.asarray(similarities, dtype=float)
+    higher, lower = np.triu_indices(scores.shape[1], k=1)
+    inverted = scores[:, higher] <= scores[:, lower]
+    names = np.array(["P", *LEVELS])
+    order = names[np.argsort(-scores, axis=1, kind="stable")]
+    return pd.DataFrame(
+        {
+            "order": [" ".join(row) for row in order],
+            "inversions": inverted.sum(axis=1),
+            "monotone": ~inverted.any(axis=1),
+            "margin": scores[:, 0] - scores[:, 1],
+        }
+    )
+
+
+def texts_of(examples: Sequence[GradedExample]) -> list[str]:
+    """Six texts an example, flat: query, P, N1, N2, N3, N4."""
+    return [t for e in examples for t in (e.query, e.positive, *e.negatives)]
+
+
+def cosines(vectors: np.ndarray, to: str = "query") -> np.ndarray:
+    """Cosine of P, N1 … N4 to the query or to the positive: (examples × 5).
+
+    `vectors` are the unit vectors of `texts_of`, (6 · examples, dimension). To the
+    positive the first column is 1 by definition.
+    """
+    blocks = vectors.reshape(-1, 6, vectors.shape[1]).astype(np.float64)
+    anchor = blocks[:, {"query": 0, "positive": 1}[to]]
+    found = np.einsum("nd,nkd->nk", anchor, blocks[:, 1:])
+    if to == "positive":
+        found[:, 0] = 1.0
+    return found
+
+
+def summarise(
+    similarities: np.ndarray,
+    by: Sequence[str] | None = None,
+    samples: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Means with 95 % intervals: columns by, measure, value, low, high, n.
+
+    Measures: the cosine of each rung, "inversions", "monotone" (share), "P above N1"
+    (share) and "margin". `by` names each example's group; None takes all as one.
+    """
+    frame = ladder(similarities)
+    frame[list(RUNGS)] = similarities
+    frame["P above N1"] = frame["margin"] > 0
+    frame["by"] = "all" if by is None else list(by)
+    measures = [*RUNGS, "inversions", "monotone", "P above N1", "margin"]
+    rows = [
+        (name, measure, *interval(part[measure], samples, seed), len(part))
+        for name, part in frame.groupby("by", sort=False)
+        for measure in measures
+    ]
+    return pd.DataFrame(rows, columns=["by", "measure", "value", "low", "high", "n"])
+
+
+RULES = ("monotone", "positive_first")
+"""`monotone`: no inversion at all; `positive_first`: every negative is below P."""
+
+
+def in_order(
+    examples: Sequence[GradedExample],
+    similarities: np.ndarray,
+    rule: str = "positive_first",
+    margin: float = 0.0,
+) -> tuple[list[GradedExample], list[Rejection]]:
+    """The examples whose ladder stands under a teacher, and why the others do not.
+
+    similarities: (examples × 5), P, N1 … N4. A rejected example names its order and
+    its margin (P − N1, at least `margin`), so that it can be dropped or asked for
+    again (`asking.fulfil`'s `check`), never silently. LabError for an unknown rule.
+    """
+    if rule not in RULES:
+        near = nearest(rule, RULES)
+        raise LabError(f"unknown rule {rule!r}{near} (known: {', '.join(RULES)})")
+    scores = np.asarray(similarities, dtype=float)
+    table = ladder(scores)
+    good = (
+        table["monotone"] if rule == "monotone" else scores[:, 0] > scores[:, 1:].max(1)
+    )
+    good = np.asarray(good) & (table["margin"] >= margin)
+    kept, rejections = [], []
+    for example, fine, row in zip(examples, good, table.itertuples(), strict=True):
+        if fine:
+            kept.append(example)
+        else:
+            detail = f"{rule}: the order is {row.order}, P above N1 by {row.margin:.3f}"
+            rejections.append(Rejection(id=example.id, reason="ladder", detail=detail))
+    return kept, rejections
+
+
+def compare_diversity(
+    one: Mapping[str, Sequence[str]],
+    other: Mapping[str, Sequence[str]],
+    samples: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Two generators' texts for the same prompts: how different are each one's own?
+
+    one, other: prompt (or task) to the texts written for it. Compared on the prompts
+    that both have, with equally many texts of each. Rows distinct_1 to distinct_3 and
+    self_overlap (the mean Jaccard overlap of two texts' words: lower is more diverse);
+    columns measure, one, other, difference, low, high (intervals over prompts).
+    """
+    shared = [name for name in one if name in other]
+    pairs = []
+    for name in shared:
+        count = min(len(one[name]), len(other[name]))
+        if count:
+            pairs.append((list(one[name])[:count], list(other[name])[:count]))
+    if len(pairs) < 2:
+        raise LabError("diversity is compared over two prompts or more that both have")
+    measures = {f"distinct_{n}": partial(distinct_n, n=n) for n in (1, 2, 3)}
+    measures["self_overlap"] = self_overlap
+    rows = []
+    for name, measure in measures.items():
+        values = np.array([[measure(texts) for texts in pair] for pair in pairs])
+        values = values[np.isfinite(values).all(axis=1)]
+        if not len(values):
+            continue
+        mean, low, high = interval(values[:, 1] - values[:, 0], samples, seed)
+        first, second = values.mean(axis=0)
+        rows.append((name, first, second, mean, low, high))
+    columns = ["measure", "one", "other", "difference", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def self_overlap(texts: Sequence[str]) -> float:
+    """Mean Jaccard overlap of the words of two texts, over all pairs; nan for one."""
+    sets = [set(words(text)) for text in texts]
+    pairs = [(a, b) for i, a in enumerate(sets) for b in sets[i + 1 :] if a | b]
+    return float(np.mean([len(a & b) / len(a | b) for a, b in pairs] or [np.nan]))
+
+
+def diversity(
+    examples: Sequence[GradedExample],
+    vectors: np.ndarray,
+    samples: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """How different the texts of a rung are from each other, one row a rung.
+
+    `distinct_2` and `distinct_3` over all texts of the rung (as many for each rung);
+    `alike` is the mean cosine of two texts of the same task and rung, averaged over
+    tasks; `minus_P` its difference to the positives', task by task; each with its
+    interval from resampled tasks. `words` is the mean length.
+    """
+    blocks = vectors.reshape(-1, 6, vectors.shape[1])
+    tasks = pd.Series([e.task_id for e in examples])
+    places = [np.array(p) for p in tasks.groupby(tasks).indices.values() if len(p) > 1]
+    texts = np.array(texts_of(examples), dtype=object).reshape(-1, 6)
+    alike = np.array(
+        [[_mean_pairwise(blocks[p, k]) for p in places] for k in range(1, 6)]
+    )
+    rows = []
+    for column, rung in enumerate(RUNGS):
+        found = list(texts[:, column + 1])
+        value, low, high = interval(alike[column], samples, seed)
+        minus, below, above = interval(alike[column] - alike[0], samples, seed)
+        rows.append(
+            {
+                "rung": rung,
+                "distinct_2": distinct_n(found, 2),
+                "distinct_3": distinct_n(found, 3),
+                "words": float(np.mean([len(words(t)) for t in found])),
+                "alike": value,
+                "low": low,
+                "high": high,
+                "minus_P": minus,
+                "minus_low": below,
+                "minus_high": above,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def text_only_auc(
+    genuine: Sequence[str],
+    negatives: Sequence[str],
+    genuine_items: Sequence[str],
+    negative_items: Sequence[str],
+    *,
+    kind: str = "words",
+    samples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """AUC with which negatives are told from genuine texts without any query.
+
+    TF-IDF and logistic regression, scores from 5 folds that never split an item; 0.5
+    is what fair negatives give. Returns (auc, low, high), the interval from resampled
+    items. `kind` is "words", "characters" or "length" (shorter means negative).
+    """
+    texts = [*genuine, *negatives]
+    items = np.array([*genuine_items, *negative_items])
+    labels = np.repeat([0, 1], [len(genuine), len(negatives)])
+    if len(set(items)) < 2:
+        raise LabError("a text-only check needs two items or more: raise max_items")
+    if kind == "length":
+        scores = -np.array([len(words(t)) for t in texts], dtype=float)
+    else:
+        scores = _held_out_scores(texts, labels, items, kind)
+    return auc_interval(labels, scores, items, samples, seed)
+
+
+def auc_interval(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    items: np.ndarray,
+    samples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """Area under the ROC curve (ties half) with a 95 % interval over items."""
+    above, below = scores[labels == 1], scores[labels == 0]
+    wins = (above[:, None] > below).astype(np.float32)
+    wins += 0.5 * (above[:, None] == below)
+    _, unit = np.unique(items, return_inverse=True)
+    count = unit.max() + 1
+    draw = np.random.default_rng(seed)
+    # A resampled set is a weight per item: how often the item was drawn.
+    weights = draw.multinomial(count, np.full(count, 1 / count), size=samples)
+    up = weights[:, unit[labels == 1]].astype(np.float32)
+    down = weights[:, unit[labels == 0]].astype(np.float32)
+    total = np.einsum("bi,bi->b", up @ wins, down)
+    areas = total / np.maximum(up.sum(1) * down.sum(1), 1)
+    low, high = np.percentile(areas, [2.5, 97.5])
+    return float(wins.mean()), float(low), float(high)
+
+
+def _held_out_scores(texts, labels, items, kind: str) -> np.ndarray:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GroupKFold
+
+    make: dict[str, Callable[[], TfidfVectorizer]] = {
+        "words": lambda: TfidfVectorizer(sublinear_tf=True),
+        "characters": lambda: TfidfVectorizer(
+            analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True, min_df=2
+        ),
+    }
+    from threadpoolctl import threadpool_limits
+
+    texts, scores = np.array(texts, dtype=object), np.empty(len(labels))
+    folds = GroupKFold(min(5, len(set(items))))
+    for train, test in folds.split(texts, labels, items):
+        vectorizer = make[kind]()
+        model = LogisticRegression(C=10.0, max_iter=300, class_weight="balanced")
+        counts = vectorizer.fit_transform(texts[train])
+        with threadpool_limits(1):  # many tiny products: threads only get in the way
+            model.fit(counts, labels[train])
+        scores[test] = model.decision_function(vectorizer.transform(texts[test]))
+    return scores
+
+
+def _mean_pairwise(vectors: np.ndarray) -> float:
+    """Mean cosine over all pairs of different rows (unit vectors)."""
+    n = len(vectors)
+    total = float(np.square(vectors.sum(axis=0, dtype=np.float64)).sum())
+    return (total - n) / (n * (n - 1))

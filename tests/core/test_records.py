@@ -1,0 +1,226 @@
+"""Records and their files: whole or absent, and a fault names its file and line."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+from pydantic import ValidationError
+
+from nbutils.core.errors import LabError
+from nbutils.core.files import (
+    files_of,
+    read_jsonl,
+    read_sums,
+    read_table,
+    sha256,
+    verify,
+    verify_shipped,
+    write_json,
+    write_jsonl,
+    write_sums,
+    write_table,
+)
+from nbutils.core.records import GradedExample, RetrievalItem, Task, split_of
+from nbutils.core.settings import DATA
+
+TASK = Task(id="t/1", family="t", group="sts", index=0, text="Find é", split="train")
+GRADED = {
+    "id": "g/1",
+    "family": "health",
+    "group": "sts",
+    "task_id": "t/1",
+    "task": "a task",
+    "query": "q",
+    "positive": "p",
+    "negatives": ("n1", "n2", "n3", "n4"),
+    "split": "train",
+}
+
+
+# -- records ---------------------------------------------------------------------------
+
+
+def test_documents_are_named_by_level_and_by_positive():
+    documents = GradedExample(**GRADED).documents()
+    names = ["g/1/P", "g/1/N1", "g/1/N2", "g/1/N3", "g/1/N4"]
+    assert list(documents) == names
+    assert documents["g/1/N1"] == "n1"
+    item = RetrievalItem(
+        id="r", family="f", domain="d", query="q", title="t",
+        positives=("a", "b", "c"), split="train",
+    )  # fmt: skip
+    assert item.documents() == {"r/P0": "a", "r/P1": "b", "r/P2": "c"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"query": ""},
+        {"query": 3},
+        {"negatives": ("n1", "n2", "n3")},
+        {"split": "test"},
+        {"levels": 4},
+    ],
+)
+def test_a_record_that_does_not_fit_is_refused(change):
+    with pytest.raises(ValidationError):
+        GradedExample(**{**GRADED, **change})
+
+
+@pytest.mark.parametrize(
+    ("place", "split"),
+    [
+        (("industry", 0, 2, 0), "held-out-family"),
+        (("industry", None, 0, 0), "held-out-family"),
+        (("health", None, 0, 5), "train"),
+        (("health", 1, 2, 0), "held-out-tasks"),
+        (("health", 1, 2, 5), "held-out-tasks"),
+        (("health", 0, 2, 5), "dev"),
+        (("health", 0, 2, 4), "train"),
+    ],
+)
+def test_splits_hold_out_the_family_and_the_last_task(place, split):
+    assert split_of(*place) == split
+
+
+# -- atomic files ----------------------------------------------------------------------
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.jsonl"
+    write_jsonl(path, [{"a": 1}])
+
+    def rows():
+        yield {"a": 2}
+        raise RuntimeError("the power went")
+
+    with pytest.raises(RuntimeError):
+        write_jsonl(path, rows())
+    assert path.read_text() == '{"a": 1}\n'
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_first_write_leaves_nothing(tmp_path):
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "new" / "a.json", {"a": object()})
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_written_file_can_be_read_by_others(tmp_path):
+    write_json(tmp_path / "a.json", {"é": 1})
+    assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n "é": 1\n}\n'
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.csv"])
+def test_tables_come_back_as_they_went(name, tmp_path):
+    table = pd.DataFrame({"name": ["a", "b"], "score": [0.1, 0.2], "n": [1, 2]})
+    write_table(tmp_path / name, table)
+    pd.testing.assert_frame_equal(read_table(tmp_path / name), table)
+
+
+def test_a_damaged_or_missing_table_is_named(tmp_path):
+    path = tmp_path / "a.parquet"
+    with pytest.raises(LabError, match=r"a\.parquet does not exist"):
+        read_table(path)
+    write_table(path, pd.DataFrame({"a": range(100)}))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(LabError, match=r"a\.parquet cannot be read"):
+        read_table(path)
+
+
+# -- JSONL -----------------------------------------------------------------------------
+
+
+def test_records_come_back_from_jsonl(tmp_path):
+    path = tmp_path / "tasks.jsonl"
+    assert write_jsonl(path, [TASK, TASK]) == 2
+    assert read_jsonl(path, Task) == [TASK, TASK]
+    assert read_jsonl(path)[0]["text"] == "Find é"
+    graded = GradedExample(**GRADED)
+    write_jsonl(path, [graded])
+    assert read_jsonl(path, GradedExample) == [graded]
+
+
+def test_a_truncated_file_names_its_line(tmp_path):
+    path = tmp_path / "tasks.jsonl"
+    write_jsonl(path, [TASK, TASK, TASK])
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(LabError, match=r"tasks\.jsonl, line 3: not JSON") as caught:
+        read_jsonl(path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(LabError, match=r"tasks\.jsonl, line 3"):
+        read_jsonl(path, Task)
+
+
+def test_a_record_that_fails_its_schema_names_line_and_field(tmp_path):
+    path = tmp_path / "tasks.jsonl"
+    bad = {**TASK.model_dump(), "index": "first"}
+    write_jsonl(path, [TASK, bad])
+    with pytest.raises(LabError, match=r"line 2: index: Input should be a valid int"):
+        read_jsonl(path, Task)
+    with pytest.raises(LabError, match="does not exist"):
+        read_jsonl(tmp_path / "other.jsonl")
+
+
+# -- sums ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "a.txt").write_text("abc")
+    digest = sha256(tmp_path / "a.txt")
+    (tmp_path / "SHA256SUMS").write_text(f"{digest}  a.txt\n")
+    return tmp_path
+
+
+def test_a_file_as_it_was_listed_passes(folder):
+    verify(folder)
+    verify(folder, ["a.txt"])
+    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert sha256(folder / "a.txt") == known
+
+
+def test_a_changed_missing_or_unlisted_file_is_named(folder):
+    with pytest.raises(LabError, match=r"b\.txt is not listed"):
+        verify(folder, ["b.txt"])
+    (folder / "a.txt").write_text("ab")
+    with pytest.raises(LabError, match=r"a\.txt is truncated or changed.*git checkout"):
+        verify(folder)
+    (folder / "a.txt").unlink()
+    with pytest.raises(LabError, match=r"a\.txt is missing"):
+        verify(folder)
+    (folder / "SHA256SUMS").unlink()
+    with pytest.raises(LabError, match="SHA256SUMS is missing"):
+        verify(folder)
+
+
+def test_sums_list_every_file_once_and_in_order(tmp_path):
+    for name in ("b.txt", "README.md", "deep/er/a.txt", ".DS_Store", "deep/.x/y"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert write_sums(tmp_path) == 3
+    first = (tmp_path / "SHA256SUMS").read_text()
+    names = [line.split("  ")[1] for line in first.splitlines()]
+    assert names == ["README.md", "b.txt", "deep/er/a.txt"]
+    write_sums(str(tmp_path))
+    assert (tmp_path / "SHA256SUMS").read_text() == first
+    verify(tmp_path)
+    verify_shipped(tmp_path)
+    verify_shipped(tmp_path / "deep")
+
+
+DATA_FOLDERS = [f for f in sorted(DATA.iterdir()) if f.is_dir() and files_of(f)]
+
+
+@pytest.mark.parametrize("folder", DATA_FOLDERS, ids=lambda folder: folder.name)
+def test_the_sums_of_a_data_folder_are_complete_and_right(folder):
+    assert sorted(read_sums(folder)) == files_of(folder)
+    verify(folder)
+
+
+def test_json_of_a_record_is_what_is_written(tmp_path):
+    write_jsonl(tmp_path / "t.jsonl", [TASK])
+    assert json.loads((tmp_path / "t.jsonl").read_text()) == TASK.model_dump()

@@ -1,0 +1,167 @@
+"""Sweeps: which runs they need, that each is made once, and how they are compared."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from nbutils.__main__ import app
+from nbutils.core.errors import LabError
+from nbutils.core.settings import resolve
+from nbutils.evaluation import runs, studies
+from nbutils.mining import miner
+from nbutils.training import loop
+
+TINY = {"student": "tiny-bert", "steps_per_level": 1, "warmup_steps": 1}
+TINY |= {"batch_size": 4, "mini_batch": 4}
+
+
+def key(study: str, variant: str, seed: int = 0, trained: bool = True) -> str:
+    plan = studies.STUDIES[study]
+    changes = plan.changes(variant)
+    return studies.run_key(changes, seed, trained=trained, mines=plan.mines)
+
+
+def test_every_variant_is_a_valid_setting_and_a_run_of_its_own():
+    for name, study in studies.STUDIES.items():
+        for variant in study.variants:
+            resolve(overrides=study.changes(variant))
+        keys = [key(name, variant) for variant in study.variants]
+        assert len(set(keys)) == len(keys), name
+
+
+def test_studies_share_the_runs_that_are_the_same():
+    assert key("pooling", "ata") == key("schedule", "curriculum")
+    assert key("pooling", "mean") != key("schedule", "curriculum")
+    assert key("mining", "perc_pos") != key("schedule", "curriculum")
+    assert key("pooling", "ata", 1) != key("pooling", "ata", 0)
+
+
+def test_an_untrained_student_is_one_for_all_seeds_and_schedules():
+    untrained = {key("schedule", v, s, trained=False) for v, s in
+                 [("curriculum", 0), ("reverse", 1), ("fixed-1", 2)]}  # fmt: skip
+    assert len(untrained) == 1
+    assert key("pooling", "mean", trained=False) not in untrained
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    study = studies.Study({"mean": {"pooling": "mean"}, "ata": {}}, TINY, curve=True)
+    monkeypatch.setitem(studies.STUDIES, "tiny", study)
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Counts the training runs, and lets the one after `stop` of them be killed."""
+    state = {"runs": 0, "stop": None}
+    whole = loop.train
+
+    def counted(*args, **kwargs):
+        if state["runs"] == state["stop"]:
+            raise KeyboardInterrupt
+        state["runs"] += 1
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "train", counted)
+    return state
+
+
+def test_a_sweep_is_resumed_and_makes_no_run_twice(tiny, trained, tmp_path):
+    trained["stop"] = 1
+    with pytest.raises(KeyboardInterrupt):
+        runs.run_study("tiny", [0, 1], tmp_path, print)
+    with pytest.raises(LabError, match="no run of ata"):
+        studies.read_study("tiny", tmp_path)
+    assert studies.read_tables(tmp_path)["scores"]["run"].nunique() == 3
+    trained["stop"] = None
+    runs.run_study("tiny", [0, 1], tmp_path, print)
+    assert trained["runs"] == 4
+    runs.run_study("tiny", [0, 1], tmp_path, print)
+    assert trained["runs"] == 4
+    scores, steps, curve = studies.read_study("tiny", tmp_path)
+    assert set(scores["variant"]) == {
+        "mean", "ata", "untrained, mean", "untrained, ata",
+    }  # fmt: skip
+    pairs = scores.groupby(["variant", "seed"]).size()
+    assert pairs.nunique() == 1 and len(pairs) == 6
+    assert len(steps) == 4 * 4 and set(steps["level"]) == {"N1", "N2", "N3", "N4"}
+    assert (
+        curve.groupby(["variant", "seed"])["step"].apply(list).tolist()
+        == [[0, 1, 2, 3, 4]] * 4
+    )
+
+
+def test_a_run_without_its_curve_is_made_again_where_one_is_due(
+    tiny, trained, tmp_path, monkeypatch
+):
+    flat = studies.Study({"ata": {}}, TINY)
+    monkeypatch.setitem(studies.STUDIES, "flat", flat)
+    runs.run_study("flat", [0], tmp_path, print)
+    runs.run_study("tiny", [0], tmp_path, print)
+    assert trained["runs"] == 3
+    scores, _, curve = studies.read_study("tiny", tmp_path)
+    assert not scores.duplicated(["variant", "seed", "query_id"]).any()
+    assert set(curve["variant"]) == {"mean", "ata"}
+
+
+def test_runs_of_other_defaults_are_refused(tiny, tmp_path):
+    other = resolve().model_dump() | {"temperature": 0.5}
+    (tmp_path / "settings.json").write_text(json.dumps(other))
+    with pytest.raises(LabError, match=r"temperature=0\.5"):
+        runs.run_study("tiny", [0], tmp_path, print)
+
+
+def test_each_method_mines_its_own_table_without_own_or_held_out_texts():
+    from nbutils.synthesis import generate
+
+    records = generate.load(resolve())
+    settings = resolve(overrides={"teachers": ["bm25"], "candidate_depth": 30})
+    found = miner.mine_for_training(records, settings)
+    drawn = miner.mine_for_training(
+        records, settings.model_copy(update={"mining_method": "abs",
+                                             "abs_threshold": -2.0})
+    )  # fmt: skip
+    train = {r.id for r in [*records.graded, *records.items] if r.split == "train"}
+    for table in (found, drawn):
+        assert (table.groupby("query_id").size() == 4).all()
+        assert set(table["query_id"]) == train
+        assert set(table["document_id"].str.rsplit("/", n=1).str[0]) <= train
+        own = table["document_id"].str.rsplit("/", n=1).str[0] == table["query_id"]
+        graded = table["query_id"].str.contains("/mgh/")
+        assert not (own & graded).any()
+    assert drawn["backfilled"].all() and not found["backfilled"].all()
+
+
+def scored(values: dict[tuple[str, int], list[float]]) -> pd.DataFrame:
+    rows = [
+        {"variant": v, "seed": s, "split": "held-out-tasks", "query_id": f"q{i}",
+         "ndcg": x}
+        for (v, s), numbers in values.items()
+        for i, x in enumerate(numbers)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_variants_are_compared_over_the_seeds_that_both_have():
+    scores = scored(
+        {("a", 0): [0.5, 0.5], ("a", 1): [0.7, 0.7], ("a", 2): [9.0, 9.0],
+         ("b", 0): [0.4, 0.6], ("b", 1): [0.5, 0.6], ("untrained", -1): [0.1, 0.3]}
+    )  # fmt: skip
+    table = studies.compare(scores, "b", "held-out-tasks").set_index("variant")
+    assert table.loc["a", "difference"] == pytest.approx((0.0 + 0.15) / 2)
+    assert table.loc["untrained", "difference"] == pytest.approx(0.2 - 0.525)
+    assert np.isnan(table.loc["b", "difference"])
+    assert table["seeds"].to_dict() == {"a": 3, "b": 2, "untrained": 1}
+    assert table.loc["a", "low"] < table.loc["a", "difference"] < table.loc["a", "high"]
+
+
+def test_what_is_not_there_is_named(tmp_path):
+    with pytest.raises(LabError, match="python -m nbutils study pooling"):
+        studies.read_study("pooling", tmp_path)
+    with pytest.raises(LabError, match="no run of 'c'"):
+        studies.compare(scored({("a", 0): [1.0]}), "c", "held-out-tasks")
+    result = CliRunner().invoke(app, ["study", "poling"])
+    assert result.exit_code == 1
+    assert "did you mean 'pooling'" in result.output

@@ -1,0 +1,221 @@
+"""Batch files against a server on loopback: written, fetched, merged, resumed."""
+
+import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import faults
+import pytest
+
+from nbutils.core.errors import LabError
+from nbutils.llm import batches
+from nbutils.llm.client import Client
+from nbutils.synthesis import replies
+
+
+class BatchServer(ThreadingHTTPServer):
+    """The provider's /files and /batches, and chat; every fifth line of a batch fails.
+
+    `looks` is how often a batch is in progress before it is completed.
+    """
+
+    daemon_threads = True
+    request_queue_size = 256  # many clients come at once
+
+    def __init__(self, answers):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.answers, self.looks = answers, 1
+        self.files: dict[str, str] = {}
+        self.batches: dict[str, dict] = {}
+        self.chats: list[str] = []
+        self.status = 200
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def completion(self, body) -> dict:
+        text = self.answers[body["messages"][0]["content"]]
+        message = {"role": "assistant", "content": text}
+        return {
+            "id": "x", "object": "chat.completion", "created": 0,
+            "model": body["model"],
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 10, "completion_tokens": 20,
+                      "total_tokens": 30},
+        }  # fmt: skip
+
+    def work(self, batch: dict) -> None:
+        """Answer the lines of a batch's file into an output and an error file."""
+        done, failed = [], []
+        rows = [json.loads(r) for r in self.files[batch["input_file_id"]].splitlines()]
+        for number, row in enumerate(rows):
+            good = number % 5 != 4
+            body = self.completion(row["body"]) if good else {"error": "busy"}
+            response = {"status_code": 200 if good else 500, "body": body}
+            line = {"custom_id": row["custom_id"], "response": response, "error": None}
+            (done if good else failed).append(json.dumps(line))
+        for name, lines in (("output", done), ("error", failed)):
+            self.files[f"{name}-{batch['id']}"] = "\n".join(lines)
+            batch[f"{name}_file_id"] = f"{name}-{batch['id']}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        server = self.server
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        if server.status != 200:
+            return self._send({"error": {"message": self.headers["Authorization"]}})
+        if self.path.endswith("/files"):
+            name = f"file-{len(server.files)}"
+            text = data.decode()
+            part = r'filename="requests.jsonl".*?\r\n\r\n(.*?)\r\n--'
+            found = re.search(part, text, re.S)
+            server.files[name] = found[1]
+            return self._send({"id": name, "object": "file", "bytes": 1,
+                               "created_at": 0, "filename": "r", "purpose": "batch",
+                               "status": "processed"})  # fmt: skip
+        body = json.loads(data)
+        if self.path.endswith("/batches"):
+            name = f"batch-{len(server.batches)}"
+            server.batches[name] = {
+                "id": name, "object": "batch", "endpoint": body["endpoint"],
+                "input_file_id": body["input_file_id"], "created_at": 0,
+                "completion_window": "24h", "status": "in_progress", "looks": 0,
+            }  # fmt: skip
+            return self._send(server.batches[name])
+        server.chats.append(self.headers["Idempotency-Key"])
+        return self._send(server.completion(body))
+
+    def do_GET(self):
+        server = self.server
+        if self.path.endswith("/content"):
+            return self._send(server.files[self.path.split("/")[-2]])
+        name = self.path.split("?")[0].split("/")[-1]
+        if name == "batches":
+            data = list(server.batches.values())
+            return self._send({"object": "list", "data": data, "has_more": False})
+        batch = server.batches[name]
+        batch["looks"] += 1
+        if batch["looks"] > server.looks and batch["status"] == "in_progress":
+            batch["status"] = "completed"
+            server.work(batch)
+        return self._send(batch)
+
+    def _send(self, value):
+        payload = (value if isinstance(value, str) else json.dumps(value)).encode()
+        self.send_response(self.server.status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(payload)))
+        self.end_headers()
+        self.wfile.write(payload)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    answers = faults.FaultServer(0.0)
+    answers.shutdown()
+    made = BatchServer(answers.answers)
+    monkeypatch.setenv("OPENAI_BASE_URL", made.url)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-planted-0123456789")
+    yield made
+    made.shutdown()
+    made.server_close()
+
+
+def client_of(folder):
+    settings = faults.settings_for(folder / "s.sqlite")
+    settings = settings.model_copy(update={"llm_retries": 0})
+    client = Client(settings, schemas=replies.SCHEMAS)
+    said = []
+    made = batches.Batches(client, said.append, poll_s=0, sleep=lambda s: None)
+    client.prefetch = made.run
+    return client, made, said, faults.requests_of(40, settings)
+
+
+def test_a_part_failed_batch_is_finished_live(server, tmp_path):
+    client, made, said, requests = client_of(tmp_path)
+    answers = client.complete_many(requests)
+    assert [a.key for a in answers] == [r.key for r in requests]
+    assert len(server.batches) == 1 and len(client.store) == 40
+    failed = [r.key for n, r in enumerate(requests) if n % 5 == 4]
+    assert sorted(server.chats) == sorted(failed)
+    assert not made.notes.exists()
+    assert any("32 answers, 8 without one are asked live" in line for line in said)
+    wanted = server.answers[requests[0].messages[0]["content"]]
+    assert (answers[0].text, answers[0].usage["completion_tokens"]) == (wanted, 20)
+    client.complete_many(requests)
+    assert len(server.batches) == 1 and len(server.chats) == 8
+
+
+def test_a_line_carries_the_request_as_it_would_be_asked_live(server, tmp_path):
+    client, _, _, requests = client_of(tmp_path)
+    request = next(r for r in requests if r.schema == "seed")
+    value = json.loads(batches.line(request, client))
+    assert value["custom_id"] == request.key
+    assert value["body"]["messages"] == list(request.messages)
+    assert value["body"]["response_format"]["json_schema"]["name"] == "seed"
+    assert value["body"]["max_tokens"] == request.decoding["max_tokens"]
+
+
+def test_few_requests_are_asked_live(server, tmp_path):
+    client, _, _, requests = client_of(tmp_path)
+    client.complete_many(requests[: batches.FEWEST - 1])
+    assert not server.batches and len(server.chats) == batches.FEWEST - 1
+
+
+class Killed(BaseException):
+    """A process that ends here."""
+
+
+@pytest.mark.parametrize("where", ["before it was created", "while it was worked on"])
+def test_a_broken_run_waits_for_its_batch_and_submits_it_once(
+    where, server, tmp_path, monkeypatch
+):
+    client, made, _, requests = client_of(tmp_path)
+
+    def die(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        if where == "before it was created":
+            patch.setattr(batches.Batches, "_started", die)
+        else:
+            patch.setattr(batches.Batches, "_wait", die)
+        with pytest.raises(Killed):
+            client.complete_many(requests)
+    assert made.notes.is_file()
+    client, made, _, requests = client_of(tmp_path)
+    client.complete_many(requests)
+    assert len(server.batches) == 1 and len(client.store) == 40
+    assert len([name for name in server.files if name.startswith("file-")]) == 1
+    assert not made.notes.exists()
+
+
+def test_a_batch_of_other_requests_is_left_for_the_run_that_asked(server, tmp_path):
+    client, made, _, requests = client_of(tmp_path)
+    made._submit(requests[:20])
+    more = faults.requests_of(80, client.settings)[40:]
+    client.complete_many(more)
+    assert len(server.batches) == 2
+    assert json.loads(made.notes.read_text())[0]["batch"] == "batch-0"
+
+
+def test_a_refusal_is_one_line_without_the_key(server, tmp_path):
+    client, _, _, requests = client_of(tmp_path)
+    server.status = 401
+    with pytest.raises(LabError, match="could not be submitted") as caught:
+        client.complete_many(requests)
+    assert "planted" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "row",
+    ["", "{", "[]", '{"custom_id": "k"}', '{"custom_id": "k", "response": null}',
+     '{"custom_id": "k", "response": {"status_code": 200, "body": {"choices": []}}}',
+     '{"custom_id": "k", "response": {"status_code": 500, "body": {}}}'],
+)  # fmt: skip
+def test_a_line_that_is_no_answer_stays_unanswered(row):
+    assert all(answer is None for _, answer in batches.answers_in(row))

@@ -1,0 +1,199 @@
+"""`python -m nbutils mine`: any BEIR folder, by one process or two."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import free_port
+from typer.testing import CliRunner
+
+from nbutils.__main__ import app
+from nbutils.core import retrieval
+from nbutils.core.errors import LabError
+from nbutils.core.files import write_table
+from nbutils.core.settings import resolve
+from nbutils.encoder import vectors
+from nbutils.mining import candidates, methods, miner, teachers
+from nbutils.mining.exclusion import prepare
+from nbutils.mining.recipe import Recipe
+
+WORDS = ["sea", "salt", "tide", "moon", "rock", "fish", "boat", "rain", "wind", "sand"]
+
+
+def lines(rows) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """61 documents, 23 queries with one or two positives, one text twice, one empty."""
+    rng = np.random.default_rng(0)
+    made = tmp_path_factory.mktemp("sets") / "shore"
+    (made / "qrels").mkdir(parents=True)
+    texts = [" ".join(rng.choice(WORDS, 9)) for _ in range(60)]
+    corpus = [
+        {"_id": f"d{n}", "title": f"T{n}" if n % 2 else "", "text": text}
+        for n, text in enumerate([*texts, texts[4]])
+    ]
+    corpus.append({"_id": "empty", "title": "", "text": ""})
+    queries = [
+        {"_id": f"q{n}", "text": " ".join(texts[2 * n].split()[:4])} for n in range(25)
+    ]
+    rows = [("query-id", "corpus-id", "score"), ("q24", "d3", 0)]
+    for n in range(23):
+        rows += [(f"q{n}", f"d{2 * n}", 1)] + [(f"q{n}", f"d{2 * n + 1}", 1)] * (n % 2)
+    (made / "corpus.jsonl").write_text(lines(corpus))
+    (made / "queries.jsonl").write_text(lines(queries))
+    table = "".join("\t".join(map(str, row)) + "\n" for row in rows)
+    (made / "qrels" / "dev.tsv").write_text(table)
+    return made
+
+
+def test_a_set_is_the_queries_with_positives_and_every_document_with_a_text(folder):
+    data = retrieval.read_set(folder, "dev")
+    assert data.name == "shore"
+    assert list(data.queries) == list(data.positives) == [f"q{n}" for n in range(23)]
+    assert data.positives["q1"] == ["d2", "d3"]
+    assert len(data.corpus) == 61 and "empty" not in set(data.corpus["id"])
+    assert data.corpus["text"][1].startswith("T1\n")
+
+
+@pytest.mark.parametrize("name", ["tiny-bert", "bm25", "random"])
+def test_the_command_mines_what_the_page_would(folder, name, tmp_path):
+    """The same queries, corpus and recipe, through the page's table of candidates."""
+    out = tmp_path / "mined.csv"
+    command = ["mine", str(folder), "--split", "dev", "--profile", "smoke"]
+    command += ["--set", "perc=0.99", "--set", "candidate_depth=9"]
+    done = CliRunner().invoke(app, [*command, "--teacher", name, "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert (
+        "own positive" in done.output and "of 23 queries, 61 documents" in done.output
+    )
+    found = pd.read_csv(out)
+    data = retrieval.read_set(folder, "dev")
+    settings = resolve("smoke", {"perc": 0.99, "candidate_depth": 9})
+    teacher = teachers.load_teacher(name, settings)
+    search = candidates.Search(teacher, data.queries, data.corpus, data.positives, 9)
+
+    def once(table):
+        return methods.mine(
+            prepare(table, data.queries, data.corpus), Recipe.of(settings)
+        )
+
+    wanted = methods.mine_until_full(search.candidates(), once, search.deepen).negatives
+    columns = ["query_id", "document_id", "method", "teacher"]
+    assert found[columns].equals(wanted[columns].astype(found[columns].dtypes))
+    np.testing.assert_allclose(found["score"], wanted["score"], atol=1e-5)
+    assert len(found) > 40
+
+
+PAIR = """
+import sys
+from nbutils import encoder, miner
+from nbutils.__main__ import app
+from pathlib import Path
+folder, name, out, cache = sys.argv[1:]
+miner.SHARD = 8
+encoder.VECTORS = Path(cache)
+app(["mine", folder, "--split", "dev", "--profile", "smoke", "--teacher", name,
+     "--set", "perc=0.99", "--set", "candidate_depth=9", "--out", out])
+"""
+
+
+@pytest.mark.parametrize("name", ["tiny-bert", "bm25"])
+def test_two_processes_mine_the_identical_table(folder, name, tmp_path, monkeypatch):
+    script = tmp_path / "pair.py"
+    script.write_text(PAIR)
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--master-addr", "127.0.0.1",
+        "--master-port", free_port(), "--nproc-per-node", "2", str(script), str(folder),
+        name, str(tmp_path / "two.parquet"), str(tmp_path / "two"),
+    ]  # fmt: skip
+    environment = {
+        **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("written to") == 1  # one process speaks
+    together = pd.read_parquet(tmp_path / "two.parquet")
+    monkeypatch.setattr(miner, "SHARD", 8)
+    monkeypatch.setattr(vectors, "VECTORS", tmp_path / "one")
+    data = retrieval.read_set(folder, "dev")
+    settings = resolve("smoke", {"perc": 0.99, "candidate_depth": 9})
+    teacher = teachers.load_teacher(name, settings)
+    alone = miner.mine_set(data, teacher, settings)
+    write_table(tmp_path / "one.parquet", alone)
+    alone = pd.read_parquet(tmp_path / "one.parquet")
+    pd.testing.assert_frame_equal(together, alone, check_exact=True)
+    assert len(alone) > 40
+
+
+def test_more_processes_than_queries_leave_nobody_waiting(folder, monkeypatch):
+    data = retrieval.read_set(folder, "dev")
+    settings = resolve("smoke")
+    teacher = teachers.load_teacher("bm25", settings)
+    whole = miner.mine_set(data, teacher, settings)
+    parts = []
+    monkeypatch.setattr(miner.distributed, "gather", lambda own: [own])
+    for number in range(30):
+        monkeypatch.setattr(miner.distributed, "place", lambda n=number: (n, 30))
+        if number < 23:
+            parts.append(miner.mine_set(data, teacher, settings))
+        else:
+            monkeypatch.setattr(miner.distributed, "gather", lambda own: [own, whole])
+            assert miner.mine_set(data, teacher, settings).equals(whole)
+    pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), whole)
+
+
+BAD = {
+    "no split 'train' in BEIR's format: it has dev": lambda f: None,
+    "it has no qrels": lambda f: (f / "qrels" / "dev.tsv").unlink(),
+    "needs the columns query-id": lambda f: train(f, "a\tb\nc\td\n"),
+    "marks no positive": lambda f: train(f, "query-id\tcorpus-id\tscore\nq1\td1\t0\n"),
+    "no text of 'd99', a positive of query 'q1'": lambda f: train(
+        f, "query-id\tcorpus-id\tscore\nq1\td99\t1\n"
+    ),
+    "no text of 'q99', which the qrels name": lambda f: train(
+        f, "query-id\tcorpus-id\tscore\nq99\td1\t1\n"
+    ),
+    "id 'd1' stands twice": lambda f: both(f, '{"_id": "d1", "text": "x"}\n' * 2),
+    "a line has no text `_id`": lambda f: both(f, '{"id": "d1", "text": "x"}\n'),
+    "corpus.jsonl, line 1": lambda f: both(f, "{not json\n"),
+    "corpus.jsonl does not exist": lambda f: (
+        train(f, "query-id\tcorpus-id\tscore\nq1\td1\t1\n"),
+        (f / "corpus.jsonl").unlink(),
+    ),
+}
+
+
+def train(folder, text):
+    (folder / "qrels" / "train.tsv").write_text(text)
+
+
+def both(folder, text):
+    train(folder, "query-id\tcorpus-id\tscore\nq1\td1\t1\n")
+    (folder / "corpus.jsonl").write_text(text)
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_input_is_one_clear_line(folder, tmp_path, message):
+    made = tmp_path / "set"
+    (made / "qrels").mkdir(parents=True)
+    for name in ("corpus.jsonl", "queries.jsonl", "qrels/dev.tsv"):
+        (made / name).write_bytes((folder / name).read_bytes())
+    BAD[message](made)
+    command = ["mine", str(made), "--profile", "smoke", "--teacher", "bm25"]
+    done = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "x.parquet")])
+    assert done.exit_code == 1
+    assert done.output.startswith("error: ") and done.output.count("\n") == 1
+    assert message in done.output
+    assert not (tmp_path / "x.parquet").exists()
+    with pytest.raises(LabError):
+        retrieval.read_set(made, "train")

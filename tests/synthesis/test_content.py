@@ -1,0 +1,474 @@
+"""Judge, seeds, prompt variants, near-duplicates, leaks and the ladder's filter."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nbutils.core.errors import LabError
+from nbutils.core.records import GradedExample, Rejection, Verdict
+from nbutils.core.settings import resolve
+from nbutils.core.text import normalise
+from nbutils.pages import execute
+from nbutils.pages.source import code_cells, load
+from nbutils.synthesis import (
+    asking,
+    from_sets,
+    generate,
+    judge,
+    ladder,
+    overlap,
+    parsing,
+    plan,
+)
+
+
+@pytest.fixture
+def answering(server, monkeypatch):
+    """Lets a test say what the server answers: a function of the prompt."""
+
+    def set_to(function):
+        class Answers(dict):
+            def __missing__(self, prompt):
+                return function(prompt)
+
+        server.answers = Answers()
+        return server
+
+    return set_to
+
+
+def live(tmp_path, **changes):
+    return resolve(
+        overrides={
+            "families": ["health"], "llm_mode": "live", "llm_model": "served",
+            "llm_store": str(tmp_path / "s.sqlite"), "llm_retries": 0,
+            "llm_reasks": 0,
+        } | changes
+    )  # fmt: skip
+
+
+# -- judge
+
+
+def test_verdicts_come_through_the_client_and_are_replayed(answering, tmp_path):
+    def said(prompt):
+        passage = prompt.split("Passage: ")[1].split("\n")[0]
+        return json.dumps({"reason": "because", "answers": "yes" in passage})
+
+    server = answering(said)
+    settings = live(tmp_path)
+    queries, texts = {"q": "What?"}, {"a": "yes it is {so}", "b": "no", "c": "yes"}
+    pairs = [("q", "a"), ("q", "b"), ("q", "a"), ("q", "c")]
+    client = generate.open_client(settings)
+    verdicts, rejections = judge.judge_pairs(pairs, queries, texts, settings, client)
+    assert rejections == [] and sum(server.attempts.values()) == 3
+    assert [(v.document_id, v.answers) for v in verdicts] == [
+        ("a", True), ("b", False), ("c", True),
+    ]  # fmt: skip
+    replay = live(tmp_path, llm_mode="replay")
+    again = judge.judge_pairs(
+        pairs, queries, texts, replay, generate.open_client(replay)
+    )
+    assert again == (verdicts, [])
+    assert sum(server.attempts.values()) == 3
+
+
+def test_a_judgement_is_estimated_before_it_is_asked(answering, tmp_path):
+    server = answering(lambda prompt: json.dumps({"reason": "so", "answers": True}))
+    settings = live(tmp_path)
+    pairs, queries, texts = (
+        [("q", "a"), ("q", "b")],
+        {"q": "What?"},
+        {"a": "x", "b": "y"},
+    )
+    asked = judge.requests([*pairs, pairs[0]], queries, texts)
+    table = judge.cost(asked, settings).set_index("model")
+    row = table.loc["gpt-4o-mini"]
+    assert row["requests"] == 2 and row["answer_tokens"] == 2 * judge.ANSWER_TOKENS
+    assert row["prompt_tokens"] > 2 * 90
+    per_token = 0.15 * row["prompt_tokens"] + 0.60 * row["answer_tokens"]
+    assert row["cost"] == pytest.approx(per_token / 1e6)
+    assert row["batch_cost"] == pytest.approx(row["cost"] / 2)
+    client = generate.open_client(settings)
+    assert judge.unanswered(asked, settings, client) == asked
+    assert sum(server.attempts.values()) == 0
+    judge.judge_pairs(pairs[:1], queries, texts, settings, client)
+    assert judge.unanswered(asked, settings, client) == asked[1:]
+
+
+def test_page_03_asks_a_live_judge_and_judges_it(server, tmp_path):
+    """The whole page, live: a server that is right but for one planted answer."""
+    answers_of = {
+        item.query: {normalise(text) for text in item.positives}
+        for item in generate.load(resolve("smoke", {"max_items": 0})).items
+    }
+
+    class Answers(dict):
+        def __missing__(self, prompt):
+            if not prompt.startswith("You judge"):
+                return "{}"  # SyNeg, which this page does not read
+            query = prompt.split("Query: ")[1].split("\n")[0]
+            passage = prompt.split("Passage: ")[1].split("\n\nDoes the")[0]
+            right = normalise(passage) in answers_of.get(query, ())
+            judged.append(right)
+            right = right and sum(judged) > 1  # the first one is missed
+            return json.dumps({"reason": "so it reads", "answers": right})
+
+    judged = []
+    server.answers = Answers(server.answers)
+    overrides = {
+        "llm_mode": "live", "llm_model": "served", "llm_reasks": 0,
+        "judged_queries": 100, "llm_store": str(tmp_path / "answers.sqlite"),
+    }  # fmt: skip
+    page = execute.find("03")
+    execute.execute(page, tmp_path / "runs", "smoke", overrides)
+    made = tmp_path / "runs" / "smoke" / page.stem / page.name
+    assert len(judged) > 40
+    shown = [
+        "".join(output.get("text", "") or output.get("data", {}).get("text/plain", ""))
+        for _, cell in code_cells(load(made))
+        for output in cell.outputs
+    ]
+    assert any(f"{len(judged)} verdicts, 0 refused" in text for text in shown)
+    (table,) = (text for text in shown if "judge" in text and "planted" in text[:60])
+    share, planted = (float(table.splitlines()[1].split()[n]) for n in (1, 4))
+    assert share < planted
+    (agreed,) = (text for text in shown if "kappa" in text)
+    values = {row.split()[1]: row.split()[2:] for row in agreed.splitlines()[1:]}
+    assert float(values["precision"][0]) == 1 > float(values["recall"][0]) > 0
+    assert float(values["recall"][1]) < float(values["recall"][2]) <= 1
+
+
+def test_a_bad_verdict_is_rejected_and_an_unknown_id_named(answering, tmp_path):
+    answering(lambda prompt: '{"reason": "x", "answers": "perhaps"}')
+    settings = live(tmp_path)
+    client = generate.open_client(settings)
+    verdicts, (fault,) = judge.judge_pairs(
+        [("q", "a")], {"q": "?"}, {"a": "t"}, settings, client
+    )
+    assert verdicts == [] and fault.reason == "wrong_keys"
+    with pytest.raises(LabError, match="document 'z' has no text"):
+        judge.judge_pairs([("q", "z")], {"q": "?"}, {}, settings, client)
+    with pytest.raises(LabError, match="no verdict"):
+        judge.share_answering([])
+
+
+def verdict(query: int, document: str, answers: bool) -> Verdict:
+    return Verdict(
+        id=f"{query}{document}", query_id=f"q{query}", document_id=document,
+        answers=answers, reason="",
+    )  # fmt: skip
+
+
+def test_agreement_is_counted_against_the_truth():
+    said = [(0, "a", True), (0, "b", True), (1, "a", False), (1, "b", False),
+            (2, "a", True), (2, "b", False)]  # fmt: skip
+    verdicts = [verdict(*row) for row in said]
+    right = [("q0", "a"), ("q1", "a"), ("q2", "a"), ("q9", "a")]
+    table = judge.agreement(verdicts, right, samples=200).set_index("measure")
+    assert table["value"].to_dict() == pytest.approx(
+        {"accuracy": 4 / 6, "precision": 2 / 3, "recall": 2 / 3, "kappa": 1 / 3}
+    )
+    assert (table["low"] <= table["value"]).all()
+    assert (table["high"] >= table["value"]).all()
+    share, low, high = judge.share_answering(verdicts)
+    assert share == 0.5 and low <= share <= high
+
+
+# -- seeds of a retrieval set
+
+
+@pytest.fixture
+def beir(tmp_path):
+    folder = tmp_path / "set"
+    (folder / "qrels").mkdir(parents=True)
+    corpus = [{"_id": f"d{n}", "title": f"T{n}", "text": f"Text {n} about it."}
+              for n in range(4)]  # fmt: skip
+    queries = [{"_id": f"q{n}", "text": f"question number {n}"} for n in range(3)]
+    for name, rows in (("corpus", corpus), ("queries", queries)):
+        lines = "\n".join(json.dumps(row) for row in rows)
+        (folder / f"{name}.jsonl").write_text(lines)
+    qrels = "query-id\tcorpus-id\tscore\nq0\td3\t0\nq0\td1\t1\nq0\td2\t1\nq1\td2\t2\n"
+    (folder / "qrels" / "train.tsv").write_text(qrels)
+    return folder
+
+
+def test_seeds_of_a_beir_folder_are_queries_with_a_relevant_text(beir):
+    found = from_sets.from_beir(beir)
+    assert [(s.id, s.query, s.positive) for s in found] == [
+        ("q0", "question number 0", "T1\nText 1 about it."),
+        ("q1", "question number 1", "T2\nText 2 about it."),
+    ]
+    assert len(from_sets.from_beir(beir, limit=1)) == 1
+    with pytest.raises(LabError, match=r"no split 'test'.*train"):
+        from_sets.from_beir(beir, "test")
+    (beir / "corpus.jsonl").write_text('{"_id": "d1", "text": "x"}')
+    with pytest.raises(LabError, match="no text of 'd2'"):
+        from_sets.from_beir(beir)
+    (beir / "qrels" / "train.tsv").write_text("a\tb\nc\td\n")
+    with pytest.raises(LabError, match="columns query-id"):
+        from_sets.from_beir(beir)
+
+
+def written(prompt):
+    """Four texts, or one where one is asked for."""
+    levels = ["high", "medium", "medium", "low"]
+    if "hard_negative_examples" in prompt:
+        made = [{"similarity_level": name, "text": f"Written {n} as {name}."}
+                for n, name in enumerate(levels, 1)]  # fmt: skip
+        return json.dumps({"hard_negative_examples": made})
+    place = next(
+        n for n, t in enumerate(from_sets.LEVEL_TEXTS.values(), 1) if t in prompt
+    )
+    return json.dumps({"text": f"Written {place} alone."})
+
+
+@pytest.mark.parametrize(("calls", "count"), [("ladder", 2), ("level", 8)])
+def test_a_ladder_is_written_for_each_seed_in_one_call_or_four(
+    calls, count, answering, beir, tmp_path
+):
+    server = answering(written)
+    settings = live(tmp_path, mgh_calls=calls, languages=["French"])
+    client = generate.open_client(settings)
+    examples, rejections = from_sets.graded_from_seeds(
+        from_sets.from_beir(beir), settings, client
+    )
+    assert rejections == [] and sum(server.attempts.values()) == count
+    assert [e.id for e in examples] == ["set/mgh-seeded/q0", "set/mgh-seeded/q1"]
+    assert all(isinstance(e, GradedExample) for e in examples)
+    assert [t.split()[1] for t in examples[0].negatives] == ["1", "2", "3", "4"]
+    asked = [row[2] for row in client.store._read("SELECT * FROM answers")]
+    assert all("Language: French" in request for request in asked)
+
+
+def test_a_seed_whose_level_is_refused_is_refused_whole(answering, beir, tmp_path):
+    def part(prompt):
+        if from_sets.LEVEL_TEXTS["N3"] in prompt and "number 1" in prompt:
+            return "no"
+        return written(prompt)
+
+    answering(part)
+    settings = live(tmp_path, mgh_calls="level")
+    examples, rejections = from_sets.graded_from_seeds(
+        from_sets.from_beir(beir), settings, generate.open_client(settings)
+    )
+    assert [e.id for e in examples] == ["set/mgh-seeded/q0"]
+    assert [(r.id, r.reason) for r in rejections] == [
+        ("set/mgh-seeded/q1/N3", "not_json")
+    ]
+
+
+def test_the_recorded_items_are_seeds_too():
+    records = generate.load(resolve("smoke"))
+    found = from_sets.from_items(records.items)
+    assert found[0].positive == records.items[0].positives[0]
+    assert len(found) == len(records.items)
+
+
+# -- SyNeg's prompt without its parts
+
+
+def test_the_four_prompts_differ_in_what_they_leave_out():
+    item = {0: ("query", "the positive")}
+    made = {}
+    for reflection in (True, False):
+        for attributes in (True, False):
+            name = plan.syneg_template(reflection, attributes)
+            planned = list(plan.syneg_requests("health", item, name))
+            made[reflection, attributes] = planned[0].prompt
+            assert len(planned) == 1 or attributes
+    for (reflection, attributes), prompt in made.items():
+        assert ("[Reasoning]" in prompt) == ('"reasoning"' in prompt) == reflection
+        assert ("[Attributes]" in prompt) == attributes
+        assert "[Hard negative]" in prompt and "[Format]" in prompt
+
+
+def test_an_answer_to_the_plain_prompt_needs_no_reasoning(answering, tmp_path):
+    answering(lambda p: json.dumps({"hard_negatives": ["one text", "two texts"]}))
+    settings = live(tmp_path, syneg_reflection=False, syneg_attributes=False)
+    base = generate.load(resolve("smoke")).items[0]
+    item = base.model_copy(update={"positives": ("a text", "b", "c")})
+    made, rejections = generate.syneg_examples(
+        [item], settings, generate.open_client(settings)
+    )
+    assert rejections == [] and made[0].reasoning == ""
+    assert made[0].attribute == "none"
+    replay = resolve(overrides={"syneg_reflection": False, "families": ["health"]})
+    with pytest.raises(LabError, match="not among the recorded answers"):
+        generate.syneg_examples([base], replay, generate.open_client(replay))
+
+
+# -- near-duplicates and leaks
+
+
+def test_near_duplicates_are_those_of_the_definition():
+    rng = np.random.default_rng(0)
+    vocabulary = [f"w{n}" for n in range(6)]
+    texts = [" ".join(rng.choice(vocabulary, rng.integers(1, 9))) for _ in range(120)]
+    wanted = np.full(len(texts), -1)
+    sets = [set(overlap.shingles(text)) for text in texts]
+    for i in range(len(texts)):
+        for j in range(i):
+            same = len(sets[i] & sets[j]) / len(sets[i] | sets[j])
+            if wanted[j] < 0 and same >= 0.5:
+                wanted[i] = j
+                break
+    assert (wanted >= 0).sum() > 5
+    assert overlap.near_duplicates(texts, 0.5).tolist() == wanted.tolist()
+    overlap.BLOCK, before = 16, overlap.BLOCK
+    try:
+        assert overlap.near_duplicates(texts, 0.5).tolist() == wanted.tolist()
+    finally:
+        overlap.BLOCK = before
+    assert overlap.near_duplicates([], 0.5).tolist() == []
+
+
+def test_a_near_duplicate_is_named_with_what_it_repeats():
+    examples = generate.load(resolve("smoke")).graded[:3]
+    twin = examples[0].model_copy(
+        update={"id": "twin", "query": examples[0].query + "!"}
+    )
+    kept, rejections = overlap.without_near_duplicates(
+        [*examples, twin], lambda e: e.query, 0.8
+    )
+    assert kept == examples
+    assert [(r.id, r.reason) for r in rejections] == [("twin", "near_duplicate")]
+    assert examples[0].id in rejections[0].detail
+
+
+def test_graded_examples_are_freed_of_near_duplicates_by_the_setting():
+    settings = resolve("smoke")
+    client = generate.open_client(settings)
+    tasks, _ = generate.brainstorm(settings, client)
+    kept, rejections = generate.graded_examples(tasks, settings, client)
+    assert rejections == []
+    loose = settings.model_copy(update={"near_duplicate": 1e-9})
+    fewer, refused = generate.graded_examples(tasks, loose, client)
+    assert len(fewer) + len(refused) == len(kept) and refused
+    assert {r.reason for r in refused} == {"near_duplicate"}
+
+
+def test_a_shared_run_of_words_is_a_leak():
+    evaluation = {
+        "e1": "one two three four five six",
+        "e2": "nothing alike here at all",
+    }
+    texts = {"a": "he said ONE, two three four five.", "b": "one two three", "c": ""}
+    found = overlap.shared_runs(texts, evaluation, n=5)
+    assert found.to_dict("records") == [
+        {"id": "a", "evaluation_id": "e1", "run": "one two three four five"}
+    ]
+
+
+# -- the ladder's filter
+
+
+def test_a_ladder_out_of_order_is_refused_by_name():
+    examples = generate.load(resolve("smoke")).graded[:4]
+    scores = np.array(
+        [[0.9, 0.8, 0.7, 0.6, 0.5], [0.9, 0.8, 0.85, 0.6, 0.5],
+         [0.7, 0.8, 0.6, 0.5, 0.4], [0.81, 0.8, 0.7, 0.6, 0.5]]
+    )  # fmt: skip
+    kept, rejections = ladder.in_order(examples, scores, "monotone")
+    assert kept == [examples[0], examples[3]]
+    assert {r.id for r in rejections} == {examples[1].id, examples[2].id}
+    assert "N2 N1" in rejections[0].detail
+    kept, _ = ladder.in_order(examples, scores, "positive_first")
+    assert kept == [examples[0], examples[1], examples[3]]
+    kept, _ = ladder.in_order(examples, scores, "positive_first", margin=0.05)
+    assert kept == [examples[0], examples[1]]
+    with pytest.raises(LabError, match="did you mean 'monotone'"):
+        ladder.in_order(examples, scores, "monoton")
+
+
+def test_a_refused_ladder_is_asked_for_again_with_the_rule(server, tmp_path):
+    settings = live(tmp_path, llm_reasks=1, max_items=1)
+    tasks, _ = generate.brainstorm(settings, generate.open_client(settings))
+    groups: dict = {}
+    for task in tasks:
+        groups.setdefault(task.group, {})[task.index] = task.text
+    planned = list(plan.mgh_requests("health", groups))[:1]
+    seen = []
+
+    def check(example):
+        seen.append(example)
+        if len(seen) > 1:
+            return None
+        return Rejection(
+            id=example.id, reason="ladder", detail="monotone: N2 before N1"
+        )
+
+    client = generate.open_client(settings)
+    again = asking.reask(
+        planned[0].chat(settings),
+        client.complete(planned[0].chat(settings)),
+        Rejection(id="x", reason="ladder", detail="monotone: N2 before N1"),
+        1,
+    )
+    server.answers = {**server.answers}
+    accepted, rejections = asking.fulfil(planned, settings, client, check=check)
+    assert rejections == [] and len(accepted) == 1 and len(seen) == 2
+    assert client.find(again) is not None, "the fault was told to the model"
+    assert parsing.REASONS["ladder"] in again.messages[-1]["content"]
+
+
+# -- two generators
+
+
+def test_the_more_varied_generator_is_found():
+    words = [f"w{n}" for n in range(400)]
+    rng = np.random.default_rng(1)
+    dull = {f"p{n}": ["the same old text again"] * 3 for n in range(6)}
+    varied = {name: [" ".join(rng.choice(words, 5)) for _ in range(4)] for name in dull}
+    table = ladder.compare_diversity(dull, varied).set_index("measure")
+    assert (table.loc[["distinct_1", "distinct_2", "distinct_3"], "low"] > 0).all()
+    assert table.loc["self_overlap", "high"] < 0
+    assert table.loc["self_overlap", "one"] == 1
+    same = ladder.compare_diversity(varied, varied)
+    assert (same["difference"] == 0).all()
+    with pytest.raises(LabError, match="two prompts"):
+        ladder.compare_diversity(dull, {"p0": ["x"]})
+    assert isinstance(table, pd.DataFrame)
+
+
+# -- languages
+
+
+def test_languages_take_turns_and_the_default_stays_what_was_recorded():
+    tasks = {"sts": {0: "a task"}}
+    plain = list(plan.mgh_requests("health", tasks))
+    mixed = list(plan.mgh_requests("health", tasks, ["English", "German"]))
+    assert [r.variables["language"] for r in mixed] == ["English", "German"] * 3
+    assert [r.prompt for r in mixed][::2] == [r.prompt for r in plain][::2]
+
+
+def test_bitext_is_a_sixth_group(answering, tmp_path):
+    def said(prompt):
+        language = "German" if "every other text in German" in prompt else "English"
+        text = " ".join(["Wort"] * 20)
+        levels = ["high", "medium", "medium", "low"]
+        value = {
+            "query": f"{prompt[-9:-5]} " + " ".join(["word"] * 19),
+            "positive_example": f"{language} {text}",
+            "hard_negative_examples": [
+                {"similarity_level": name, "text": f"{text} {n}"}
+                for n, name in enumerate(levels)
+            ],
+        }
+        return json.dumps(value)
+
+    answering(said)
+    settings = live(tmp_path, bitext=True, languages=["English", "German"])
+    requests = list(plan.bitext_requests("health", settings.languages))
+    assert len(requests) == len({r.prompt for r in requests}) == 6
+    client = generate.open_client(settings)
+    accepted, rejections = asking.fulfil(requests, settings, client)
+    assert rejections == []
+    assert {(e.group, e.split) for e in accepted} == {("bitext", "train")}
+    assert accepted[0].positive.startswith("German")
+    with pytest.raises(LabError, match="two languages"):
+        list(plan.bitext_requests("health", ["English"]))
+    with pytest.raises(LabError, match="twice"):
+        live(tmp_path, languages=["English", "English"])

@@ -1,0 +1,429 @@
+"""Synthesis: the plan, the parsers, the records, the ladder and the text-only check."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import shutil
+from dataclasses import replace
+from statistics import NormalDist
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import coverage
+
+from nbutils.core import retrieval, statistics
+from nbutils.core.errors import LabError
+from nbutils.core.fields import FAMILIES
+from nbutils.core.files import verify
+from nbutils.core.records import GROUPS, GradedExample, Rejection
+from nbutils.core.settings import DATA, ROOT, resolve
+from nbutils.core.text import distinct_n, normalise, words
+from nbutils.synthesis import generate, ladder, parsing, plan, recordings
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return generate.load(resolve())
+
+
+# -- recordings and plan
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_prompt_renders_to_the_shipped_digest(family):
+    responses = recordings.recorded_responses(family)
+    shipped = {name: prompt for name, prompt, _ in plan.digests(family)}
+    planned = list(recordings.recorded_requests(family, responses))
+    assert {r.id: plan.prompt_digest(r) for r in planned} == shipped
+    assert {r.id for r in planned} == set(responses)
+
+
+def test_equal_prompts_are_told_apart_by_their_sample():
+    settings = resolve()
+    requests = [
+        request
+        for family in FAMILIES
+        for request in recordings.recorded_requests(
+            family, recordings.recorded_responses(family)
+        )
+    ]
+    prompts = {request.prompt for request in requests}
+    keys = {request.chat(settings).key for request in requests}
+    assert len(prompts) < len(requests) == len(keys) == 1700
+
+
+def copy_recordings(tmp_path):
+    folder = tmp_path / "recordings"
+    shutil.copytree(plan.RECORDINGS, folder)
+    return folder, folder / "answers" / "home.jsonl"
+
+
+def test_flipped_byte_names_file_and_line(tmp_path):
+    folder, path = copy_recordings(tmp_path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[41] = lines[41].replace(b"the", b"thE", 1)
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(LabError, match=r"home\.jsonl.*changed.*line 42"):
+        recordings.recorded_responses("home", folder)
+
+
+def test_truncated_file_names_file_and_line(tmp_path):
+    folder, path = copy_recordings(tmp_path)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(LabError, match=r"home\.jsonl.*truncated.*line 245"):
+        generate.open_client(resolve("workshop", {"families": ["home"]}), folder)
+
+
+def test_missing_file_and_unknown_family(tmp_path):
+    folder, path = copy_recordings(tmp_path)
+    path.unlink()
+    with pytest.raises(LabError, match=r"home\.jsonl is missing"):
+        recordings.recorded_responses("home", folder)
+    with pytest.raises(LabError, match="unknown family 'homes'"):
+        generate.open_client(resolve("workshop", {"families": ["homes"]}))
+
+
+def test_sums_cover_every_shipped_file():
+    for folder in (plan.RECORDINGS, plan.PROMPTS):
+        verify(folder)
+        listed = {
+            x.split("  ")[1]
+            for x in (folder / "SHA256SUMS").open().read().split("\n")
+            if x
+        }
+        there = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+        assert there - {"SHA256SUMS"} == listed
+
+
+# -- records
+
+
+def test_counts_and_no_rejections(loaded):
+    assert generate.counts(loaded) == {
+        "tasks": 140, "graded": 840, "items": 336,
+        "syneg_matched": 336, "syneg_free": 153, "rejections": 0,
+    }  # fmt: skip
+
+
+def test_nothing_held_out_is_in_train(loaded):
+    last = {
+        "short-long": 5,
+        "long-short": 3,
+        "short-short": 3,
+        "long-long": 2,
+        "sts": 2,
+    }
+    for example in loaded.graded:
+        _, _, group, number, k = example.id.split("/")
+        held = example.family == "industry" or int(number) == last[group]
+        assert held == example.split.startswith("held-out"), example.id
+        assert (example.split == "dev") == (not held and k == "5"), example.id
+    for record in (*loaded.items, *loaded.syneg):
+        wanted = "held-out-family" if record.family == "industry" else "train"
+        assert record.split == wanted
+    for task in loaded.tasks:
+        held = task.family == "industry" or task.index == last[task.group]
+        assert held == (task.split != "train")
+
+
+def test_records_point_at_each_other(loaded):
+    tasks = {task.id: task.text for task in loaded.tasks}
+    items = {item.id for item in loaded.items}
+    assert all(tasks[e.task_id] == e.task for e in loaded.graded)
+    assert all(e.item_id in items for e in loaded.syneg)
+
+
+def test_few_items_still_hold_every_group_and_split():
+    few = generate.load(resolve("smoke"))
+    assert generate.counts(few)["graded"] == generate.counts(few)["items"] == 24
+    health = [e for e in few.graded if e.family == "health"]
+    assert {e.split for e in health} == {"train", "dev", "held-out-tasks"}
+    assert {e.group for e in health} == set(GROUPS)
+    assert {e.item_id for e in few.syneg} == {i.id for i in few.items}
+    whole = {e.id: e for e in generate.load(resolve()).graded}
+    assert all(whole[e.id] == e for e in few.graded)
+
+
+def test_corpus_has_only_its_splits_and_merges_equal_texts(loaded):
+    train = retrieval.passages(loaded.items, loaded.graded, ["train"])
+    assert "industry" not in set(train["family"])
+    everything = retrieval.passages(
+        loaded.items, loaded.graded,
+        ["train", "dev", "held-out-tasks", "held-out-family"],
+    )  # fmt: skip
+    assert everything["ids"].map(len).sum() == 840 * 5 + 336 * 3
+    assert everything["text"].map(normalise).is_unique and everything["id"].is_unique
+    twin = loaded.items[0].model_copy(
+        update={
+            "id": "x",
+            "positives": (loaded.items[0].positives[0].upper(), "b", "c"),
+        }
+    )
+    merged = retrieval.passages([loaded.items[0], twin], [], ["train"])
+    assert merged.loc[0, "ids"] == [f"{loaded.items[0].id}/P0", "x/P0"]
+    assert list(merged["kind"]) == ["P0", "P1", "P2", "P1", "P2"]
+
+
+def test_repeats_are_dropped_with_a_named_reason(loaded):
+    first = loaded.tasks[0]
+    twin = first.model_copy(update={"id": "twin", "text": f"  {first.text.upper()}!"})
+    kept, gone = generate.without_repeats(
+        [first, twin, loaded.tasks[1]], lambda t: t.text, "duplicate_task"
+    )
+    assert kept == [first, loaded.tasks[1]]
+    assert [(r.id, r.reason) for r in gone] == [("twin", "duplicate_task")]
+    assert first.id in gone[0].detail
+
+
+# -- parsing
+
+
+def recorded(template):
+    responses = recordings.recorded_responses("health")
+    for request in recordings.recorded_requests("health", responses):
+        if request.template == template:
+            return request, responses[request.id]
+
+
+def with_negative(value, place, **changes):
+    negatives = [dict(n) for n in value["hard_negative_examples"]]
+    negatives[place] |= changes
+    return value | {"hard_negative_examples": negatives}
+
+
+MGH_FAULTS = {
+    "not_json": lambda v: None,
+    "wrong_keys": lambda v: v | {"note": "x"},
+    "wrong_levels": lambda v: with_negative(v, 0, similarity_level="low"),
+    "wrong_count": lambda v: v | {
+        "hard_negative_examples": v["hard_negative_examples"][:3]
+    },
+    "empty_text": lambda v: with_negative(v, 2, text=" … "),
+    "duplicate_text": lambda v: with_negative(v, 3, text=v["positive_example"].upper()),
+    "too_long": lambda v: with_negative(v, 1, text="many words " * 200),
+    "too_short": lambda v: with_negative(v, 1, text="few words"),
+    "self_talk": lambda v: with_negative(v, 1, text="This hard negative " + "is " * 50),
+    "bad_text": lambda v: v | {"query": v["query"] + "\ud800"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reason", MGH_FAULTS)
+def test_each_fault_has_its_reason(reason):
+    request, value = recorded("mgh")
+    outcome = parsing.parse_mgh(request, json.dumps(MGH_FAULTS[reason](value)))
+    assert isinstance(outcome, Rejection)
+    assert (outcome.id, outcome.reason) == (request.id, reason)
+    assert reason in parsing.REASONS and "\n" not in outcome.detail
+
+
+def test_other_stages_reject_by_name():
+    request, tasks = recorded("brainstorm")
+    for value, reason in [
+        (tasks[1:], "wrong_count"),
+        ([1, *tasks[1:]], "wrong_keys"),
+        (["", *tasks[1:]], "empty_text"),
+        ({"tasks": "none"}, "not_json"),
+    ]:
+        assert parsing.parse_brainstorm(request, json.dumps(value)).reason == reason
+    request, seed = recorded("seed")
+    value = seed | {"positives": [*seed["positives"][:2], seed["positives"][0]]}
+    assert parsing.parse_seed(request, json.dumps(value)).reason == "duplicate_text"
+    request, syneg = recorded("syneg")
+    value = syneg | {"reasoning": "  "}
+    assert parsing.parse_syneg(request, json.dumps(value)).reason == "empty_text"
+    positive = json.loads(request.variables["example"])["positive_document"]
+    value = syneg | {"hard_negatives": [positive, syneg["hard_negatives"][0]]}
+    assert parsing.parse_syneg(request, json.dumps(value)).reason == "duplicate_text"
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        "{}", "```json\n{}\n```", "Here is {{the}} object:\n{}\nHope [this] helps.",
+        "\ufeff\n {}",
+    ],
+)  # fmt: skip
+def test_fences_and_prose_are_let_through(wrap):
+    request, value = recorded("mgh")
+    outcome = parsing.parse_mgh(request, wrap.format(json.dumps(value)))
+    assert outcome == parsing.parse_mgh(request, json.dumps(value))
+    assert isinstance(outcome, GradedExample)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[" * 100_000, "{" * 100_000, '{"a":' * 50_000, "1" * 9000,
+             '{"query": ' + "1" * 9000 + "}", "__import__('os').abort()", "null"]
+)  # fmt: skip
+def test_hostile_text_is_only_rejected(text):
+    for template, parse in parsing.PARSERS.items():
+        request, _ = recorded(template.split("_")[0])
+        request = replace(request, template=template)
+        assert isinstance(parse(request, text), Rejection)
+
+
+def test_a_cut_answer_is_not_json_wherever_it_is_cut():
+    request, value = recorded("mgh")
+    text = json.dumps(value)
+    for cut in range(1, len(text), 37):
+        assert parsing.parse_mgh(request, text[:cut]).reason == "not_json"
+
+
+# -- text
+
+
+def test_normalise_keeps_what_changes_the_meaning():
+    assert normalise("  The CAT,\nsat—down. ") == normalise("the cat sat down")
+    assert len({normalise(t) for t in ("C", "C#", "C++", "5", "-5", "5 %")}) == 6
+
+
+def test_words_and_distinct_n():
+    assert words("COVID-19 isn't 3.5 %") == ["covid-19", "isn't", "3.5"]
+    assert distinct_n(["a b a b"], 2) == pytest.approx(2 / 3)
+    assert distinct_n([], 2) == 0
+
+
+# -- the ladder
+
+
+def test_ladder_by_hand():
+    found = ladder.ladder(
+        [[0.9, 0.7, 0.5, 0.3, 0.1], [0.6, 0.7, 0.5, 0.5, 0.1], [1, 2, 3, 4, 5]]
+    )
+    assert list(found["inversions"]) == [0, 2, 10]  # the tie of N2 and N3 counts
+    assert list(found["monotone"]) == [True, False, False]
+    assert list(found["order"]) == [
+        "P N1 N2 N3 N4", "N1 P N2 N3 N4", "N4 N3 N2 N1 P"
+    ]  # fmt: skip
+    assert found["margin"].tolist() == pytest.approx([0.2, -0.1, -1])
+
+
+def test_cosines_to_query_and_positive():
+    vectors = np.eye(6, 8)
+    vectors[2] = vectors[1]  # N1 equals the positive
+    vectors[5] = vectors[0]  # N4 equals the query
+    assert ladder.cosines(vectors).tolist() == [[0, 0, 0, 0, 1]]
+    assert ladder.cosines(vectors, to="positive").tolist() == [[1, 1, 0, 0, 0]]
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says():
+    def trial(draw):
+        return statistics.interval(draw.normal(1, 1, 60), samples=400)
+
+    assert 0.89 <= coverage(trial, 1.0) <= 0.99
+    assert coverage(trial, 1.4) < 0.2
+
+
+def test_summary_has_every_measure_of_every_part():
+    scores = np.array([[5, 4, 3, 2, 1.0]] * 3 + [[1, 2, 3, 4, 5.0]] * 3)
+    found = ladder.summarise(scores, ["a"] * 3 + ["b"] * 3, samples=200)
+    table = found.set_index(["by", "measure"])["value"]
+    assert table["a", "monotone"] == 1 and table["b", "monotone"] == 0
+    assert table["b", "inversions"] == 10 and table["b", "P above N1"] == 0
+    assert table["a", "N2"] == 3
+
+
+def test_auc_with_ties_and_its_interval():
+    from sklearn.metrics import roc_auc_score
+
+    draw = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 60)
+    scores = np.round(draw.normal(labels * 0.7, 1), 1)
+    items = np.tile(np.arange(60), 2)
+    area, _, _ = ladder.auc_interval(labels, scores, items, 500)
+    assert area == pytest.approx(roc_auc_score(labels, scores), abs=1e-6)
+
+    def trial(draw):
+        shared = draw.normal(size=60)  # both texts of an item score alike
+        both = [shared + draw.normal(size=60), shared + draw.normal(size=60) + 1]
+        return ladder.auc_interval(labels, np.concatenate(both), items, 300)
+
+    truth = NormalDist().cdf(1 / 2)
+    assert 0.89 <= coverage(trial, truth) <= 0.99
+
+
+def test_the_text_only_check_finds_the_leak_and_its_absence(loaded):
+    free = {e.item_id for e in loaded.syneg if e.attribute == "free"}
+    genuine = [(p, i.id) for i in loaded.items if i.id in free for p in i.positives]
+    found = {}
+    for attribute in ("matched", "free"):
+        negatives = [
+            (text, e.item_id)
+            for e in loaded.syneg
+            if e.attribute == attribute and e.item_id in free
+            for text in e.negatives
+        ]
+        texts, ids = zip(*genuine, strict=True)
+        others, other_ids = zip(*negatives, strict=True)
+        found[attribute] = ladder.text_only_auc(texts, others, ids, other_ids)
+    assert len(free) == 153
+    assert found["free"][1] > found["matched"][2]  # intervals apart
+    assert found["free"][0] > 0.8 and found["matched"][0] < 0.7
+    half = [text for text, _ in genuine[::2]], [item for _, item in genuine[::2]]
+    rest = [text for text, _ in genuine[1::2]], [item for _, item in genuine[1::2]]
+    same = ladder.text_only_auc(half[0], rest[0], half[1], rest[1])
+    assert same[1] < 0.5  # texts of one kind: no leak is claimed
+
+
+def test_diversity_tells_copies_from_different_texts(loaded):
+    examples = loaded.graded[:12]
+    draw = np.random.default_rng(0)
+    vectors = draw.normal(size=(12, 6, 32))
+    vectors[:, 1] = vectors[0, 1]  # all positives alike
+    vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
+    found = ladder.diversity(examples, vectors.reshape(-1, 32)).set_index("rung")
+    assert found.loc["P", "alike"] == pytest.approx(1)
+    assert found.loc["N1", "minus_high"] < -0.5
+    assert 0 < found.loc["N4", "distinct_2"] <= 1
+
+
+# -- pages and tables
+
+
+def body_of(source: str, name: str) -> str:
+    tree = ast.parse(source)
+    function = next(
+        n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name
+    )
+    if ast.get_docstring(function) is not None:
+        function.body = function.body[1:]
+    return ast.dump(function)
+
+
+def test_the_ladder_in_the_page_is_the_one_of_the_module():
+    page = nbformat.read(ROOT / "notebooks/02_graded_negative_synthesis.ipynb", 4)
+    cell = next(c.source for c in page.cells if "def ladder(" in c.source)
+    assert body_of(cell, "ladder") == body_of(inspect.getsource(ladder), "ladder")
+
+
+def published(name):
+    return pd.read_csv(DATA / "published" / f"{name}.csv")
+
+
+def test_published_tables_say_how_they_are_known_and_are_listed():
+    card = (DATA / "published" / "README.md").read_text()
+    files = sorted((DATA / "published").glob("*.csv"))
+    assert len(files) >= 16
+    for path in files:
+        assert set(pd.read_csv(path)["known"].astype(str)) <= {"T", "S", "2"}, path
+        assert f"`{path.name}`" in card
+
+
+def test_published_averages_are_those_of_their_columns():
+    beir = published("nv_retriever_beir").groupby("method")["ndcg_at_10_percent"].mean()
+    at_scale = published("nv_retriever_methods").query("dataset == '15 BEIR sets'")
+    for row in at_scale.itertuples():
+        assert beir[row.method] == pytest.approx(100 * row.ndcg_at_10, abs=0.015)
+    syneg = published("syneg_main").pivot(
+        index=["model", "training"], columns="dataset", values="ndcg_at_10_percent"
+    )
+    off = (syneg.drop(columns="average").mean(axis=1) - syneg["average"]).abs()
+    assert off.max() < 0.06
+    teachers = published("nv_retriever_teachers").pivot(
+        index="teacher", columns="dataset", values="ndcg_at_10"
+    )
+    off = teachers[["NQ", "HotpotQA", "FiQA"]].mean(axis=1) - teachers["average"]
+    assert off.abs().max() < 1e-4
