@@ -75,7 +75,7 @@ def memory_rows(
 def _peak_of_step(model, size: int, length: int, settings: Settings, device) -> float:
     """GB at the peak of a step of two mini-batches of `size` texts of full length."""
     changes = {"mini_batch": size, "mini_batch_tokens": 0, "max_length": length}
-    changed = settings.model_copy(update=changes)
+    changed = settings.changed(**changes)
     model.max_seq_length = length
     each = footprint.texts_a_step(changed) / changed.batch_size
     data = of_full_length(-(-2 * size // int(each)) + 1, changed)
@@ -96,7 +96,7 @@ def fits_rows(
     Cards that this one is too small to play are left out.
     """
     model = student(config, settings, device)
-    length = settings.max_length
+    length = settings.encoder.max_length
     for card in cards:
         with limited_to(card, device) as possible:
             if not possible:
@@ -164,7 +164,7 @@ def speed_rows(
     model = student(config, settings, device)
     batch = gradcache.make_batch(recorded(queries), "N2", settings, 0)
     for name, changes in LIMITS.items():
-        changed = settings.model_copy(update=changes)
+        changed = settings.changed(**changes)
         chunks = gradcache.batch_chunks(model, batch, changed)
         useful = sum(int(group["attention_mask"].sum()) for group in chunks.groups)
         padded = sum(group["attention_mask"].numel() for group in chunks.groups)
@@ -191,7 +191,7 @@ def knob_rows(
     for name, changes in footprint.KNOBS.items():
         if "gradient_cache" in changes:
             continue
-        changed = settings.model_copy(update=dict(changes))
+        changed = settings.changed(**dict(changes))
         model = student(config, changed, device)
         data = of_full_length(queries, changed)
         batch = gradcache.make_batch(data, "N2", changed, 0)

@@ -43,7 +43,7 @@ def peer_model(
     with quiet():
         transformer = Transformer(
             str(tiny_folder("tiny-mistral", ROOT / ".cache")),
-            max_seq_length=settings.max_length,
+            max_seq_length=settings.encoder.max_length,
         )
     inner = random_model(config, device, attention="sdpa")
     if upcast:
@@ -56,7 +56,7 @@ def peer_model(
     )
     model.add_adapter(
         LoraConfig(
-            r=settings.lora_r, lora_alpha=settings.lora_alpha,
+            r=settings.encoder.lora_r, lora_alpha=settings.encoder.lora_alpha,
             target_modules="all-linear",
         )
     )  # fmt: skip
@@ -88,7 +88,7 @@ def peer_rows(
         "mixing": "synthetic", "pooling": "mean", "bidirectional": False,
         "text_format": "plain", "batch_size": queries,
     }  # fmt: skip
-    same = settings.model_copy(update=changes)
+    same = settings.changed(**changes)
     batch = gradcache.make_batch(recorded(queries), "N2", same, 0)
     texts = 3 * queries
     our_rate, our_peak = _ours(config, same, device, batch, steps)
@@ -97,7 +97,9 @@ def peer_rows(
         name = "with" if upcast else "without"
         model = peer_model(config, same, device, upcast=upcast)
         loss = losses.CachedMultipleNegativesRankingLoss(
-            model, scale=1 / same.temperature, mini_batch_size=same.mini_batch
+            model,
+            scale=1 / same.training.temperature,
+            mini_batch_size=same.training.mini_batch,
         )
         found: list[float] = []
 
@@ -105,7 +107,7 @@ def peer_rows(
             found.append(
                 training.peer_round(
                     model, loss, columns, same, steps,
-                    optim="adamw_torch" if device == "cpu" else same.optimizer,
+                    optim="adamw_torch" if device == "cpu" else same.training.optimizer,
                     gradient_checkpointing=True,
                     gradient_checkpointing_kwargs={"use_reentrant": False},
                 )

@@ -59,7 +59,7 @@ def _requests(settings: Settings, count: int) -> list[ChatRequest]:
 
 def ours(settings: Settings, requests: list[ChatRequest], folder: Path) -> None:
     """Ask everything through the client, into a new store."""
-    chosen = settings.model_copy(update={"llm_store": str(folder / "s.sqlite")})
+    chosen = settings.changed(llm_store=str(folder / "s.sqlite"))
     transport = HTTP.MockTransport(_completion)
     client = Client(chosen, schemas=replies.SCHEMAS, transport=transport)
     client.complete_many(requests)
@@ -77,7 +77,7 @@ def bare(settings: Settings, requests: list[ChatRequest]) -> None:
         )
         return json.dumps(response.choices[0].message.content)
 
-    with ThreadPoolExecutor(settings.llm_in_flight) as pool:
+    with ThreadPoolExecutor(settings.llm.in_flight) as pool:
         list(pool.map(ask, requests))
     sdk.close()
 

@@ -96,7 +96,7 @@ def student(
 ) -> SentenceTransformer:
     """The settings' student on random weights: adapters, checkpointing, pooling."""
     # tiny-mistral's tokenizer is made in code
-    changed = settings.model_copy(update={"student": "tiny-mistral", "device": device})
+    changed = settings.changed(student="tiny-mistral", device=device)
     return build_student(changed, partial(ShapedBackbone, config))
 
 
@@ -111,7 +111,7 @@ def recorded(queries: int) -> list[TrainingInstance]:
 
 def of_full_length(queries: int, settings: Settings) -> list[TrainingInstance]:
     """Instances all of whose texts, all different, are cut at `max_length` tokens."""
-    long = " and so on" * settings.max_length
+    long = " and so on" * settings.encoder.max_length
     return [
         TrainingInstance(
             id=f"q{n}",

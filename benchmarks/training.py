@@ -85,14 +85,14 @@ def our_steps(settings: Settings, made: list[gradcache.Batch]) -> Iterator[float
 
 def peer_model(settings: Settings) -> SentenceTransformer:
     """The same student as the library's documentation builds one: its own modules."""
-    dtype = compute_dtype(settings.compute_dtype, "cpu")
+    dtype = compute_dtype(settings.encoder.compute_dtype, "cpu")
     with quiet():
         transformer = Transformer(
             str(minilm_folder()),
-            max_seq_length=settings.max_length,
+            max_seq_length=settings.encoder.max_length,
             model_kwargs={
                 "quantization_config": backbone.quantization_config(
-                    settings.quantization, dtype
+                    settings.encoder.quantization, dtype
                 ),
                 "device_map": {"": "cpu"},
             },
@@ -101,9 +101,9 @@ def peer_model(settings: Settings) -> SentenceTransformer:
     model = SentenceTransformer(modules=[transformer, pooling], device="cpu")
     model.add_adapter(
         LoraConfig(
-            r=settings.lora_r,
-            lora_alpha=settings.lora_alpha,
-            lora_dropout=settings.lora_dropout,
+            r=settings.encoder.lora_r,
+            lora_alpha=settings.encoder.lora_alpha,
+            lora_dropout=settings.encoder.lora_dropout,
             target_modules="all-linear",
         )
     )
@@ -147,9 +147,9 @@ def peer_round(
     device = model.device.type
     usual = {
         "max_steps": steps + 1,
-        "per_device_train_batch_size": settings.batch_size,
-        "learning_rate": settings.learning_rate,
-        "bf16": compute_dtype(settings.compute_dtype, device) == torch.bfloat16,
+        "per_device_train_batch_size": settings.training.batch_size,
+        "learning_rate": settings.training.learning_rate,
+        "bf16": compute_dtype(settings.encoder.compute_dtype, device) == torch.bfloat16,
         "use_cpu": device == "cpu",
         "save_strategy": "no",
         "logging_strategy": "no",
@@ -181,7 +181,7 @@ def step_rows(rounds: int = ROUNDS, steps: int = STEPS) -> list[Row]:
     data = peer_columns(made)
     ours = our_steps(settings, made)
     model = peer_model(settings)
-    scale = 1 / settings.temperature
+    scale = 1 / settings.training.temperature
     peers = {
         "mnrl": losses.MultipleNegativesRankingLoss(model, scale=scale),
         "cached_mnrl": losses.CachedMultipleNegativesRankingLoss(model, scale=scale),
@@ -272,7 +272,7 @@ def token_rows(rounds: int = ROUNDS) -> list[Row]:
     rows = []
     for cached in (False, True):
         usual = batch_settings(gradient_cache=cached)
-        fixed = usual.model_copy(update={"mini_batch_tokens": 0})
+        fixed = usual.changed(mini_batch_tokens=0)
         ways = {"fixed": fixed, "tokens": usual}
         seconds = in_turn(ways, batches(fixed, 2), rounds)
         name = "token_budget gradcache" if cached else "token_budget"

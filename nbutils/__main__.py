@@ -192,7 +192,7 @@ def mine(
     out = out if out.suffix in (".parquet", ".csv") else Path(f"{out}.parquet")
     data = retrieval.read_set(folder, split)
     processes.place()  # each process takes its own GPU before a model is loaded
-    found = teachers.load_teacher(teacher or chosen.teachers[-1], chosen)
+    found = teachers.load_teacher(teacher or chosen.mining.teachers[-1], chosen)
     negatives = miner.mine_set(data, found, chosen)
     if not processes.is_main():
         return
@@ -202,7 +202,7 @@ def mine(
     typer.echo(
         f"{len(negatives)} negatives of {negatives['query_id'].nunique()} of "
         f"{len(data.queries)} queries, {len(data.corpus)} documents, by {found.name} "
-        f"({chosen.mining_method}): written to {out}"
+        f"({chosen.mining.mining_method}): written to {out}"
     )
     audit.demand(report)  # the table is written: what was mined is not lost
 
@@ -300,11 +300,11 @@ def estimate(
     from nbutils.llm.store import Store
     from nbutils.synthesis import recording
 
-    found = recording.estimate(chosen, Store(ROOT / chosen.llm_store), stages or ())
+    found = recording.estimate(chosen, Store(ROOT / chosen.llm.store), stages or ())
     typer.echo(found.round(4).to_string(index=False))
     total = found.iloc[-1]
     typer.echo(
-        f"{chosen.llm_model}: about {total['cost']:.2f} {total['currency']} live, "
+        f"{chosen.llm.model}: about {total['cost']:.2f} {total['currency']} live, "
         f"{total['batch_cost']:.2f} by batch files; {total['cost_p90']:.2f} if every "
         "answer is long. Tokens counted by MiniLM's tokenizer; repeats come on top."
     )

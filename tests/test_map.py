@@ -55,7 +55,7 @@ def test_every_form_of_import_is_seen():
 
 def test_every_module_stands_in_the_map_once():
     named = [name for row in rows() for name in row]
-    there = {p.stem for p in (ROOT / "nbutils").glob("*.py")} - {"__init__"}
+    there = {p.stem for p in (ROOT / "nbutils").rglob("*.py")} - {"__init__"}
     assert sorted(named) == sorted(there)
 
 

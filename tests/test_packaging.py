@@ -97,7 +97,7 @@ def test_every_third_party_import_is_declared():
     }
     pattern = re.compile(r"^\s*(?:from|import) (\w+)", re.MULTILINE)
     known = {*sys.stdlib_module_names, "nbutils"}
-    for path in (ROOT / "nbutils").glob("*.py"):
+    for path in (ROOT / "nbutils").rglob("*.py"):
         for module in set(pattern.findall(_code(path))) - known:
             name = canonicalize_name(names.get(module, module))
             assert name in declared(), f"{path.name} imports {module}"

@@ -14,6 +14,15 @@ class LabError(Exception):
     """
 
 
+def known(kind: str, name: str, names: Any) -> str:
+    """`name` if it is one of `names`; LabError naming the nearest if not."""
+    if name not in names:
+        raise LabError(
+            f"unknown {kind} {name!r}{nearest(name, names)} (known: {', '.join(names)})"
+        )
+    return name
+
+
 def nearest(name: str, known: Any) -> str:
     """`; did you mean 'x'?` for the closest known name, or nothing."""
     known = [str(k) for k in known]

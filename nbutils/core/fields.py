@@ -1,8 +1,13 @@
-"""The settings, one section a room."""
+"""Every setting of the lab, one section a room, with unit, default and source.
+
+A setting has one place (`settings.mining.perc`) and one flat name (`perc`), by which
+it is set and written down. `source` says which paper a default is from; "ours" marks a
+choice of this lab where the papers are silent or the machine is smaller.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,70 +22,74 @@ def _setting(
     return Field(default=default, description=text, json_schema_extra=extra, **limits)
 
 
-class Settings(BaseModel):
-    """Every setting, flat, so that each can be overridden by one name.
-
-    `source` in a field's schema says which paper a default is from; "ours" marks a
-    choice of this lab where the papers are silent or the machine is smaller.
-    """
+class Section(BaseModel):
+    """The settings of one room. No unknown name, no silent conversion, no change."""
 
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False
     )
+    prefix: ClassVar[str] = ""
+    """What stands before the names of the section where they are written flat."""
 
-    profile: str = _setting("workshop", "name of the profile these settings began from")
-    seed: int = _setting(0, "seed of every random draw", ge=0)
-    device: Literal["auto", "cpu", "cuda"] = _setting("auto", "where models run")
-    min_memory_gb: float = _setting(
-        4.0, "free memory without which a run is refused", unit="GB", ge=0
-    )
 
-    # -- synthesis (notebooks 01 and 02)
-    families: list[str] = _setting(
-        FAMILIES, "families of domains to work with", min_length=1
-    )
-    llm_mode: Literal["replay", "live", "record"] = _setting(
+class LLM(Section):
+    """Asking a language model (notebooks 01 and 02)."""
+
+    prefix: ClassVar[str] = "llm_"
+
+    mode: Literal["replay", "live", "record"] = _setting(
         "replay",
         "replay: stored answers only; live: ask a server for missing ones; record: "
         "ask also for what the shipped recordings hold",
     )
-    llm_model: str = _setting(
+    model: str = _setting(
         "recorded",
         "name of the model, part of the key of every answer",
         source="Negative Matters (GPT-4o) in the paper profile",
     )
-    llm_temperature: float = _setting(
+    temperature: float = _setting(
         1.0, "decoding temperature", source="E5-mistral", ge=0, le=2
     )
-    llm_top_p: float = _setting(1.0, "nucleus", source="E5-mistral", gt=0, le=1)
-    llm_max_tokens: int = _setting(2048, "longest answer", unit="tokens", gt=0)
-    llm_structured: Literal["json_schema", "json_object", "none"] = _setting(
+    top_p: float = _setting(1.0, "nucleus", source="E5-mistral", gt=0, le=1)
+    max_tokens: int = _setting(2048, "longest answer", unit="tokens", gt=0)
+    structured: Literal["json_schema", "json_object", "none"] = _setting(
         "json_schema", "how the server is told the form of an answer, if it can be"
     )
-    llm_reasks: int = _setting(
+    reasks: int = _setting(
         2, "times that a rejected answer is asked for again, the fault told", ge=0
     )
-    llm_in_flight: int = _setting(8, "requests under way at once", gt=0)
-    llm_requests_per_minute: int = _setting(
+    in_flight: int = _setting(8, "requests under way at once", gt=0)
+    requests_per_minute: int = _setting(
         0, "attempts a minute, the SDK's retries included; 0: no limit", ge=0
     )
-    llm_tokens_per_minute: int = _setting(
+    tokens_per_minute: int = _setting(
         0, "tokens a minute, asked and answered; 0: no limit", unit="tokens", ge=0
     )
-    llm_timeout_s: float = _setting(120.0, "patience per attempt", unit="s", gt=0)
-    llm_retries: int = _setting(5, "attempts of the SDK after a failure", ge=0)
-    llm_give_up: int = _setting(
+    timeout_s: float = _setting(120.0, "patience per attempt", unit="s", gt=0)
+    retries: int = _setting(5, "attempts of the SDK after a failure", ge=0)
+    give_up: int = _setting(
         20, "failed requests in a row after which nothing more is asked", gt=0
     )
-    llm_max_cost: float = _setting(
+    max_cost: float = _setting(
         0.0, "most that the store's answers may cost in all; 0: no limit", ge=0,
         unit="currency of the price table",
     )  # fmt: skip
-    llm_prices: str = _setting(
+    prices: str = _setting(
         "", "csv of prices whose rows go before those of data/prices/prices.csv"
     )
-    llm_store: str = _setting(
+    store: str = _setting(
         "runs/answers.sqlite", "file that keeps every live answer as it arrives"
+    )
+
+
+class Synthesis(Section):
+    """What is asked for, and what an answer must be (notebooks 01 and 02)."""
+
+    families: list[str] = _setting(
+        FAMILIES, "families of domains to work with", min_length=1
+    )
+    max_items: int = _setting(
+        0, "at most so many recorded items per kind and family; 0: all", ge=0
     )
     syneg_reflection: bool = _setting(
         True, "the prompt asks for reasoning and a check of each draft", source="SyNeg"
@@ -107,9 +116,18 @@ class Settings(BaseModel):
         gt=0,
         le=1,
     )
+    judged_queries: int = _setting(
+        40,
+        "queries whose mined negatives a model judges, in notebook 03; live only",
+        unit="queries",
+        gt=0,
+    )
 
-    # -- encoder (notebooks 04 and 05)
-    encoder: str = _setting(MINILM, "encoder that measures similarity in the figures")
+
+class Encoder(Section):
+    """The student and the encoders beside it (notebooks 04 and 05)."""
+
+    reference: str = _setting(MINILM, "encoder that measures similarity in the figures")
     student: str = _setting(
         MINILM,
         "model to train: hub name, folder, or tiny-mistral / tiny-bert",
@@ -154,7 +172,10 @@ class Settings(BaseModel):
         False, "recompute activations to save memory"
     )
 
-    # -- mining (notebook 03)
+
+class Mining(Section):
+    """Who scores candidates and which become negatives (notebook 03)."""
+
     teachers: list[str] = _setting(
         ["bm25", MINILM],
         "who scores candidates: bm25, random, a hub name, a folder or server:MODEL",
@@ -182,14 +203,10 @@ class Settings(BaseModel):
         10, "top candidates to sample from", source="NV-Retriever", gt=0
     )
 
-    judged_queries: int = _setting(
-        40,
-        "queries whose mined negatives a model judges, in notebook 03; live only",
-        unit="queries",
-        gt=0,
-    )
 
-    # -- training (notebook 05)
+class Training(Section):
+    """Order, mixing, loss and steps (notebook 05)."""
+
     schedule: Literal[
         "curriculum",
         "reverse",
@@ -280,13 +297,77 @@ class Settings(BaseModel):
         "adamw", "paged_adamw_8bit needs a GPU"
     )
 
-    # -- evaluation (notebook 06)
+
+class Evaluation(Section):
+    """What is scored, and how sure it is (notebook 06)."""
+
     tasks: list[str] = _setting(
         ["local"],
         "local: tasks from held-out recordings; otherwise mteb task names",
         min_length=1,
     )
     bootstrap_samples: int = _setting(2000, "resamples of an interval", gt=99)
-    max_items: int = _setting(
-        0, "at most so many recorded items per kind and family; 0: all", ge=0
+
+
+class Settings(Section):
+    """Every setting: what all rooms share, then one section a room."""
+
+    profile: str = _setting("workshop", "name of the profile these settings began from")
+    seed: int = _setting(0, "seed of every random draw", ge=0)
+    device: Literal["auto", "cpu", "cuda"] = _setting("auto", "where models run")
+    min_memory_gb: float = _setting(
+        4.0, "free memory without which a run is refused", unit="GB", ge=0
     )
+    llm: LLM = LLM()
+    synthesis: Synthesis = Synthesis()
+    encoder: Encoder = Encoder()
+    mining: Mining = Mining()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+
+    def flat(self) -> dict[str, Any]:
+        """Flat name to value, as it is written into files."""
+        return {
+            name: getattr(getattr(self, section) if section else self, leaf)
+            for name, (section, leaf) in PLACES.items()
+        }
+
+    def changed(self, **changes: Any) -> Settings:
+        """The same settings but for some, by flat name; checked as at the start."""
+        values = {**self.flat(), **changes}
+        unknown = values.keys() - PLACES.keys()
+        if unknown:
+            raise KeyError(f"no setting {min(unknown)!r}")
+        return Settings(**nested(values))
+
+
+def _places() -> dict[str, tuple[str, str]]:
+    found = {}
+    for name, field in Settings.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            found |= {kind.prefix + leaf: (name, leaf) for leaf in kind.model_fields}
+        else:
+            found[name] = ("", name)
+    return found
+
+
+Settings.model_rebuild()
+PLACES = _places()
+"""Flat name to (section, name in it); the section of what all rooms share is ""."""
+
+
+def nested(values: dict[str, Any]) -> dict[str, Any]:
+    """Values by flat name as `Settings` takes them, by section."""
+    made: dict[str, Any] = {}
+    for name, value in values.items():
+        section, leaf = PLACES[name]
+        (made.setdefault(section, {}) if section else made)[leaf] = value
+    return made
+
+
+def field_of(name: str):
+    """The field of a setting by its flat name."""
+    section, leaf = PLACES[name]
+    kind = Settings.model_fields[section].annotation if section else Settings
+    return kind.model_fields[leaf]

@@ -87,8 +87,12 @@ def network_needs(settings: Settings) -> list[str]:
 
     Folders, the shipped MiniLM, `bm25` and the tiny random models need none.
     """
-    needs = ["a language model"] if settings.llm_mode != "replay" else []
-    models = [settings.student, settings.encoder, *settings.teachers]
+    needs = ["a language model"] if settings.llm.mode != "replay" else []
+    models = [
+        settings.encoder.student,
+        settings.encoder.reference,
+        *settings.mining.teachers,
+    ]
     needs += [
         f"an embeddings server of {name.removeprefix('server:')}"
         if name.startswith("server:")
@@ -96,7 +100,9 @@ def network_needs(settings: Settings) -> list[str]:
         for name in dict.fromkeys(models)
         if not _is_local(name)
     ]
-    return needs + [f"mteb's {name}" for name in settings.tasks if name != "local"]
+    return needs + [
+        f"mteb's {name}" for name in settings.evaluation.tasks if name != "local"
+    ]
 
 
 def _is_local(model: str) -> bool:
@@ -145,10 +151,10 @@ def check_machine(settings: Settings) -> None:
             "profiles workshop and smoke run on a CPU"
         )
     keys = ("OPENAI_API_KEY", "OPENAI_BASE_URL")
-    live = settings.llm_mode != "replay"
+    live = settings.llm.mode != "replay"
     if live and not any(os.environ.get(key) for key in keys):
         raise LabError(
-            f"llm_mode is {settings.llm_mode!r}, but OPENAI_API_KEY and "
+            f"llm_mode is {settings.llm.mode!r}, but OPENAI_API_KEY and "
             "OPENAI_BASE_URL are not set: "
             "export the key (and the URL, for a server other than OpenAI's), or set "
             "llm_mode to 'replay'"

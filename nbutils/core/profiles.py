@@ -1,4 +1,4 @@
-"""."""
+"""The profiles: what differs from the defaults, by flat name of the setting."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "families": ["health", "industry"],
         "max_items": 12,
         "student": "tiny-mistral",
-        "encoder": "tiny-bert",
+        "reference": "tiny-bert",
         "teachers": ["bm25", "tiny-bert"],
         "text_format": "inst",
         "max_length": 160,

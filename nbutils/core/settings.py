@@ -1,8 +1,7 @@
-"""Profiles: every setting of the lab with its unit, its default and where it is from.
+"""From profile, file and words to settings, with errors that name the nearest.
 
-A profile is data. No other module asks which profile is in force; they read settings.
 The order of precedence is: command line, notebook parameters, YAML file, profile,
-default.
+default. A profile is data: no other module asks which one is in force.
 """
 
 from __future__ import annotations
@@ -11,25 +10,33 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from nbutils.core.errors import LabError, nearest
-from nbutils.core.fields import FAMILIES, Settings
+from nbutils.core.errors import LabError, known, nearest
+from nbutils.core.fields import FAMILIES, PLACES, Settings, field_of, nested
 from nbutils.core.profiles import PROFILES
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "data"
 
 
-def _check_name(name: Any, kind: type[BaseModel] = Settings) -> None:
+def flat_name(name: Any) -> str:
+    """The flat name of a setting that is given flat, as section.name or as its name.
+
+    `llm_mode`, `llm.mode` and `mode` are one; a bare name must be unique.
+    """
     if name == "profile":
         raise LabError(
             "the profile is chosen with --profile (or the parameter `profile`), "
             "not as a setting"
         )
-    if name not in kind.model_fields:
-        near = nearest(name, kind.model_fields)
-        raise LabError(f"unknown setting {name!r}{near}")
+    if name in PLACES:
+        return name
+    alike = [flat for flat, place in PLACES.items() if ".".join(place) == name]
+    alike = alike or [flat for flat, (_, leaf) in PLACES.items() if leaf == name]
+    if len(alike) != 1:
+        raise LabError(f"unknown setting {name!r}{nearest(name, PLACES)}")
+    return alike[0]
 
 
 def resolve(
@@ -44,44 +51,28 @@ def resolve(
     setting or family) or a value of the wrong type: the string "false" is not a
     boolean. The profile itself is no setting.
     """
-    if profile not in PROFILES:
-        raise LabError(
-            f"unknown profile {profile!r}{nearest(profile, PROFILES)} "
-            f"(known: {', '.join(PROFILES)})"
-        )
-    values = {
-        **PROFILES[profile],
-        **(read_config(config) if config else {}),
-        **(overrides or {}),
-    }
-    for name in values:
-        _check_name(name)
+    known("profile", profile, PROFILES)
+    given = {**(read_config(config) if config else {}), **(overrides or {})}
+    values = {flat_name(name): value for name, value in given.items()}
+    values = {**PROFILES[profile], **values, "profile": profile}
     try:
-        settings = Settings(**{**values, "profile": profile})
+        settings = Settings(**nested(values))
     except ValidationError as error:
         raise LabError(_one_line(error)) from None
-    _check_lists(settings)
+    for family in settings.synthesis.families:
+        known("family", family, FAMILIES)
+    for name, value in settings.flat().items():
+        twice = [v for v in value if value.count(v) > 1] if type(value) is list else []
+        if twice:
+            raise LabError(f"setting {name!r} holds {twice[0]!r} twice: name it once")
     return settings
 
 
-def _check_lists(settings: Settings) -> None:
-    for family in settings.families:
-        if family not in FAMILIES:
-            raise LabError(
-                f"unknown family {family!r}{nearest(family, FAMILIES)} "
-                f"(known: {', '.join(FAMILIES)})"
-            )
-    for name in ("families", "languages", "teachers", "tasks"):
-        values = getattr(settings, name)
-        twice = next((v for v in values if values.count(v) > 1), None)
-        if twice is not None:
-            raise LabError(f"setting {name!r} holds {twice!r} twice: name it once")
-
-
 def read_config(path: str | Path) -> dict[str, Any]:
-    """A YAML file of settings as a dict. LabError if it is missing or is no mapping.
+    """A YAML file of settings, by flat name. LabError if missing or no mapping.
 
-    YAML reads `2e-4` as a text; where a setting is a number, so is its value here.
+    A section may be a mapping of its own. YAML reads `2e-4` as a text; where a setting
+    is a number, so is its value here.
     """
     path = Path(path)
     if not path.is_file():
@@ -93,12 +84,19 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise LabError(f"settings file {path} is not valid YAML: {cause}") from None
     if not isinstance(values, dict):
         raise LabError(f"settings file {path} must hold 'name: value' lines")
-    return {name: _as_number(name, value) for name, value in values.items()}
+    sections = {section for section, _ in PLACES.values()}
+    found = {}
+    for name, value in values.items():
+        whole = name in sections and isinstance(value, dict)
+        part = {f"{name}.{leaf}": v for leaf, v in value.items()} if whole else None
+        for given, own in (part or {name: value}).items():
+            flat = flat_name(given)
+            found[flat] = _as_number(flat, own)
+    return found
 
 
-def _as_number(name: Any, value: Any) -> Any:
-    field = Settings.model_fields.get(name)
-    if field is None or field.annotation is not float or not isinstance(value, str):
+def _as_number(name: str, value: Any) -> Any:
+    if field_of(name).annotation is not float or not isinstance(value, str):
         return value
     try:
         return float(value)
@@ -106,24 +104,22 @@ def _as_number(name: Any, value: Any) -> Any:
         return value  # refused with the setting's name when it is resolved
 
 
-def parse_assignment(text: str, kind: type[BaseModel] = Settings) -> tuple[str, Any]:
-    """`name=value` of the command line as (name, typed value), a setting of `kind`.
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """`name=value` of the command line as (flat name, typed value).
 
     The value is read as the setting's type: `bidirectional=false` is the boolean.
     """
     name, equals, raw = text.partition("=")
     if not equals:
         raise LabError(f"{text!r} is not of the form name=value")
-    _check_name(name, kind)
-    field = kind.model_fields[name]
+    name = flat_name(name)
+    field = field_of(name)
     try:
-        value = yaml.safe_load(raw)
+        value = raw if field.annotation is str else yaml.safe_load(raw)
     except yaml.YAMLError:
         value = raw
     finite = ConfigDict(allow_inf_nan=False)
     adapter = TypeAdapter(Annotated[field.annotation, field], config=finite)
-    if field.annotation is str:
-        value = raw
     try:
         return name, adapter.validate_python(value, strict=False)
     except ValidationError as error:
@@ -134,9 +130,9 @@ def parse_assignment(text: str, kind: type[BaseModel] = Settings) -> tuple[str, 
 def table() -> list[dict[str, Any]]:
     """One row per setting: name, default, each profile's value, unit, source, text."""
     rows = []
-    for name, field in Settings.model_fields.items():
-        extra = field.json_schema_extra
-        row = {"name": name, "unit": extra["unit"], "source": extra["source"]}
+    for name, (section, _) in PLACES.items():
+        field = field_of(name)
+        row = {"section": section or "all", "name": name, **field.json_schema_extra}
         for profile, values in PROFILES.items():
             row[profile] = (
                 profile if name == "profile" else values.get(name, field.default)
@@ -147,5 +143,7 @@ def table() -> list[dict[str, Any]]:
 
 def _one_line(error: ValidationError) -> str:
     first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"])
+    places = {place: name for name, place in PLACES.items()}
+    section, leaf = first["loc"][:2] if first["loc"][0] not in PLACES else ("", "")
+    name = places.get((section, leaf), ".".join(map(str, first["loc"])))
     return f"setting {name!r} cannot be {first['input']!r}: {first['msg']}"

@@ -32,25 +32,28 @@ def build_student(
     """
     device = device_of(settings)
     backbone = kind(
-        settings.student,
-        quantization=settings.quantization,
-        dtype=settings.compute_dtype,
-        bidirectional=settings.bidirectional,
-        text_format=settings.text_format,
-        pooled_tokens=settings.pooled_tokens,
-        max_seq_length=settings.max_length,
-        tap=settings.pooling == "ata",
-        tap_gradient=settings.ata_gradient,
-        transform=settings.ata_transform,
+        settings.encoder.student,
+        quantization=settings.encoder.quantization,
+        dtype=settings.encoder.compute_dtype,
+        bidirectional=settings.encoder.bidirectional,
+        text_format=settings.encoder.text_format,
+        pooled_tokens=settings.encoder.pooled_tokens,
+        max_seq_length=settings.encoder.max_length,
+        tap=settings.encoder.pooling == "ata",
+        tap_gradient=settings.encoder.ata_gradient,
+        transform=settings.encoder.ata_transform,
         device=device,
     )
     backbone.add_lora(
-        settings.lora_r, settings.lora_alpha, settings.lora_dropout, settings.seed
+        settings.encoder.lora_r,
+        settings.encoder.lora_alpha,
+        settings.encoder.lora_dropout,
+        settings.seed,
     )
-    if settings.gradient_checkpointing:
+    if settings.encoder.gradient_checkpointing:
         backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
     dimension = backbone.model.config.hidden_size
-    modules = [backbone, TokenPooling(settings.pooling, dimension), Normalize()]
+    modules = [backbone, TokenPooling(settings.encoder.pooling, dimension), Normalize()]
     return SentenceTransformer(modules=modules, device=device)
 
 
@@ -127,10 +130,11 @@ def load_student(
             "pooling": model[1].mode,
         }
         for name, value in found.items():
-            if value != getattr(settings, name):
+            asked = getattr(settings.encoder, name)
+            if value != asked:
                 raise LabError(
                     f"the student in {folder} was trained with {name}={value!r}, the "
-                    f"settings say {getattr(settings, name)!r}: run notebook 05 with "
+                    f"settings say {asked!r}: run notebook 05 with "
                     "these settings first"
                 )
     return model
@@ -142,7 +146,7 @@ def load_encoder(settings: Settings, name: str | None = None) -> SentenceTransfo
     Runs on the settings' device with their length limit. LabError where the model
     cannot be found.
     """
-    name = settings.encoder if name is None else name
+    name = settings.encoder.reference if name is None else name
     device = device_of(settings)
     if name in TINY:
         modules = [
@@ -153,7 +157,9 @@ def load_encoder(settings: Settings, name: str | None = None) -> SentenceTransfo
         model = SentenceTransformer(modules=modules, device=device)
     else:
         model = load_pretrained(_Loader(device), name)
-    model.max_seq_length = min(settings.max_length, model.max_seq_length or 10**6)
+    model.max_seq_length = min(
+        settings.encoder.max_length, model.max_seq_length or 10**6
+    )
     return model
 
 

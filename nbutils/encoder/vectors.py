@@ -96,20 +96,20 @@ def kept(path: Path, texts: Sequence[str], prompt: str, make) -> np.ndarray:
 
 
 def _vector_file(folder: Path, model, settings: Settings) -> Path:
-    dtype = compute_dtype(settings.compute_dtype, model.device.type)
+    dtype = compute_dtype(settings.encoder.compute_dtype, model.device.type)
     return folder / f"{fingerprint(model)}-{str(dtype).split('.')[1]}.sqlite"
 
 
 def _encode(model, texts, settings: Settings, prompt: str | None) -> np.ndarray:
     device = model.device.type
-    dtype = compute_dtype(settings.compute_dtype, device)
+    dtype = compute_dtype(settings.encoder.compute_dtype, device)
     autocast = torch.autocast(device, torch.bfloat16, enabled=dtype == torch.bfloat16)
     with autocast, warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         vectors = model.encode(
             list(texts),
             prompt=prompt,
-            batch_size=settings.encode_batch,
+            batch_size=settings.encoder.encode_batch,
             convert_to_tensor=True,
             normalize_embeddings=True,
             show_progress_bar=False,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -48,7 +49,7 @@ def run_seed(
     student = build_student(settings)
     sets = [local_set(name, records.graded, records.items) for name in HELD_OUT]
     before = [per_query_scores(student, settings, data) for data in sets]
-    data = training_data(records, known=settings.known_positives)
+    data = training_data(records, known=settings.training.known_positives)
     log = loop.train(
         student,
         data,
@@ -74,7 +75,7 @@ def check_rows(path: Path, settings: Settings) -> None:
     path = Path(path)
     if not path.is_file():
         return
-    wanted = settings.model_dump(exclude={"seed"})
+    wanted = _without_seed(settings)
     beside = path.with_suffix(".settings.json")
     stored = json.loads(beside.read_text()) if beside.is_file() else None
     # a setting that the rows did not know yet has no part in them
@@ -82,6 +83,10 @@ def check_rows(path: Path, settings: Settings) -> None:
         raise LabError(
             f"{path} holds rows of other settings: give another --out, or remove it"
         )
+
+
+def _without_seed(settings: Settings) -> dict[str, Any]:
+    return {name: v for name, v in settings.flat().items() if name != "seed"}
 
 
 def add_rows(path: Path, rows: pd.DataFrame, settings: Settings) -> None:
@@ -95,9 +100,7 @@ def add_rows(path: Path, rows: pd.DataFrame, settings: Settings) -> None:
         kept = read_table(path)
         kept = kept[~kept["seed"].isin(rows["seed"])]
         rows = pd.concat([kept, rows]).sort_values(["seed", "split", "query_id"])
-    write_json(
-        path.with_suffix(".settings.json"), settings.model_dump(exclude={"seed"})
-    )
+    write_json(path.with_suffix(".settings.json"), _without_seed(settings))
     write_table(path, rows.round(5))
 
 
@@ -105,7 +108,8 @@ def other_settings(settings: Settings, path: Path = SEEDS) -> list[str]:
     """Names of settings that differ from those a table of seeds was made under."""
     beside = Path(path).with_suffix(".settings.json")
     stored = json.loads(beside.read_text()) if beside.is_file() else {}
-    return [name for name, value in stored.items() if value != getattr(settings, name)]
+    ours = settings.flat()
+    return [name for name, value in stored.items() if value != ours[name]]
 
 
 def report(path: Path) -> list[str]:
@@ -191,7 +195,7 @@ def run_study(
 def _check_defaults(folder: Path) -> None:
     """Runs are named by differences, so the defaults must be the same for all."""
     path = folder / "settings.json"
-    usual = resolve().model_dump()
+    usual = resolve().flat()
     if not path.is_file():
         return write_json(path, usual)
     stored = json.loads(path.read_text(encoding="utf-8"))
@@ -215,7 +219,7 @@ def _run(
     made = {}
     if trained:
         mined = _mined(records, settings, folder) if study.mines else MINED
-        data = training_data(records, mined, settings.known_positives)
+        data = training_data(records, mined, settings.training.known_positives)
         score = development(records, settings) if study.curve else None
         log = loop.train(student, data, settings, evaluate=score, progress=False)
         steps, curve = log.frames()
@@ -230,7 +234,8 @@ def _run(
 
 def _mined(records: Records, settings: Settings, folder: Path) -> Path:
     """The file of negatives that the settings' method mines for training queries."""
-    name = f"{settings.mining_method}-{settings.abs_threshold:g}.parquet"
+    chosen = settings.mining
+    name = f"{chosen.mining_method}-{chosen.abs_threshold:g}.parquet"
     path = folder / "mined" / name
     if not path.is_file():
         write_table(path, mine_for_training(records, settings))

@@ -103,7 +103,7 @@ def run_key(changes: Mapping[str, Any], seed: int, *, trained: bool, mines: bool
     An untrained student does not depend on what only training reads, so it is named by
     its pooling alone.
     """
-    usual = resolve().model_dump()
+    usual = resolve().flat()
     differs = {name: v for name, v in changes.items() if v != usual[name]}
     if not trained:
         differs = {k: v for k, v in differs.items() if k == "pooling"}

@@ -44,11 +44,11 @@ def chat_request(
         id=id,
         messages=({"role": "user", "content": prompt},),
         schema=schema,
-        model=settings.llm_model,
+        model=settings.llm.model,
         decoding={
-            "temperature": settings.llm_temperature,
-            "top_p": settings.llm_top_p,
-            "max_tokens": settings.llm_max_tokens,
+            "temperature": settings.llm.temperature,
+            "top_p": settings.llm.top_p,
+            "max_tokens": settings.llm.max_tokens,
         },
         sample=sample,
     )
@@ -71,17 +71,17 @@ class Client:
         transport: Any = None,
     ):
         self.settings = settings
-        self.live = settings.llm_mode != "replay"
-        self.recorded = {} if settings.llm_mode == "record" else recorded or {}
+        self.live = settings.llm.mode != "replay"
+        self.recorded = {} if settings.llm.mode == "record" else recorded or {}
         self.schemas = schemas or {}
-        self.store = Store(ROOT / settings.llm_store)
+        self.store = Store(ROOT / settings.llm.store)
         self.requested = self.attempts = 0
-        self.form = settings.llm_structured
+        self.form = settings.llm.structured
         self.prefetch: Callable[[list[ChatRequest]], None] | None = None
         self._transport = transport
         self._lock = threading.Lock()
-        self._request_pace = Pace(settings.llm_requests_per_minute)
-        self._token_pace = Pace(settings.llm_tokens_per_minute)
+        self._request_pace = Pace(settings.llm.requests_per_minute)
+        self._token_pace = Pace(settings.llm.tokens_per_minute)
         self._attempt = threading.local()
 
     def find(self, request: ChatRequest) -> Answer | None:
@@ -150,7 +150,7 @@ class Client:
     def _ask_all(self, requests: list[ChatRequest], take: Arrived) -> None:
         failures: list[LabError] = []
         in_a_row, stopped, seen = 0, None, set()
-        with ThreadPoolExecutor(self.settings.llm_in_flight) as pool:
+        with ThreadPoolExecutor(self.settings.llm.in_flight) as pool:
             futures = {pool.submit(self.complete, r): r for r in requests}
             try:
                 for future in as_completed(futures):
@@ -164,7 +164,7 @@ class Client:
                         in_a_row += 1
                     else:
                         stopped = error
-                    if stopped or in_a_row >= self.settings.llm_give_up:
+                    if stopped or in_a_row >= self.settings.llm.give_up:
                         break
             finally:  # ask nothing new, keep what arrives
                 pool.shutdown(cancel_futures=True)
@@ -186,15 +186,14 @@ class Client:
 
     @cached_property
     def _budget(self) -> Budget | None:
-        limit = self.settings.llm_max_cost
+        limit = self.settings.llm.max_cost
         if not limit:
             return None
         price = price_of(self.settings)
         rows = self.store.usage()
         others = {model for _, model, *_ in rows} - {price.model}
         prices = {price.model: price} | {
-            name: price_of(self.settings.model_copy(update={"llm_model": name}))
-            for name in others
+            name: price_of(self.settings.changed(llm_model=name)) for name in others
         }
         return Budget(limit, price, sum(prices[m].cost(i, o) for _, m, i, o in rows))
 
@@ -207,7 +206,7 @@ class Client:
 
     def _ask(self, request: ChatRequest) -> Answer:
         asked = sum(rough_tokens(message["content"]) for message in request.messages)
-        most = int(request.decoding.get("max_tokens", self.settings.llm_max_tokens))
+        most = int(request.decoding.get("max_tokens", self.settings.llm.max_tokens))
         with self._lock:
             sdk, budget = self.sdk, self._budget
         held = budget.hold(asked, most) if budget else 0.0

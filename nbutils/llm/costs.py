@@ -55,12 +55,12 @@ def price_table(path: str = "") -> pd.DataFrame:
 
 def price_of(settings: Settings) -> Price:
     """The price of the model in force. LabError that says how to give one."""
-    table = price_table(settings.llm_prices)
-    rows = table[table["model"] == settings.llm_model]
+    table = price_table(settings.llm.prices)
+    rows = table[table["model"] == settings.llm.model]
     if rows.empty:
-        near = nearest(settings.llm_model, table["model"])
+        near = nearest(settings.llm.model, table["model"])
         raise LabError(
-            f"no price is known of model {settings.llm_model!r}{near}: name a csv "
+            f"no price is known of model {settings.llm.model!r}{near}: name a csv "
             f"with llm_prices, of the columns {','.join(COLUMNS)} (0 is a price)"
         )
     return Price(**rows.iloc[0].to_dict())

@@ -47,7 +47,7 @@ def open_sdk(
             "live mode needs OPENAI_API_KEY, or OPENAI_BASE_URL of a compatible "
             "server, in the environment; or set llm_mode to replay"
         )
-    if settings.llm_model == "recorded":
+    if settings.llm.model == "recorded":
         raise LabError(
             "live mode needs the name of a model: set llm_model "
             "(the name 'recorded' is that of the shipped answers)"
@@ -58,10 +58,10 @@ def open_sdk(
     return openai.OpenAI(
         api_key=key or "none",  # the SDK insists; a local server ignores it
         base_url=url or None,
-        timeout=settings.llm_timeout_s,
-        max_retries=settings.llm_retries,
+        timeout=settings.llm.timeout_s,
+        max_retries=settings.llm.retries,
         http_client=openai.DefaultHttpxClient(
-            event_hooks=hooks, timeout=settings.llm_timeout_s, transport=transport
+            event_hooks=hooks, timeout=settings.llm.timeout_s, transport=transport
         ),
     )
 

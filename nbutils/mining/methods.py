@@ -13,9 +13,10 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import pandas as pd
 
+from nbutils.core.errors import known
 from nbutils.mining.candidates import Candidates
 from nbutils.mining.exclusion import CODE, EMPTY, RULES, Pool
-from nbutils.mining.recipe import Recipe, known
+from nbutils.mining.recipe import Recipe
 from nbutils.mining.selection import lowest_rejected, random_documents, select
 
 

@@ -62,7 +62,7 @@ def checked(
         data.queries,
         texts,
         data.positives,
-        wanted=settings.negatives_per_query,
+        wanted=settings.mining.negatives_per_query,
         limits={"shortfall": 1.0},
     )
 
@@ -94,7 +94,7 @@ def _search(data: RetrievalSet, teacher, settings: Settings, rows, embedded):
     names = [names[row] for row in rows]
     queries = {name: data.queries[name] for name in names}
     positives: Mapping[str, Sequence[str]] = {n: data.positives[n] for n in names}
-    depth = settings.candidate_depth
+    depth = settings.mining.candidate_depth
     if embedded is None:
         return candidates.Search(teacher, queries, data.corpus, positives, depth)
     asked, documents = embedded
@@ -132,7 +132,7 @@ def mine_for_training(records: Records, settings: Settings) -> pd.DataFrame:
     own = {e.id: [row_of[f"{e.id}/N{n}"] for n in (1, 2, 3, 4)] for e in graded}
     teacher = [*teachers.load_teachers(settings).values()][-1]
     search = candidates.Search(
-        teacher, queries, corpus, positives, settings.candidate_depth
+        teacher, queries, corpus, positives, settings.mining.candidate_depth
     )
     recipe = methods.Recipe.of(settings, backfill="random")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nbutils.core.errors import LabError, nearest
+from nbutils.core.errors import LabError, known
 from nbutils.core.fields import Settings
 
 METHODS = ("naive", "shifted", "abs", "margin_pos", "perc_pos")
@@ -60,13 +60,13 @@ class Recipe:
     def of(cls, settings: Settings, **changes) -> Recipe:
         """The recipe of the settings; `changes` are fields by name."""
         values = {
-            "method": settings.mining_method,
-            "k": settings.negatives_per_query,
-            "shift": settings.shift,
-            "threshold": settings.abs_threshold,
-            "margin": settings.margin,
-            "perc": settings.perc,
-            "sample_from": settings.sample_from,
+            "method": settings.mining.mining_method,
+            "k": settings.mining.negatives_per_query,
+            "shift": settings.mining.shift,
+            "threshold": settings.mining.abs_threshold,
+            "margin": settings.mining.margin,
+            "perc": settings.mining.perc,
+            "sample_from": settings.mining.sample_from,
             "seed": settings.seed,
         }
         return cls(**{**values, **changes})
@@ -75,12 +75,3 @@ class Recipe:
     def needed(self) -> int:
         """Candidates that must be left for the selection to be what it says."""
         return self.k if self.selection == "top_k" else self.sample_from
-
-
-def known(kind: str, name: str, names: tuple[str, ...]) -> str:
-    """`name` if it is one of `names`; LabError naming the nearest if not."""
-    if name not in names:
-        raise LabError(
-            f"unknown {kind} {name!r}{nearest(name, names)} (known: {', '.join(names)})"
-        )
-    return name

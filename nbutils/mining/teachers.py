@@ -130,7 +130,9 @@ class EncoderTeacher(DenseTeacher):
     def __init__(self, model, settings, *, name: str, query_prompt: str | None = None):
         self.model, self.settings, self.name = model, settings, name
         self.query_prompt = query_prompt
-        self.fingerprint = digest(fingerprint(model), query_prompt, settings.max_length)
+        self.fingerprint = digest(
+            fingerprint(model), query_prompt, settings.encoder.max_length
+        )
 
     @classmethod
     def of_student(cls, model, settings, *, name: str) -> EncoderTeacher:
@@ -244,13 +246,13 @@ def load_teachers(settings) -> dict[str, Teacher]:
     `--` for `/`, so that neither takes the other's place or file. Raises LabError where
     an encoder cannot be found, and for one model named twice.
     """
-    parts = [_parts(name) for name in settings.teachers]
+    parts = [_parts(name) for name in settings.mining.teachers]
     last = [part[-1] for part in parts]
     called = [p[-1] if last.count(p[-1]) == 1 else "--".join(p) for p in parts]
     twice = next((name for name in called if called.count(name) > 1), None)
     if twice is not None:
         raise LabError(f"`teachers` names {twice!r} twice: name each teacher once")
-    pairs = zip(called, settings.teachers, strict=True)
+    pairs = zip(called, settings.mining.teachers, strict=True)
     return {own: load_teacher(name, settings, own) for own, name in pairs}
 
 

@@ -106,7 +106,7 @@ def execute(
             raise LabError(fault)
         check_outputs(page)
         report = _metrics(folder, last)
-        if report["settings"] != json.loads(settings.model_dump_json()):
+        if report["settings"] != settings.flat():
             raise LabError("the notebook did not run with the settings passed to it")
     except LabError as error:
         page.metadata["nbutils"] = {"error": str(error)}

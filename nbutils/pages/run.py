@@ -178,7 +178,7 @@ class Run:
             raise LabError(
                 f"{_shown(path)} is damaged: run {notebook} again, or remove its folder"
             ) from None
-        ours = self.settings.model_dump()
+        ours = self.settings.flat()
         changed = [key for key in ours if theirs.get(key) != ours[key]]
         return f" (made with another {', '.join(changed)})" if changed else ""
 
@@ -240,7 +240,7 @@ class Run:
             "notebook": self.name,
             "profile": self.settings.profile,
             "seed": self.settings.seed,
-            "settings": self.settings.model_dump(),
+            "settings": self.settings.flat(),
             "versions": versions(),
             "device": device_name(),
             "seconds": seconds,

@@ -52,7 +52,7 @@ def fulfil(
     """
     outcomes: list[Any] = [None] * len(requests)
     asked = [(place, request.chat(settings)) for place, request in enumerate(requests)]
-    for again in range(settings.llm_reasks + 1):
+    for again in range(settings.llm.reasks + 1):
         first_with = {chat.key: requests[place] for place, chat in reversed(asked)}
 
         def arrived(chat, answer, first_with=first_with):

@@ -94,7 +94,7 @@ def graded_from_seeds(
     with a level that stays rejected is rejected whole.
     """
     client.schemas = {**client.schemas, **SCHEMAS}
-    if settings.mgh_calls == "ladder":
+    if settings.synthesis.mgh_calls == "ladder":
         requests = [
             _request(seed, "mgh_seeded", _language(n, settings))
             for n, seed in enumerate(seeds)
@@ -124,7 +124,7 @@ def graded_from_seeds(
 
 
 def _language(number: int, settings: Settings) -> str:
-    return settings.languages[number % len(settings.languages)]
+    return settings.synthesis.languages[number % len(settings.synthesis.languages)]
 
 
 def _id(seed: Seed) -> str:

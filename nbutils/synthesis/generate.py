@@ -39,7 +39,9 @@ def open_client(settings: Settings, folder: Path | None = None) -> Client:
     `folder` holds other recordings than the shipped ones. Raises LabError for a
     recording that is missing, truncated or changed, with its line where it can be told.
     """
-    recorded = recordings.recorded_answers(settings.families, settings, folder)
+    recorded = recordings.recorded_answers(
+        settings.synthesis.families, settings, folder
+    )
     return Client(settings, recorded, replies.SCHEMAS)
 
 
@@ -47,7 +49,9 @@ def brainstorm(
     settings: Settings, client: Client, watch: Watch | None = None
 ) -> tuple[list[Task], list[Rejection]]:
     """The tasks of every family, without repeats. Always all: examples need them."""
-    requests = [r for f in settings.families for r in plan.brainstorm_requests(f)]
+    requests = [
+        r for f in settings.synthesis.families for r in plan.brainstorm_requests(f)
+    ]
     answered, rejections = fulfil(requests, settings, client, watch)
     tasks = [task for group in answered for task in group]
     kept, repeats = without_repeats(tasks, lambda t: t.text, "duplicate_task")
@@ -66,14 +70,14 @@ def graded_examples(
         by_family[task.family].setdefault(task.group, {})[task.index] = task.text
     requests = []
     for family, groups in by_family.items():
-        planned = list(plan.mgh_requests(family, groups, settings.languages))
-        requests += spread(planned, settings.max_items, _stratum)
-        if settings.bitext:
-            requests += plan.bitext_requests(family, settings.languages)
+        planned = list(plan.mgh_requests(family, groups, settings.synthesis.languages))
+        requests += spread(planned, settings.synthesis.max_items, _stratum)
+        if settings.synthesis.bitext:
+            requests += plan.bitext_requests(family, settings.synthesis.languages)
     examples, rejections = fulfil(requests, settings, client, watch)
     kept, repeats = without_repeats(examples, lambda e: e.query, "duplicate_query")
     kept, near = without_near_duplicates(
-        kept, lambda e: e.query, settings.near_duplicate
+        kept, lambda e: e.query, settings.synthesis.near_duplicate
     )
     return kept, rejections + repeats + near
 
@@ -83,9 +87,9 @@ def retrieval_items(
 ) -> tuple[list[RetrievalItem], list[Rejection]]:
     """Queries with three independent positives each, `max_items` a family."""
     requests = []
-    for family in settings.families:
+    for family in settings.synthesis.families:
         planned = list(plan.seed_requests(family))
-        requests += planned[: settings.max_items or None]
+        requests += planned[: settings.synthesis.max_items or None]
     items, rejections = fulfil(requests, settings, client, watch)
     kept, repeats = without_repeats(items, lambda i: i.query, "duplicate_query")
     return kept, rejections + repeats
@@ -103,7 +107,9 @@ def syneg_examples(
     for item in items:
         number = int(item.id.rsplit("/", 1)[1])
         by_family[item.family][number] = (item.query, item.positives[0])
-    template = plan.syneg_template(settings.syneg_reflection, settings.syneg_attributes)
+    template = plan.syneg_template(
+        settings.synthesis.syneg_reflection, settings.synthesis.syneg_attributes
+    )
     requests = [
         request
         for family, pairs in by_family.items()

@@ -111,7 +111,7 @@ def cost(asked: Sequence[Planned], settings: Settings) -> pd.DataFrame:
     prompt = sum(token_counter()(one.prompt for one in asked))
     answer = ANSWER_TOKENS * len(asked)
     rows = []
-    for row in price_table(settings.llm_prices).to_dict("records"):
+    for row in price_table(settings.llm.prices).to_dict("records"):
         price = Price(**row)
         about = price.cost(prompt, answer)
         rows.append(

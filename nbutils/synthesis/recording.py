@@ -102,7 +102,7 @@ def run(settings: Settings, stages: Sequence[str], batch: bool) -> None:
             client.close()
             console.print(
                 f"{client.requested} requests in {client.attempts} attempts; "
-                f"{len(client.store)} answers in {settings.llm_store}"
+                f"{len(client.store)} answers in {settings.llm.store}"
             )
     for stage, (accepted, rejected) in results.items():
         console.print(f"{stage}: {accepted} records, {len(rejected)} rejected for good")
@@ -157,7 +157,7 @@ def estimate(
     price = price_of(settings)
     count = token_counter()
     used = pd.DataFrame(store.usage(), columns=["id", "model", "prompt", "answer"])
-    used = used[(used["model"] == settings.llm_model) & (used["answer"] > 0)]
+    used = used[(used["model"] == settings.llm.model) & (used["answer"] > 0)]
     pilots = used.groupby(used["id"].map(stage_of))["answer"] if len(used) else {}
     pilots = {stage: list(values) for stage, values in pilots} if len(used) else {}
     planned = _planned(settings)
@@ -197,14 +197,16 @@ def estimate(
 def _planned(settings: Settings) -> dict[str, tuple[list[plan.Planned], list[str]]]:
     """Stage to its requests, at most `max_items` a family, and the recorded answers."""
     found: dict[str, tuple[list, list]] = {stage: ([], []) for stage in STAGES}
-    for family in settings.families:
+    for family in settings.synthesis.families:
         responses = recordings.recorded_responses(family)
         texts = recordings.recorded_texts(responses)
         own: dict[str, list[plan.Planned]] = {stage: [] for stage in STAGES}
         for request in recordings.recorded_requests(family, responses):
             own[stage_of(request.id)].append(request)
         for stage, requests in own.items():
-            limit = None if stage == "brainstorm" else settings.max_items or None
+            limit = (
+                None if stage == "brainstorm" else settings.synthesis.max_items or None
+            )
             found[stage][0].extend(requests[:limit])
             found[stage][1].extend(texts[r.id] for r in requests if r.id in texts)
     return found

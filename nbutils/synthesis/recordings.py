@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nbutils.core.errors import LabError
-from nbutils.core.fields import Settings
+from nbutils.core.fields import Settings, field_of
 from nbutils.core.files import read_jsonl, verify
 from nbutils.llm.client import Answer
 from nbutils.synthesis.plan import (
@@ -65,8 +65,8 @@ def recorded_answers(
     under any others the same prompt is another request.
     """
     names = ("llm_model", "llm_temperature", "llm_top_p", "llm_max_tokens")
-    default = {name: Settings.model_fields[name].default for name in names}
-    recorded_with = settings.model_copy(update=default)
+    default = {name: field_of(name).default for name in names}
+    recorded_with = settings.changed(**default)
     answers = {}
     for family in families:
         domains(family)

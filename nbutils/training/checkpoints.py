@@ -120,7 +120,7 @@ def save(
     path = Path(folder, NAME)
     state = {
         "step": len(log["steps"]),
-        "settings": settings.model_dump(),
+        "settings": settings.flat(),
         "versions": machine.versions(),
         "data": digest,
         "adapters": adapters(model),
@@ -152,7 +152,7 @@ def read(folder: str | Path, settings: Settings, digest: str) -> dict[str, Any] 
         return None
     changed = {
         name: f"{name}={state['settings'].get(name)!r} (now {value!r})"
-        for name, value in settings.model_dump().items()
+        for name, value in settings.flat().items()
         if name not in OF_THE_MACHINE and state["settings"].get(name) != value
     }
     told = ", ".join(changed.values())
@@ -180,7 +180,7 @@ def _check_processes(path: Path, made: int, settings: Settings) -> None:
     now = place()[1]
     if made == now:
         return
-    if settings.lora_dropout:
+    if settings.encoder.lora_dropout:
         raise LabError(
             f"{path} is of a run with {made} processes, now there are {now}, and "
             f"dropout draws on one random state each: resume with {made} processes"

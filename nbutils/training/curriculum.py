@@ -63,15 +63,19 @@ def plan(data: Sequence[TrainingInstance], settings: Settings) -> list[Step]:
     synthetic and the retrieval phase. `batches_from` keeps the instances of a batch
     within one data set or task.
     """
-    order = level_order(settings.schedule, settings.steps_per_level, settings.seed)
-    size, seed = settings.batch_size, settings.seed
-    names = [source_of(instance, settings.batches_from) for instance in data]
+    order = level_order(
+        settings.training.schedule, settings.training.steps_per_level, settings.seed
+    )
+    size, seed = settings.training.batch_size, settings.seed
+    names = [source_of(instance, settings.training.batches_from) for instance in data]
     chosen = batches(len(data), size, len(order), seed, sources=names)
     steps = [Step(level, rows) for level, rows in zip(order, chosen, strict=True)]
-    if settings.retrieval_steps:
+    if settings.training.retrieval_steps:
         kept = np.array([i for i, instance in enumerate(data) if not instance.graded])
         names = [names[i] for i in kept]
-        later = batches(len(kept), size, settings.retrieval_steps, seed, sources=names)
+        later = batches(
+            len(kept), size, settings.training.retrieval_steps, seed, sources=names
+        )
         steps += [Step(RETRIEVAL, kept[rows]) for rows in later]
     return steps
 

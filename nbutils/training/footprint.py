@@ -75,16 +75,19 @@ def memory(config: MistralConfig, settings: Settings) -> dict[str, float]:
     context, are not in it.
     """
     layers, hidden = config.num_hidden_layers, config.hidden_size
-    each = NF4_BYTES if settings.quantization == "nf4" else 2
-    trained = trained_weights(config, settings.lora_r)
+    each = NF4_BYTES if settings.encoder.quantization == "nf4" else 2
+    trained = trained_weights(config, settings.encoder.lora_r)
     texts = texts_a_step(settings)
-    if settings.gradient_cache:
-        texts = min(texts, settings.mini_batch)
-    tokens = texts * settings.max_length
-    if settings.gradient_cache and settings.mini_batch_tokens:
-        tokens = min(tokens, max(settings.mini_batch_tokens, settings.max_length))
+    if settings.training.gradient_cache:
+        texts = min(texts, settings.training.mini_batch)
+    tokens = texts * settings.encoder.max_length
+    if settings.training.gradient_cache and settings.training.mini_batch_tokens:
+        tokens = min(
+            tokens,
+            max(settings.training.mini_batch_tokens, settings.encoder.max_length),
+        )
     a_token = layers * kept_bytes(config)
-    if settings.gradient_checkpointing:
+    if settings.encoder.gradient_checkpointing:
         a_token = layers * 2 * hidden + kept_bytes(config)
     frozen = sum(inputs * outputs for inputs, outputs in linears(config))
     plain = config.vocab_size * hidden + (2 * layers + 1) * hidden
@@ -92,14 +95,14 @@ def memory(config: MistralConfig, settings: Settings) -> dict[str, float]:
         "weights": (frozen * each + plain * 2) / GB,
         "adapters": trained * 4 / GB,
         "gradients": trained * 4 / GB,
-        "optimizer": trained * OPTIMIZER_BYTES[settings.optimizer] / GB,
+        "optimizer": trained * OPTIMIZER_BYTES[settings.training.optimizer] / GB,
         "activations": tokens * a_token / GB,
     }
 
 
 def texts_a_step(settings: Settings) -> int:
     """Texts of one step: queries, positives and explicit negatives, all different."""
-    return settings.batch_size * (3 + settings.retrieved_per_query)
+    return settings.training.batch_size * (3 + settings.training.retrieved_per_query)
 
 
 def passes(settings: Settings) -> int:
@@ -108,7 +111,9 @@ def passes(settings: Settings) -> int:
     Forward and backward (frozen weights need no gradient of their own), once more
     forward for GradCache and once more for gradient checkpointing.
     """
-    return 2 + settings.gradient_cache + settings.gradient_checkpointing
+    return (
+        2 + settings.training.gradient_cache + settings.encoder.gradient_checkpointing
+    )
 
 
 def matrix_work(config: MistralConfig, settings: Settings, tokens: float) -> float:
@@ -127,7 +132,7 @@ def knob_table(
     """
     rows = []
     for name, changes in KNOBS.items():
-        changed = settings.model_copy(update=dict(changes))
+        changed = settings.changed(**dict(changes))
         parts = memory(config, changed)
         tokens = texts_a_step(changed) * changed.max_length
         work = matrix_work(config, changed, tokens)

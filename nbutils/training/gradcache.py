@@ -74,9 +74,9 @@ def make_batch(
         for text in negatives_for(
             instance,
             level,
-            mixing=settings.mixing,
-            retrieved=settings.retrieved_per_query,
-            ratio=settings.synthetic_ratio,
+            mixing=settings.training.mixing,
+            retrieved=settings.training.retrieved_per_query,
+            ratio=settings.training.synthetic_ratio,
             seed=settings.seed,
             step=step,
         )
@@ -174,7 +174,7 @@ def batch_chunks(
     model: SentenceTransformer, batch: Batch, settings: Settings
 ) -> Chunks:
     """A batch's queries, then its documents. Instructions go on queries only."""
-    prompted = settings.text_format != "plain"
+    prompted = settings.encoder.text_format != "plain"
     queries = [instance.query for instance in batch.instances]
     prompts = [i.instruction if prompted else "" for i in batch.instances]
     prompts += [""] * len(batch.documents)
@@ -182,8 +182,8 @@ def batch_chunks(
         model,
         queries + batch.documents,
         prompts,
-        settings.mini_batch,
-        settings.mini_batch_tokens,
+        settings.training.mini_batch,
+        settings.training.mini_batch_tokens,
     )
 
 
@@ -217,7 +217,7 @@ def backward(model: SentenceTransformer, batch: Batch, settings: Settings) -> Te
     mine = processes.share(len(chunks.groups))
     devices = [model.device] if model.device.type == "cuda" else []
     states, parts = {}, {}
-    with torch.set_grad_enabled(not settings.gradient_cache):
+    with torch.set_grad_enabled(not settings.training.gradient_cache):
         for i in mine:
             states[i] = _random_state(devices)
             parts[i] = group_vectors(model, chunks.groups[i])
@@ -226,7 +226,7 @@ def backward(model: SentenceTransformer, batch: Batch, settings: Settings) -> Te
     loss.backward()
     gradients = vectors.grad.split(chunks.sizes)
     for i in mine:
-        if settings.gradient_cache:
+        if settings.training.gradient_cache:
             with torch.random.fork_rng(devices):
                 _set_random_state(states[i], devices)
                 parts[i] = group_vectors(model, chunks.groups[i])

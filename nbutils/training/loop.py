@@ -70,9 +70,10 @@ def train(
     memory that does not suffice and for a checkpoint of another run.
     """
     steps = plan(data, settings)
-    if settings.warmup_steps >= len(steps):
+    warmup = settings.training.warmup_steps
+    if warmup >= len(steps):
         raise LabError(
-            f"warmup_steps={settings.warmup_steps} is not below the {len(steps)} steps"
+            f"warmup_steps={warmup} is not below the {len(steps)} steps"
             ": the peak learning rate would never be reached"
         )
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -92,8 +93,8 @@ def train(
     for step in bar:
         began = time.perf_counter()
         level, rows = steps[step].level, steps[step].rows
-        rate = settings.learning_rate * learning_rate_at(
-            step, len(steps), settings.warmup_steps
+        rate = settings.training.learning_rate * learning_rate_at(
+            step, len(steps), settings.training.warmup_steps
         )
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -113,9 +114,11 @@ def train(
         )
         bar.set_postfix(level=level, loss=f"{loss:.3f}")
         done, last = step + 1, step + 1 == len(steps)
-        if done % settings.steps_per_level == 0 or last:
+        if done % settings.training.steps_per_level == 0 or last:
             _evaluate(log, model, evaluate, done, level)
-        if checkpoint_folder and (done % settings.checkpoint_every == 0 or last):
+        if checkpoint_folder and (
+            done % settings.training.checkpoint_every == 0 or last
+        ):
             _keep(log, checkpoint_folder, model, optimizer, settings, digest)
     model.eval()
     return log
@@ -137,7 +140,7 @@ def save_run(
     """
     steps, curve = log.frames()
     made = {
-        "settings": settings.model_dump(),
+        "settings": settings.flat(),
         "versions": machine.versions(),
         "device": machine.device_name(),
         "processes": processes.place()[1],
@@ -208,7 +211,9 @@ def named_memory_errors(model: SentenceTransformer, batch: Batch, settings: Sett
         else "not even single texts fit: lower max_length or take a smaller student"
     )
     told = ("mini_batch", "mini_batch_tokens", "gradient_cache")
-    now = ", ".join(f"{name}={getattr(settings, name)}" for name in told).lower()
+    now = ", ".join(
+        f"{name}={getattr(settings.training, name)}" for name in told
+    ).lower()
     raise LabError(f"out of memory with {now}: {advice}") from None
 
 
@@ -229,12 +234,13 @@ def _fitting(
     """
     groups = gradcache.batch_chunks(model, batch, settings).groups
     rows, width = max((g["input_ids"].shape for g in groups), key=math.prod)
-    full = rows == settings.mini_batch or not settings.mini_batch_tokens
+    chosen = settings.training
+    full = rows == chosen.mini_batch or not chosen.mini_batch_tokens
     name = "mini_batch" if full else "mini_batch_tokens"
-    size = settings.mini_batch if full else rows * width
-    size = size // 2 if settings.gradient_cache else size
+    size = chosen.mini_batch if full else rows * width
+    size = size // 2 if settings.training.gradient_cache else size
     while size:
-        smaller = settings.model_copy(update={name: size})
+        smaller = settings.changed(**{name: size})
         model.zero_grad()
         chunks = gradcache.batch_chunks(model, batch, smaller)
         try:
@@ -265,8 +271,9 @@ def check_step(step: int, loss: float, norm: float) -> None:
 
 def make_optimizer(parameters: list[Tensor], settings: Settings):
     """AdamW, or bitsandbytes' paged 8-bit AdamW on a GPU (QLoRA)."""
-    options = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
-    if settings.optimizer == "adamw":
+    chosen = settings.training
+    options = {"lr": chosen.learning_rate, "weight_decay": chosen.weight_decay}
+    if chosen.optimizer == "adamw":
         return torch.optim.AdamW(parameters, **options)
     if parameters[0].device.type != "cuda":
         raise LabError("paged_adamw_8bit needs a GPU: use --set optimizer=adamw")

@@ -33,7 +33,7 @@ class ContrastiveLoss:
     @classmethod
     def of(cls, settings: Settings) -> ContrastiveLoss:
         """The loss that the settings describe."""
-        return cls(settings.temperature, settings.symmetric)
+        return cls(settings.training.temperature, settings.training.symmetric)
 
     def __call__(self, queries: Tensor, documents: Tensor, excluded: Tensor) -> Tensor:
         loss = info_nce(queries, documents, excluded, self.temperature)

@@ -55,7 +55,7 @@ def test_positions_are_those_of_a_model_made_the_usual_way():
 
 
 def test_texts_of_full_length_are_all_different_and_full():
-    settings = SETTINGS.model_copy(update={"max_length": 64})
+    settings = SETTINGS.changed(max_length=64)
     model = shape.student(small(), settings, "cpu")
     data = shape.of_full_length(3, settings)
     batch = gradcache.make_batch(data, "N2", settings, 0)
@@ -63,7 +63,7 @@ def test_texts_of_full_length_are_all_different_and_full():
     assert (
         sum(chunks.sizes)
         == 15
-        == 3 / settings.batch_size * footprint.texts_a_step(settings)
+        == 3 / settings.training.batch_size * footprint.texts_a_step(settings)
     )
     for group in chunks.groups:
         assert group["attention_mask"].all() and group["input_ids"].shape[1] == 64
@@ -91,7 +91,7 @@ def test_memory_knobs_and_the_largest_mini_batch(monkeypatch, capsys):
         return original(model, group)
 
     monkeypatch.setattr(gradcache, "group_vectors", limited)
-    settings = SETTINGS.model_copy(update={"max_length": 64, "mini_batch": 4})
+    settings = SETTINGS.changed(max_length=64, mini_batch=4)
     rows = gpu.memory_rows(small(), settings, "cpu", (32, 64), (2, 4, 8))
     assert list(values(rows)) == [
         "peak_memory 2 x 32", "peak_memory 4 x 32", "peak_memory 8 x 32",

@@ -81,7 +81,7 @@ def test_causal_attention_favours_the_beginning(settings):
     found = {}
     for both_ways in (True, False):
         change = {"bidirectional": both_ways, "pooling": "ata"}
-        model = build_student(settings.model_copy(update=change))
+        model = build_student(settings.changed(**change))
         weights = [
             e["attention"].sum((0, 1)) / e["attention"].sum()
             for e in anchors.inspect(model, TEXTS)

@@ -178,9 +178,9 @@ def test_one_bit_of_any_tensor_is_another_cache(settings, tmp_path, which):
 def test_the_cache_tells_dtypes_scales_and_tokenizers_apart(settings, tmp_path):
     model = build_student(settings)
     names = {_vector_file(tmp_path, model, settings)}
-    half = settings.model_copy(update={"compute_dtype": "bfloat16"})
+    half = settings.changed(compute_dtype="bfloat16")
     names.add(_vector_file(tmp_path, model, half))
-    louder = build_student(settings.model_copy(update={"lora_alpha": 64}))
+    louder = build_student(settings.changed(lora_alpha=64))
     names.add(_vector_file(tmp_path, louder, settings))
     model.tokenizer.backend_tokenizer.normalizer = Lowercase()
     names.add(_vector_file(tmp_path, model, settings))
@@ -213,7 +213,7 @@ def test_a_cache_in_use_is_waited_for_and_never_thrown_away(settings, tmp_path):
 def test_a_student_of_other_settings_is_refused(settings, student, tmp_path):
     folder = save_student(student, tmp_path / "student")
     load_student(folder, settings)
-    other = settings.model_copy(update={"pooling": "mean"})
+    other = settings.changed(pooling="mean")
     with pytest.raises(LabError, match="trained with pooling='ata'"):
         load_student(folder, other)
 
@@ -411,7 +411,7 @@ def test_lora_is_on_every_linear_layer_and_nothing_is_upcast(student):
 def test_direction_is_a_setting_of_the_whole_student(settings):
     """A later token changes an earlier hidden state only in both directions."""
     for both_ways in (True, False):
-        model = build_student(settings.model_copy(update={"bidirectional": both_ways}))
+        model = build_student(settings.changed(bidirectional=both_ways))
         ids = torch.tensor([[1, 70, 80, 90], [1, 70, 80, 91]])
         with torch.no_grad():
             features = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -423,7 +423,7 @@ def test_direction_is_a_setting_of_the_whole_student(settings):
 @pytest.mark.parametrize("pooling", ["mean", "last", "first", "weighted_mean", "ata"])
 def test_padding_side_changes_no_vector(settings, pooling):
     changed = {"pooling": pooling, "quantization": "none"}
-    model = build_student(settings.model_copy(update=changed))
+    model = build_student(settings.changed(**changed))
     right = vectors(model, settings)
     model.tokenizer.padding_side = "left"
     features = model.preprocess(TEXTS)
@@ -433,10 +433,10 @@ def test_padding_side_changes_no_vector(settings, pooling):
 
 def test_a_length_over_the_models_is_an_error(settings, student):
     with pytest.raises(LabError, match="over this model's 512: set max_length"):
-        build_student(settings.model_copy(update={"max_length": 600}))
+        build_student(settings.changed(max_length=600))
     with pytest.raises(LabError, match="over this model's 512"):
         student.max_seq_length = 4096
-    assert student.max_seq_length == settings.max_length
+    assert student.max_seq_length == settings.encoder.max_length
 
 
 def test_a_backbone_whose_attention_cannot_be_tapped_is_an_error(settings, tmp_path):
@@ -446,10 +446,10 @@ def test_a_backbone_whose_attention_cannot_be_tapped_is_an_error(settings, tmp_p
     config = DebertaV2Config(vocab_size=len(tokenizer), num_hidden_layers=1, **shape)
     DebertaV2Model(config).save_pretrained(tmp_path)
     own = {"student": str(tmp_path), "quantization": "none"}
-    model = build_student(settings.model_copy(update=own))
+    model = build_student(settings.changed(**own))
     with pytest.raises(LabError, match="cannot see this backbone's attention"):
         model.encode(TEXTS)
-    mean = settings.model_copy(update={**own, "pooling": "mean"})
+    mean = settings.changed(**{**own, "pooling": "mean"})
     assert np.isfinite(build_student(mean).encode(TEXTS)).all()
 
 
@@ -459,7 +459,7 @@ def test_transform_and_pooled_tokens_change_vectors_and_are_saved(settings, tmp_
         {}, {"ata_transform": "sum"}, {"ata_transform": "printed"},
         {"pooled_tokens": "all"}, {"pooled_tokens": "text"},
     ):  # fmt: skip
-        model = build_student(settings.model_copy(update=change))
+        model = build_student(settings.changed(**change))
         found[str(change)] = vectors(model, settings, prompt="Find it")
     values = list(found.values())
     for i, one in enumerate(values):

@@ -138,7 +138,7 @@ def test_the_command_leaves_a_student_with_its_log_and_settings(tmp_path):
     assert f"seed 0, 1 process: scores in {out}, student in {folder}" in done.output
     made = json.loads((folder / "run.json").read_text())
     settings = resolve("smoke", {"pooling": "mean"})
-    assert made["settings"] == settings.model_dump()
+    assert made["settings"] == settings.flat()
     assert made["versions"] == machine.versions() and made["processes"] == 1
     steps, curve = (read_table(folder / f"{n}.csv") for n in ("steps", "curve"))
     assert len(steps) == 8 and list(steps["level"].unique()) == ["N4", "N3", "N2", "N1"]

@@ -107,7 +107,7 @@ def test_a_run_without_its_curve_is_made_again_where_one_is_due(
 
 
 def test_runs_of_other_defaults_are_refused(tiny, tmp_path):
-    other = resolve().model_dump() | {"temperature": 0.5}
+    other = resolve().flat() | {"temperature": 0.5}
     (tmp_path / "settings.json").write_text(json.dumps(other))
     with pytest.raises(LabError, match=r"temperature=0\.5"):
         runs.run_study("tiny", [0], tmp_path, print)
@@ -120,8 +120,8 @@ def test_each_method_mines_its_own_table_without_own_or_held_out_texts():
     settings = resolve(overrides={"teachers": ["bm25"], "candidate_depth": 30})
     found = miner.mine_for_training(records, settings)
     drawn = miner.mine_for_training(
-        records, settings.model_copy(update={"mining_method": "abs",
-                                             "abs_threshold": -2.0})
+        records, settings.changed(mining_method="abs",
+                                             abs_threshold=-2.0)
     )  # fmt: skip
     train = {r.id for r in [*records.graded, *records.items] if r.split == "train"}
     for table in (found, drawn):

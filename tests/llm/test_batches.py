@@ -127,7 +127,7 @@ def server(monkeypatch):
 
 def client_of(folder):
     settings = faults.settings_for(folder / "s.sqlite")
-    settings = settings.model_copy(update={"llm_retries": 0})
+    settings = settings.changed(llm_retries=0)
     client = Client(settings, schemas=replies.SCHEMAS)
     said = []
     made = batches.Batches(client, said.append, poll_s=0, sleep=lambda s: None)

@@ -20,7 +20,7 @@ def test_a_killed_client_loses_nothing_and_asks_for_nothing_stored(tmp_path):
 
 
 def client_of(folder, **changes):
-    settings = faults.settings_for(folder / "s.sqlite").model_copy(update=changes)
+    settings = faults.settings_for(folder / "s.sqlite").changed(**changes)
     return settings, Client(settings, schemas=replies.SCHEMAS)
 
 

@@ -106,7 +106,7 @@ def test_key_depends_on_everything_that_decides_an_answer():
         chat_request("a/b", "hello", "seed", settings),
         chat_request("a/b", "hello", "mgh", settings, sample=1),
         *(
-            chat_request("a/b", "hello", "mgh", settings.model_copy(update=change))
+            chat_request("a/b", "hello", "mgh", settings.changed(**change))
             for change in (
                 {"llm_model": "x"}, {"llm_temperature": 0.5},
                 {"llm_top_p": 0.5}, {"llm_max_tokens": 5},

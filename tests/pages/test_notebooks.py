@@ -215,7 +215,7 @@ def functions(source: str) -> dict[str, str]:
 
 
 def modules() -> dict[str, dict[str, str]]:
-    paths = (p for p in (ROOT / "nbutils").glob("*.py") if p.stem not in PLUMBING)
+    paths = (p for p in (ROOT / "nbutils").rglob("*.py") if p.stem not in PLUMBING)
     return {path.stem: functions(path.read_text()) for path in paths}
 
 

@@ -153,7 +153,7 @@ BAD_RUNS = {
     "too slow": (("import time\ntime.sleep(60)",), {}, "took longer than 2 s"),
     "no metrics": ((), {"last": "if not profile:\n    run.finish({})"}, "metrics.json"),
     "other settings": (
-        ("run.settings = run.settings.model_copy(update={'seed': 5})",),
+        ("run.settings = run.settings.changed('seed': 5)",),
         {},
         "settings passed to it",
     ),
@@ -409,7 +409,7 @@ def test_input_prefers_the_same_profiles_run_and_says_so(run, tmp_path, capsys):
     assert "shipped; earlier has not finished" in capsys.readouterr().out
     with pytest.raises(LabError, match="is from an unfinished run: run"):
         run.input("earlier", "part/table.csv")
-    theirs = {**run.settings.model_dump(), "seed": 9}
+    theirs = {**run.settings.flat(), "seed": 9}
     (made.parent.parent / "metrics.json").write_text(json.dumps({"settings": theirs}))
     assert run.input("earlier", "part/table.csv", shipped) == made
     assert "made with another seed" in capsys.readouterr().out

@@ -344,7 +344,7 @@ def test_graded_examples_are_freed_of_near_duplicates_by_the_setting():
     tasks, _ = generate.brainstorm(settings, client)
     kept, rejections = generate.graded_examples(tasks, settings, client)
     assert rejections == []
-    loose = settings.model_copy(update={"near_duplicate": 1e-9})
+    loose = settings.changed(near_duplicate=1e-9)
     fewer, refused = generate.graded_examples(tasks, loose, client)
     assert len(fewer) + len(refused) == len(kept) and refused
     assert {r.reason for r in refused} == {"near_duplicate"}
@@ -461,7 +461,7 @@ def test_bitext_is_a_sixth_group(answering, tmp_path):
 
     answering(said)
     settings = live(tmp_path, bitext=True, languages=["English", "German"])
-    requests = list(plan.bitext_requests("health", settings.languages))
+    requests = list(plan.bitext_requests("health", settings.synthesis.languages))
     assert len(requests) == len({r.prompt for r in requests}) == 6
     client = generate.open_client(settings)
     accepted, rejections = asking.fulfil(requests, settings, client)

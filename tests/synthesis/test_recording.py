@@ -40,7 +40,7 @@ def priced(tmp_path, **changes):
 
 def test_an_estimate_counts_what_is_missing_and_follows_the_price(tmp_path):
     settings = priced(tmp_path)
-    store = Store(settings.llm_store)
+    store = Store(settings.llm.store)
     table = recording.estimate(settings, store).set_index("stage")
     responses = recordings.recorded_responses("health")
     assert table.loc["all", "requests"] == len(responses) == table.loc["all", "ask"]
@@ -59,7 +59,7 @@ def test_an_estimate_counts_what_is_missing_and_follows_the_price(tmp_path):
 
 def test_a_pilot_tells_the_lengths_and_is_not_asked_again(tmp_path):
     settings = priced(tmp_path)
-    store = Store(settings.llm_store)
+    store = Store(settings.llm.store)
     chats = [r.chat(settings) for r in plan.seed_requests("health")][:6]
     for number, chat in enumerate(chats):
         usage = {"prompt_tokens": 5, "completion_tokens": 100 + number}
@@ -67,7 +67,7 @@ def test_a_pilot_tells_the_lengths_and_is_not_asked_again(tmp_path):
     row = recording.estimate(settings, store, ["seed"]).iloc[0]
     assert (row["stored"], row["ask"], row["from"]) == (6, 42, "pilot")
     assert row["answer_mean"] == pytest.approx(102.5)
-    other = settings.model_copy(update={"llm_model": "gpt-4o"})
+    other = settings.changed(llm_model="gpt-4o")
     row = recording.estimate(other, store, ["seed"]).iloc[0]
     assert (row["stored"], row["from"]) == (0, "recordings")
 
@@ -203,8 +203,8 @@ def test_the_command_records_shows_and_resumes(server, tmp_path):
     settings = priced(tmp_path)
     arguments = [
         "record", "seed", "--set", "families=[health]", "--set", "llm_model=served",
-        "--set", f"llm_store={settings.llm_store}", "--set", "max_items=4",
-        "--set", f"llm_prices={settings.llm_prices}",
+        "--set", f"llm_store={settings.llm.store}", "--set", "max_items=4",
+        "--set", f"llm_prices={settings.llm.prices}",
     ]  # fmt: skip
     result = CliRunner().invoke(app, [*arguments, "--max-cost", "20"])
     assert result.exit_code == 1 and "budget" in result.output

@@ -158,9 +158,9 @@ def test_two_killed_processes_go_on_bit_for_bit(tmp_path, capsys):
     settings = Settings(**kept["settings"])
     with pytest.raises(LabError, match="of a run with 2 processes, now there are 1"):
         checkpoints.read(tmp_path / "killed" / "host0", settings, kept["data"])
-    plain = settings.model_copy(update={"lora_dropout": 0.0})
+    plain = settings.changed(lora_dropout=0.0)
     path = tmp_path / "killed" / "host0" / checkpoints.NAME
-    torch.save({**kept, "settings": plain.model_dump()}, path)
+    torch.save({**kept, "settings": plain.flat()}, path)
     assert checkpoints.read(path.parent, plain, kept["data"])["step"] == 3
     assert "of a run with 2 processes: bits may differ" in capsys.readouterr().out
 

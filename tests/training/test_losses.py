@@ -40,7 +40,9 @@ def test_loss_and_gradients_are_those_of_sentence_transformers(symmetric):
 def test_the_settings_choose_the_loss():
     settings = resolve(overrides={"temperature": 0.1, "symmetric": True})
     assert ContrastiveLoss.of(settings) == ContrastiveLoss(0.1, True)
-    assert ContrastiveLoss.of(resolve()) == ContrastiveLoss(resolve().temperature)
+    assert ContrastiveLoss.of(resolve()) == ContrastiveLoss(
+        resolve().training.temperature
+    )
 
 
 def test_an_excluded_pair_counts_in_neither_direction():

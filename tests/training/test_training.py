@@ -216,7 +216,7 @@ def test_chunks_hold_no_more_tokens_than_asked_and_lose_no_text():
 
 def test_the_benchmark_times_each_way_on_the_same_batches(monkeypatch):
     settings = resolve("smoke", {"mini_batch_tokens": 0})
-    cut = settings.model_copy(update={"mini_batch_tokens": 64})
+    cut = settings.changed(mini_batch_tokens=64)
     seen = []
     original = gradcache.backward
 
@@ -296,7 +296,7 @@ def test_cached_gradients_equal_those_of_the_whole_batch(changes, size, tokens):
                 parameter.add_(0.05 * torch.randn_like(parameter))
     batch = gradcache.make_batch([instance(n) for n in range(5)], "N2", settings, 0)
     limits = {"mini_batch": size, "mini_batch_tokens": tokens}
-    settings = settings.model_copy(update=limits)
+    settings = settings.changed(**limits)
     model.train()
     found = []
     for backward, cache in (
@@ -304,7 +304,7 @@ def test_cached_gradients_equal_those_of_the_whole_batch(changes, size, tokens):
     ):  # fmt: skip
         model.zero_grad()
         torch.manual_seed(7)
-        asked = settings.model_copy(update={"gradient_cache": cache})
+        asked = settings.changed(gradient_cache=cache)
         found.append((backward(model, batch, asked).item(), gradients(model)))
     plain, wanted = found[0]
     assert max(float(g.abs().max()) for g in wanted.values()) > 1e-4
@@ -347,10 +347,12 @@ def test_rate_warms_up_and_decays_to_zero():
     model = build_student(settings)
     log = loop.train(model, [instance(n) for n in range(8)], settings, progress=False)
     wanted = [loop.learning_rate_at(step, 4, 2) for step in range(4)]
-    rates = [row["learning_rate"] / settings.learning_rate for row in log.steps]
+    rates = [
+        row["learning_rate"] / settings.training.learning_rate for row in log.steps
+    ]
     assert rates == pytest.approx(wanted)
     with pytest.raises(LabError, match="would never be reached"):
-        short = settings.model_copy(update={"warmup_steps": 4})
+        short = settings.changed(warmup_steps=4)
         loop.train(model, [instance(n) for n in range(8)], short, progress=False)
 
 
