@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -22,12 +22,19 @@ from nbutils.core.text import normalise
 
 @dataclass(frozen=True)
 class RetrievalSet:
-    """One split: queries (id to text), corpus (columns id, text), positives (ids)."""
+    """Queries with the corpus that is searched for them: what every room speaks of.
+
+    queries: id to text. corpus: a frame with the columns id and text. By query id:
+    positives, the labelled documents; planted, right answers that are not labelled;
+    excluded, documents that may be no candidate of the query.
+    """
 
     name: str
     queries: dict[str, str]
     corpus: pd.DataFrame
     positives: dict[str, list[str]]
+    planted: dict[str, list[str]] = field(default_factory=dict)
+    excluded: dict[str, list[str]] = field(default_factory=dict)
 
 
 def read_set(folder: str | Path, split: str = "train") -> RetrievalSet:

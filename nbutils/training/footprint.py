@@ -134,7 +134,7 @@ def knob_table(
     for name, changes in KNOBS.items():
         changed = settings.changed(**dict(changes))
         parts = memory(config, changed)
-        tokens = texts_a_step(changed) * changed.max_length
+        tokens = texts_a_step(changed) * changed.encoder.max_length
         work = matrix_work(config, changed, tokens)
         whole = {**parts, "GB": sum(parts.values()), "TFLOP a step": work}
         rows.append({"setting": name, **whole})
