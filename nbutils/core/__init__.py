@@ -16,6 +16,7 @@ from nbutils.core.retrieval import local_set as local_set
 from nbutils.core.retrieval import passages as passages
 from nbutils.core.settings import DATA as DATA
 from nbutils.core.settings import resolve as resolve
+from nbutils.core.statistics import bootstrap as bootstrap
 from nbutils.core.statistics import in_words as in_words
 from nbutils.core.statistics import interval as interval
 from nbutils.core.statistics import paired_difference as paired_difference
