@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
-from scipy.stats import sem
-from scipy.stats import t as student_t
 
 from nbutils.core.errors import LabError
 
@@ -94,8 +92,10 @@ def paired_difference(
         raise LabError("a paired comparison needs finite scores of the same queries")
     mean, low, high = interval(gain.mean(axis=0), samples, seed, units)
     if len(gain) > 1:
+        from scipy.stats import sem, t  # a slow import, and most commands need none
+
         seeds = gain.mean(axis=1)
-        half = float(student_t.ppf(0.975, len(seeds) - 1) * sem(seeds))
+        half = float(t.ppf(0.975, len(seeds) - 1) * sem(seeds))
         low, high = min(low, mean - half), max(high, mean + half)
     return {
         "mean": mean,
