@@ -92,6 +92,7 @@ def network_needs(settings: Settings) -> list[str]:
         settings.encoder.student,
         settings.encoder.reference,
         *settings.mining.teachers,
+        *filter(None, [settings.mining.rescore_with]),
     ]
     needs += [
         f"an embeddings server of {name.removeprefix('server:')}"
@@ -106,7 +107,8 @@ def network_needs(settings: Settings) -> list[str]:
 
 
 def _is_local(model: str) -> bool:
-    shipped = model in ("bm25", "random", MINILM) or model.startswith("tiny-")
+    shipped = model in ("bm25", "random", MINILM)
+    shipped = shipped or model.startswith(("tiny-", "vectors:"))
     return shipped or Path(model).is_dir() or (ROOT / model).is_dir()
 
 
