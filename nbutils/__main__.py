@@ -197,8 +197,7 @@ def mine(
     if not processes.is_main():
         return
     write_table(out, negatives)
-    wanted, limits = chosen.mining.negatives_per_query, {"shortfall": 1.0}
-    report = audit.check_mined(negatives, data, wanted=wanted, limits=limits)
+    report = audit.check_mined(negatives, data, chosen.mining.negatives_per_query)
     typer.echo(report.drop(columns="example").round(4).to_string(index=False))
     typer.echo(
         f"{len(negatives)} negatives of {negatives['query_id'].nunique()} of "

@@ -10,14 +10,14 @@ from nbutils.mining.scoring import RowScores, digest
 from nbutils.mining.teachers import VectorTeacher
 
 
-def world(rows, labelled, *, queries=None, texts=None, excluded=None, ranks=None):
+def world(rows, labelled, *, queries=None, texts=None, excluded=None):
     """Candidates of {query: {document: score}}, with the scores of the positives."""
     table = []
     for query, scores in rows.items():
         ordered = sorted(scores.items(), key=lambda pair: -pair[1])
         table += [(query, name, s, n) for n, (name, s) in enumerate(ordered, 1)]
     names = ["query_id", "document_id", "score", "rank"]
-    table = pd.DataFrame(ranks or table, columns=names).sample(frac=1, random_state=1)
+    table = pd.DataFrame(table, columns=names)
     positives = [(q, d, s, 0) for q, own in labelled.items() for d, s in own.items()]
     documents = {d for scores in (*rows.values(), *labelled.values()) for d in scores}
     texts = {name: f"text of {name}" for name in sorted(documents)} | (texts or {})

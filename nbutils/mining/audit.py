@@ -12,61 +12,48 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from nbutils.core.errors import LabError, known
+from nbutils.core.errors import LabError
 from nbutils.core.retrieval import RetrievalSet
 from nbutils.core.statistics import bootstrap, ratio
 from nbutils.core.text import normalise
 
-LIMITS = {
-    "own positive": 0.0,
-    "equal to own positive": 0.0,
-    "equal to query": 0.0,
-    "duplicate": 0.0,
-    "at or above ceiling": 0.0,
-    "shortfall": 0.0,
-}
-"""Largest share that passes; the other checks only inform."""
+FAULTS = (
+    "own positive", "equal to own positive", "equal to query", "duplicate",
+    "at or above ceiling",
+)  # fmt: skip
+"""Checks that no row may fail; the others inform."""
 
 
 def check_mined(
-    negatives: pd.DataFrame,
-    data: RetrievalSet,
-    *,
-    wanted: int,
-    limits: Mapping[str, float] | None = None,
-    fail: bool = False,
+    negatives: pd.DataFrame, data: RetrievalSet, wanted: int, *, fail: bool = False
 ) -> pd.DataFrame:
     """Check mined negatives (`methods.Mined.negatives`) of a set.
 
     wanted: negatives a query should have. Returns one row a check: check, count, of,
-    share, limit (missing: informs only), passed, example. With `fail`, LabError names
-    every check above its limit; `limits` changes or adds limits (`LIMITS`, by check).
+    share, passed (always, where it only informs), example. With `fail`, LabError names
+    every check that did not pass.
     """
-    limits = {**LIMITS, **(limits or {})}
     checks = _row_checks(negatives, data)
     counts = negatives[~negatives["backfilled"]].groupby("query_id").size()
     checks["shortfall"] = counts.reindex(list(data.queries), fill_value=0) < wanted
-    for check in limits:
-        known("check", check, checks)
     report = pd.DataFrame(
         {
             "check": check,
             "count": int(holds.sum()),
             "of": len(holds),
             "share": float(holds.mean()) if len(holds) else 0.0,
-            "limit": limits.get(check, np.nan),
+            "passed": check not in FAULTS or not holds.any(),
             "example": next(iter(holds.index[holds]), ""),
         }
         for check, holds in checks.items()
     )
-    report.insert(5, "passed", ~(report["share"] > report["limit"]))
     if fail:
         demand(report)
     return report
 
 
 def demand(report: pd.DataFrame) -> None:
-    """LabError that names every check of `check_mined`'s report above its limit."""
+    """LabError that names every check of `check_mined`'s report that did not pass."""
     faults = [
         f"{row.check}: {row.count} of {row.of}, such as {row.example}"
         for row in report[~report["passed"]].itertuples(index=False)
@@ -144,23 +131,19 @@ def reduction(
         raise LabError("two counts are compared on the same queries: give both alike")
     columns = ["planted", "negatives"]
     sums = np.concatenate([counts[columns], baseline[columns]], axis=1)
-    return bootstrap(
-        lambda totals: 1 - ratio(totals[..., :2]) / ratio(totals[..., 2:]),
-        sums,
-        samples,
-        seed,
-    )
+
+    def gone(totals: np.ndarray) -> np.ndarray:
+        return 1 - ratio(totals[..., :2]) / ratio(totals[..., 2:])
+
+    return bootstrap(gone, sums, samples, seed)
 
 
-def hardness(
-    negatives: pd.DataFrame, planted: Mapping[str, Sequence[str]] | None = None
-) -> float:
+def hardness(negatives: pd.DataFrame, planted: Mapping[str, Sequence[str]]) -> float:
     """Mean teacher score of the negatives over the mean score of their positives.
 
-    1 is as similar as the positive. With `planted`, only queries that have planted
-    positives count, and the planted ones do not: they are hard because they are right.
+    1 is as similar as the positive. Of queries that have planted positives, without
+    these: they are hard because they are right.
     """
-    mine = negatives[~negatives["backfilled"]]
-    if planted is not None:
-        mine = mine[mine["query_id"].isin(list(planted)) & ~_is_in(mine, planted)]
+    mine = negatives[negatives["query_id"].isin(list(planted))]
+    mine = mine[~mine["backfilled"] & ~_is_in(mine, planted)]
     return float(mine["score"].mean() / mine["positive_score"].mean())

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -19,18 +18,10 @@ from nbutils.core.text import normalise
 from nbutils.mining.candidates import Candidates, pairs_of
 
 RULES = (
-    "kept",
-    "positive_id",
-    "equal_text_to_positive",
-    "excluded_id",
-    "equal_text_to_excluded",
-    "equal_text_to_query",
-    "duplicate_text",
-    "shifted",
-    "abs",
-    "margin_pos",
-    "perc_pos",
-)
+    "kept", "positive_id", "equal_text_to_positive", "excluded_id",
+    "equal_text_to_excluded", "equal_text_to_query", "duplicate_text",
+    "shifted", "abs", "margin_pos", "perc_pos",
+)  # fmt: skip
 """A candidate's fate; the first rule that holds is the one that is reported."""
 
 CODE = {rule: code for code, rule in enumerate(RULES)}
@@ -42,35 +33,17 @@ EMPTY = 255
 class Pool:
     """A candidate table with the identity rules applied: Q queries, K places a query.
 
-    rules (Q, K): codes of RULES. texts (N,): codes of the normalised texts of the
-    documents, -1 where no candidate. own (pairs, 2): query places and the codes of
-    texts that are their own and must never be mined for them.
+    query_ids (Q,) and document_ids (N,) of the set. rules (Q, K): codes of RULES. texts
+    (N,): codes of the normalised texts of the documents, -1 where no candidate. own
+    (pairs, 2): query places, and codes of texts that must never be mined for them.
     """
 
     candidates: Candidates
+    query_ids: np.ndarray
+    document_ids: np.ndarray
     rules: np.ndarray
     texts: np.ndarray
     own: np.ndarray
-
-    @cached_property
-    def query_ids(self) -> np.ndarray:
-        """Ids of the queries (Q,)."""
-        return np.array(list(self.candidates.data.queries), dtype=object)
-
-    @cached_property
-    def document_ids(self) -> np.ndarray:
-        """Ids of the corpus (N,)."""
-        return self.candidates.data.corpus["id"].to_numpy(dtype=object)
-
-    @cached_property
-    def query_keys(self) -> np.ndarray:
-        """Keys of the query ids, uint64 (Q,), for seeded draws."""
-        return np.array([key(name) for name in self.query_ids], dtype=np.uint64)
-
-    @cached_property
-    def document_keys(self) -> np.ndarray:
-        """Keys of the document ids, uint64 (N,), for seeded draws."""
-        return np.array([key(name) for name in self.document_ids], dtype=np.uint64)
 
 
 def prepare(candidates: Candidates) -> Pool:
@@ -105,8 +78,10 @@ def prepare(candidates: Candidates) -> Pool:
     for rule, holds in reversed(tests.items()):
         rules[query[holds], place[holds]] = CODE[rule]
     own = [np.c_[pairs[0], texts[pairs[1]]] for pairs in (positive, excluded)]
-    own.append(np.c_[np.arange(len(asked)), asked])
-    return Pool(candidates, rules, texts, np.concatenate(own))
+    own = np.concatenate([*own, np.c_[np.arange(len(asked)), asked]])
+    names = np.array(list(data.queries), dtype=object)
+    documents = data.corpus["id"].to_numpy(dtype=object)
+    return Pool(candidates, names, documents, rules, texts, own)
 
 
 def _text_codes(data, *used) -> tuple[np.ndarray, np.ndarray]:

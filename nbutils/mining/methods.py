@@ -50,18 +50,15 @@ class Mined:
         """The queries whose table left fewer candidates than the selection needs."""
         return self.queries[self.queries["kept"] < self.queries["needed"]]
 
-    def explain(self, query_id: str | None = None) -> pd.DataFrame:
+    def explain(self) -> pd.DataFrame:
         """Every candidate with its rule: `kept`, or the first rule that rejected it.
 
         Columns query_id, positive_id, document_id, rank, score, positive_score, ceiling
-        and rule; of one query, or of all.
+        and rule.
         """
-        wanted = self.rules != EMPTY
-        if query_id is not None:
-            wanted &= (self.pool.query_ids == query_id)[:, None]
-        query, place = np.nonzero(wanted)
-        rules = np.array(RULES)[self.rules[query, place]]
-        return _rows(self.pool, self.queries, query, place).assign(rule=rules)
+        at = np.nonzero(self.rules != EMPTY)
+        rules = np.array(RULES)[self.rules[at]]
+        return _rows(self.pool, self.queries, *at).assign(rule=rules)
 
 
 def ceiling(method, positive_score, *, abs_threshold=0.7, margin=0.05, perc=0.95):

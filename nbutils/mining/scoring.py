@@ -1,14 +1,14 @@
 """How a teacher's scores are asked for: by products of vectors, or by whole rows.
 
-Both kinds answer the same questions: the best documents and some pairs at once
-(`first`), the best below a ceiling (`top`), and everything of one query (`row`).
+Both kinds answer two questions: the best documents of every query and the scores of
+some pairs (`first`), and the best of some queries below a ceiling (`top`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +16,7 @@ import pandas as pd
 
 from nbutils.core.errors import LabError
 from nbutils.core.retrieval import RetrievalSet
-from nbutils.mining.search import best_of, nearest, pair_scores, row_scores
+from nbutils.mining.search import best_of, nearest, pair_scores
 
 BYTES = 64 * 2**20
 """Budget of the scores of one block of queries, where a teacher has no vectors."""
@@ -32,18 +32,14 @@ class VectorScores:
         """Places and scores (Q, depth) of the best, and the scores of some pairs."""
         return *self.top(slice(None), depth), self.pairs(query, document)
 
-    def top(self, rows, depth: int, below=None):
-        """Places and scores of the best for some queries, each below a ceiling."""
-        asked, device = self.queries[rows], self.device
-        return nearest(asked, self.documents, depth, below=below, device=device)
-
     def pairs(self, query, document) -> np.ndarray:
         """Scores (P,) of pairs of places."""
         return pair_scores(self.queries[query], self.documents, document[:, None])[:, 0]
 
-    def row(self, query: int) -> np.ndarray:
-        """Scores (N,) of all documents for one query."""
-        return row_scores(self.queries[query], self.documents)
+    def top(self, rows, depth: int, below: np.ndarray | None = None):
+        """Places and scores of the best for some queries, each below a ceiling."""
+        asked, device = self.queries[rows], self.device
+        return nearest(asked, self.documents, depth, below=below, device=device)
 
 
 class RowScores:
@@ -60,36 +56,32 @@ class RowScores:
     def first(self, depth: int, query, document):
         """As `VectorScores.first`; each row of scores is made once."""
         own, rows = np.empty(len(query), dtype=np.float32), range(len(self._texts))
-        return *self.top(rows, depth, own=(query, document, own)), own
+        return *self.top(rows, depth, pairs=(query, document, own)), own
 
-    def top(self, rows, depth: int, below=None, own=None):
-        """As `VectorScores.top`; own: pairs by query, and room for their scores."""
+    def top(self, rows, depth: int, below: np.ndarray | None = None, pairs=None):
+        """As `VectorScores.top`; pairs: places by query, and room for their scores."""
         documents = np.full((len(rows), depth), -1, dtype=np.int32)
         found = np.full((len(rows), depth), -np.inf, dtype=np.float32)
-        for row, scores in enumerate(self._rows(rows)):
-            limit = np.inf if below is None else below[row]
+        for row, number in enumerate(rows):
+            if row % self._size == 0:
+                part = [self._texts[n] for n in rows[row : row + self._size]]
+                block = np.asarray(self._score(part), dtype=np.float32)
+                if np.isnan(block).any():
+                    raise LabError("the teacher gave scores that are not numbers")
+            scores, limit = (
+                block[row % self._size],
+                np.inf if below is None else below[row],
+            )
             best = best_of(scores, depth, above=self._floor, below=limit)
             documents[row, : len(best)], found[row, : len(best)] = best, scores[best]
-            if own is not None:
-                pairs = slice(*np.searchsorted(own[0], [row, row + 1]))
-                own[2][pairs] = scores[own[1][pairs]]
+            if pairs is not None:
+                own = slice(*np.searchsorted(pairs[0], [number, number + 1]))
+                pairs[2][own] = scores[pairs[1][own]]
         return documents, found
-
-    def row(self, query: int) -> np.ndarray:
-        """Scores (N,) of all documents for one query."""
-        return next(self._rows([query]))
-
-    def _rows(self, rows: Sequence[int]) -> Iterator[np.ndarray]:
-        for start in range(0, len(rows), self._size):
-            part = rows[start : start + self._size]
-            scores = self._score([self._texts[row] for row in part])
-            if np.isnan(scores).any():
-                raise LabError("the teacher gave scores that are not numbers")
-            yield from np.asarray(scores, dtype=np.float32)
 
 
 class Teacher(Protocol):
-    """Whoever scores candidates."""
+    """Whoever scores candidates; the fingerprint names what the scores depend on."""
 
     name: str
     fingerprint: str

@@ -1,9 +1,9 @@
 """Exact nearest documents by dot product, fast and in little memory; faiss on request.
 
-A first pass in bfloat16 (where the processor multiplies it faster) picks a few more
+A first pass, in bfloat16 where the processor multiplies it faster, picks a few more
 documents than asked for; these are scored again in float32. A bound on the first pass's
-error tells for which queries that is provably the exact answer, ties included; the
-others are searched again in float32. Vectors may be memory-mapped.
+error tells for which queries that is provably the exact answer, ties included; for the
+others every document is scored. Vectors may be memory-mapped.
 """
 
 from __future__ import annotations
@@ -53,32 +53,26 @@ def nearest(
             f"{documents.shape[1]}: take both from one model"
         )
     kind = torch.device(device).type
-    first = torch.float32 if kind == "cuda" else compute_dtype(dtype, device)
-    passes = [
-        (low, *_extent(documents, low)) for low in dict.fromkeys([first, torch.float32])
-    ]
+    low = torch.float32 if kind == "cuda" else compute_dtype(dtype, device)
+    extent = _extent(documents, low)
     places = np.full((len(queries), k), -1, dtype=np.int32)
     scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-    ceilings = np.full(len(queries), np.inf, dtype=np.float32)
-    ceilings[:] = np.inf if below is None else below
+    below = np.full(len(queries), np.inf) if below is None else below
+    below = below.astype(np.float32)
 
-    def search(left: np.ndarray) -> None:
-        for about in passes:
-            own = np.asarray(queries[left])
-            found = _pass(own, documents, k, ceilings[left], about, device)
-            places[left], scores[left], sure = found
-            left = left[~sure]
-            if not len(left):
-                return
-        for row in left:  # more ties than a pass has room for
-            own = row_scores(np.asarray(queries[row]), documents)
-            best = best_of(own, k, below=ceilings[row])
-            places[row, : len(best)], scores[row, : len(best)] = best, own[best]
+    def search(start: int) -> None:
+        rows = slice(start, start + size)
+        own = np.asarray(queries[rows])
+        found = _first_pass(own, documents, k, below[rows], low, extent, device)
+        places[rows], scores[rows], sure = found
+        for row in start + np.flatnonzero(~sure):
+            every = row_scores(np.asarray(queries[row]), documents)
+            best = best_of(every, k, below=below[row])
+            places[row, : len(best)], scores[row, : len(best)] = best, every[best]
 
     with _workers(kind) as (run, count):
         size = min(BLOCK[kind], max(16, -(-len(queries) // count)))
-        ends = range(size, len(queries), size)
-        list(run(search, np.split(np.arange(len(queries)), ends)))
+        list(run(search, range(0, len(queries), size)))
     return places, scores
 
 
@@ -116,46 +110,39 @@ def row_scores(query: np.ndarray, documents: np.ndarray) -> np.ndarray:
     )
 
 
-def _pass(queries, documents, k, below, about, device):
-    """Places, scores and whether they are provably right, by one pass in a dtype.
+def _first_pass(queries, documents, k, below, dtype, extent, device):
+    """Places and scores (Q, k), and whether they are provably right (Q,).
 
     The bound on a first-pass score's error is Cauchy and Schwarz's: |q·d - q'·d'| <=
     |q - q'||d| + |q'||d - d'|, and 2 D u |q||d| for the order in which two float32 sums
     of D terms round.
     """
-    dtype, longest, most_lost = about
+    longest, most_lost = extent
     low, length, lost = _rounded(queries, dtype)
-    if not np.isfinite(length).all():
-        raise LabError("query vectors are not all finite numbers")
-    rounded = length + lost
-    error = lost * longest + rounded * most_lost
-    error += 4 * queries.shape[1] * 2.0**-24 * rounded * (longest + most_lost)
+    error = lost * longest + (length + lost) * most_lost
+    order = 4 * queries.shape[1] * 2.0**-24
+    error += order * (length + lost) * (longest + most_lost)
     eps = torch.finfo(dtype).eps
     limit = below + error
     limit = torch.from_numpy(limit + np.abs(limit) * 2 * eps).to(device, dtype)
-    wide = min(k + max(16, k // 2), len(documents))
-    low, best = low.to(device), torch.full((len(queries), wide), -torch.inf)
-    best, where = best.to(device), torch.full_like(best, -1, dtype=torch.int32)
-    where = where.to(device)
+    wide, low = k + max(16, k // 2), low.to(device)
+    best = torch.full((len(queries), wide), -torch.inf, device=device)
+    where = torch.full(best.shape, -1, dtype=torch.int32, device=device)
     for start in range(0, len(documents), TILE):
-        tile = torch.from_numpy(np.asarray(documents[start : start + TILE]))
-        scores = torch.mm(tile.to(device, dtype), low.T)  # nothing large is repacked
+        tile = _tensor(documents[start : start + TILE]).to(device, dtype)
+        scores = torch.mm(tile, low.T)  # this way round nothing large is repacked
         if np.isfinite(below).any():
             scores.masked_fill_(scores >= limit, -torch.inf)
         _merge(best, where, scores, start)
     best, where = best.cpu().numpy(), where.cpu().numpy()
+    where[np.isneginf(best)] = -1
     exact = pair_scores(queries, documents, where)
-    exact[(best == -np.inf) | (exact >= below[:, None])] = -np.inf
+    exact[(where < 0) | (exact >= below[:, None])] = -np.inf
     order = np.lexsort((where, -exact), axis=1)[:, :k]
     exact = np.take_along_axis(exact, order, axis=1)
     found = np.where(exact > -np.inf, np.take_along_axis(where, order, axis=1), -1)
-    room = ((0, 0), (0, k - order.shape[1]))
-    found, exact = (
-        np.pad(part, room, constant_values=empty)
-        for part, empty in ((found, -1), (exact, -np.inf))
-    )
     last = best.min(axis=1)
-    whole = np.isneginf(last) | (wide == len(documents))  # nothing was left out
+    whole = np.isneginf(last)  # nothing was left out
     last[whole] = 0
     others = last + error + np.abs(last) * eps * (dtype != torch.float32)
     return found, exact, whole | (exact[:, -1] > others)
@@ -186,24 +173,27 @@ def _merge(best, where, scores: torch.Tensor, start: int) -> None:
     where[:] = torch.gather(place, 1, kept)
 
 
+def _tensor(vectors: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.require(vectors, requirements=["C", "W"]))
+
+
 def _rounded(vectors: np.ndarray, dtype):
     """Vectors in a dtype, their lengths, and the length of what each has lost."""
-    whole = torch.from_numpy(np.asarray(vectors))
+    whole = _tensor(vectors)
     low = whole.to(dtype)
-    lost = (whole - low).norm(dim=1).numpy()
-    return low, np.sqrt(np.einsum("nd,nd->n", vectors, vectors)), lost
+    length, lost = (part.norm(dim=1).numpy() for part in (whole, whole - low))
+    if not np.isfinite(length).all():
+        raise LabError("vectors are not all finite numbers")
+    return low, length, lost
 
 
-def _extent(documents: np.ndarray, dtype) -> tuple[float, float]:
+def _extent(documents: np.ndarray, dtype) -> np.ndarray:
     """The longest document vector, and the longest loss of one by rounding."""
-    longest = most_lost = 0.0
-    for start in range(0, len(documents), 2**10):
-        _, length, lost = _rounded(documents[start : start + 2**10], dtype)
-        if not np.isfinite(length).all():
-            raise LabError("document vectors are not all finite numbers")
-        longest = max(longest, float(length.max()))
-        most_lost = max(most_lost, float(lost.max()))
-    return longest, most_lost
+    parts = [
+        np.max(_rounded(documents[start : start + 2**10], dtype)[1:], axis=1)
+        for start in range(0, len(documents), 2**10)
+    ]
+    return np.max(parts, axis=0)
 
 
 @contextmanager

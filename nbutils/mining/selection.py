@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nbutils.core.draws import uniform
+from nbutils.core.draws import key, uniform
 from nbutils.core.fields import Mining
 from nbutils.mining.exclusion import Pool
 
@@ -33,7 +33,8 @@ def select(pool: Pool, recipe: Mining, rules: np.ndarray, seed: int):
     if recipe.selection == "top_k":
         return query, place
     document = pool.candidates.documents[query, place]
-    drawn = uniform(seed, pool.query_keys[query], pool.document_keys[document])
+    keys = _keys(pool.query_ids[query]), _keys(pool.document_ids[document])
+    drawn = uniform(seed, *keys)
     scores = pool.candidates.scores[query, place]
     sort = draw_keys(scores, recipe.sampling_temperature, drawn)
     if recipe.selection == "top1_sampled":
@@ -43,6 +44,10 @@ def select(pool: Pool, recipe: Mining, rules: np.ndarray, seed: int):
     chosen = np.arange(len(query)) - np.searchsorted(query, query)
     chosen = chosen < recipe.negatives_per_query
     return query[chosen], place[chosen]
+
+
+def _keys(names: np.ndarray) -> np.ndarray:
+    return np.fromiter(map(key, names), np.uint64, len(names))
 
 
 def random_documents(pool: Pool, missing: np.ndarray, seed: int):
@@ -57,7 +62,7 @@ def random_documents(pool: Pool, missing: np.ndarray, seed: int):
         candidates = listed[query][listed[query] >= 0]
         barred = {*pool.own[pool.own[:, 0] == query, 1], *pool.texts[candidates]}
         lacks = missing[query]
-        draw = np.random.default_rng([seed, int(pool.query_keys[query])])
+        draw = np.random.default_rng([seed, key(pool.query_ids[query])])
         for document in known[draw.permutation(len(known))]:
             if pool.texts[document] not in barred:
                 barred.add(pool.texts[document])

@@ -36,10 +36,7 @@ QUERY_PROMPTS = ("query", "web_search_query", "retrieval.query", "s2p_query")
 
 
 class RowTeacher:
-    """A teacher without vectors: `scorer` reads the documents' texts once.
-
-    It returns a function from texts of queries to scores, float32 (queries, documents).
-    """
+    """A teacher without vectors; its `scorer` reads the documents' texts once."""
 
     floor: float | None = None
 
@@ -62,7 +59,7 @@ class BM25Teacher(RowTeacher):
         self.k1, self.b = k1, b
         self.fingerprint = digest(self.name, version("bm25s"), k1, b, "lucene", "en")
 
-    def scorer(self, texts: Sequence[str]) -> Callable[[Sequence[str]], np.ndarray]:
+    def scorer(self, texts: Sequence[str]) -> Callable:
         """Index the documents; LabError where none has a word to search by."""
         words = self._words(texts)
         if not any(words):
@@ -100,14 +97,14 @@ class RandomTeacher(RowTeacher):
         self.seed = seed
         self.fingerprint = digest(self.name, seed)
 
-    def scorer(self, texts: Sequence[str]) -> Callable[[Sequence[str]], np.ndarray]:
+    def scorer(self, texts: Sequence[str]) -> Callable:
         """Scores in (0, 1), as good as independent."""
-        documents = _keys(texts)
-        return lambda queries: uniform(self.seed, _keys(queries)[:, None], documents)
 
+        def keys(names: Sequence[str]) -> np.ndarray:
+            return np.fromiter(map(key, names), np.uint64, len(names))
 
-def _keys(texts: Sequence[str]) -> np.ndarray:
-    return np.fromiter(map(key, texts), np.uint64, len(texts))
+        documents = keys(texts)
+        return lambda queries: uniform(self.seed, keys(queries)[:, None], documents)
 
 
 class TextTeacher:
@@ -143,8 +140,7 @@ class EncoderTeacher(TextTeacher):
     def of_student(cls, model, settings, *, name: str) -> EncoderTeacher:
         """A 4-bit student as teacher, on a CPU with its weights unpacked once.
 
-        There that halves the time of a corpus; the vectors are equal to bfloat16's
-        rounding (`encoder.merge_student`). A GPU's 4-bit products need no unpacking.
+        There that halves the time; vectors are equal to bfloat16's rounding.
         """
         if model.device.type == "cpu":
             model = merge_student(model)
@@ -268,24 +264,25 @@ def load_teachers(settings: Settings) -> dict[str, Teacher]:
     """
     parts = [_parts(name) for name in settings.mining.teachers]
     last = [part[-1] for part in parts]
-    called = [p[-1] if last.count(p[-1]) == 1 else "--".join(p) for p in parts]
-    twice = next((name for name in called if called.count(name) > 1), None)
-    if twice is not None:
-        raise LabError(f"`teachers` names {twice!r} twice: name each teacher once")
-    pairs = zip(called, settings.mining.teachers, strict=True)
-    return {own: load_teacher(name, settings, own) for own, name in pairs}
+    found: dict[str, Teacher] = {}
+    for name, part in zip(settings.mining.teachers, parts, strict=True):
+        called = part[-1] if last.count(part[-1]) == 1 else "--".join(part)
+        if called in found:
+            raise LabError(f"`teachers` names {called!r} twice: name each teacher once")
+        found[called] = load_teacher(name, settings)
+        found[called].name = called  # what its table's column `teacher` says
+    return found
 
 
 def _parts(name: str) -> list[str]:
     return [part for part in name.split("/") if part not in ("", ".")] or [name]
 
 
-def load_teacher(name: str, settings, called: str | None = None) -> Teacher:
+def load_teacher(name: str, settings: Settings) -> Teacher:
     """The teacher `name`: `bm25`, `random`, a hub name, a folder (a trained student,
     say), `server:MODEL`, an OpenAI-compatible embeddings server, or `vectors:FOLDER`.
 
-    `called` is what its table's column `teacher` says, otherwise the last part of
-    `name`. Raises LabError where the encoder cannot be found.
+    Raises LabError where the encoder or the vectors cannot be found.
     """
     if name == "bm25":
         return BM25Teacher()
@@ -298,5 +295,4 @@ def load_teacher(name: str, settings, called: str | None = None) -> Teacher:
     model = load_encoder(settings, name)
     prompts = getattr(model, "prompts", None) or {}
     prompt = next((prompts[key] for key in QUERY_PROMPTS if prompts.get(key)), None)
-    called = called or _parts(name)[-1]
-    return EncoderTeacher(model, settings, name=called, query_prompt=prompt)
+    return EncoderTeacher(model, settings, name=_parts(name)[-1], query_prompt=prompt)
