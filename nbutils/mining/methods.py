@@ -90,13 +90,8 @@ def mine(
     """
     recipe = changed(recipe or Mining(), **changes)
     positive, anchor_score = _anchors(pool, recipe.anchor)
-    ceilings = ceiling(
-        recipe.mining_method,
-        anchor_score,
-        abs_threshold=recipe.abs_threshold,
-        margin=recipe.margin,
-        perc=recipe.perc,
-    )
+    limits = recipe.model_dump(include={"abs_threshold", "margin", "perc"})
+    ceilings = ceiling(recipe.mining_method, anchor_score, **limits)
     rules = pool.rules.copy()
     breaks = ~(pool.candidates.scores < ceilings[:, None])
     if recipe.mining_method == "shifted":
@@ -133,25 +128,21 @@ def mine(
 
 
 def mine_until_full(
-    pool: Pool,
-    search: Search,
-    recipe: Mining | None = None,
-    *,
-    seed: int = 0,
-    **changes: Any,
+    pool: Pool, search: Search, recipe: Mining | None = None, **options: Any
 ) -> Mined:
     """Mine, and deepen the table of queries that ran out, until none does.
 
-    pool: prepared from the search's candidates. Ends when the corpus itself has no
-    more. The deepened table serves this one recipe: above its ceiling it has gaps.
+    pool: prepared from the search's candidates; options: of `mine`. Ends when the
+    corpus itself has no more. The deepened table serves this one recipe: above its
+    ceiling it has gaps.
     """
-    mined = mine(pool, recipe, seed=seed, **changes)
+    mined = mine(pool, recipe, **options)
     while len(mined.shallow):
         deeper = search.deepen(pool.candidates, mined.shallow)
         if len(deeper) == len(pool.candidates):
             break
         pool = prepare(deeper)
-        mined = mine(pool, recipe, seed=seed, **changes)
+        mined = mine(pool, recipe, **options)
     return mined
 
 

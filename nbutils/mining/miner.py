@@ -50,19 +50,17 @@ def mine_set(
     negatives = recall = None
     if names:
         own = replace(data, queries={name: data.queries[name] for name in names})
-        rescorer = load_rescorer(settings)
-        recipe = settings.mining
-        depth = recipe.candidate_depth
-        search = Search(teacher, own, depth, index=recipe.index, rescorer=rescorer)
+        recipe, seed = settings.mining, settings.seed
+        depth, rescorer = recipe.candidate_depth, load_rescorer(settings)
+        search = Search(teacher, own, depth, recipe.index, rescorer)
         found = search.candidates()
-        if recipe.index and rescorer is None:
-            recall = search.recall(found, seed=settings.seed)
-        mined = mine_until_full(prepare(found), search, recipe, seed=settings.seed)
+        recall = search.recall(found, seed=seed) if recipe.index else 1.0
+        mined = mine_until_full(prepare(found), search, recipe, seed=seed)
         negatives = mined.negatives
     parts = [part for part in gather((negatives, recall)) if part[0] is not None]
-    if recall is not None and number == 0:
-        recall = np.mean([part[1] for part in parts])
-        say(f"index {recipe.index}: recall {recall:.3f} of the exact candidates")
+    if settings.mining.index and number == 0:
+        share = np.mean([part[1] for part in parts])
+        say(f"index {settings.mining.index}: {share:.1%} of the exact candidates found")
     return pd.concat([part[0] for part in parts], ignore_index=True)
 
 

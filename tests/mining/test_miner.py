@@ -156,7 +156,7 @@ def test_the_command_says_what_an_index_misses(folder, tmp_path):
     command += ["--teacher", "tiny-bert", "--out", str(tmp_path / "x.csv")]
     done = CliRunner().invoke(app, [*command, "--set", "index=Flat"])
     assert done.exit_code == 0, done.output
-    assert "index Flat: recall 1.000 of the exact candidates" in done.output
+    assert "index Flat: 100.0% of the exact candidates found" in done.output
     done = CliRunner().invoke(app, [*command, "--set", "index=Flut"])
     assert "faiss knows no index 'Flut'" in done.output
 
