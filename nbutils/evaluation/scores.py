@@ -24,7 +24,7 @@ from sentence_transformers import SentenceTransformer
 
 from nbutils.core.fields import Settings
 from nbutils.core.records import Records
-from nbutils.core.retrieval import LocalSet, local_set
+from nbutils.core.retrieval import RetrievalSet, local_set
 from nbutils.encoder.vectors import embed
 from nbutils.evaluation.tasks import local_tasks
 from nbutils.mining.teachers import BM25Teacher
@@ -145,7 +145,7 @@ def ndcg_per_query(
     return pd.Series({q: s["ndcg_cut_10"] for q, s in scores.items()}).sort_index()
 
 
-def beats_n1(run: Mapping[str, Mapping[str, float]], data: LocalSet) -> pd.Series:
+def beats_n1(run: Mapping[str, Mapping[str, float]], data: RetrievalSet) -> pd.Series:
     """1.0 where the positive scores above N1, by graded query, from a reranking run."""
     return pd.Series(
         {

@@ -12,7 +12,7 @@ from mteb.abstasks import AbsTaskPairClassification, AbsTaskRetrieval, AbsTaskST
 from mteb.abstasks.task_metadata import TaskMetadata
 
 from nbutils.core.errors import LabError, nearest
-from nbutils.core.retrieval import LocalSet
+from nbutils.core.retrieval import RetrievalSet
 
 NDCG = "ndcg_at_10"
 INSTRUCTION = "Given a query, retrieve the text that matches it"
@@ -23,7 +23,7 @@ LADDER_SCORES = {"P": 4.0, "N1": 3.0, "N2": 2.0, "N3": 1.0, "N4": 0.0}
 # -- tasks ---------------------------------------------------------------------------
 
 
-def _metadata(name: str, kind: str, score: str, text: str, data: LocalSet):
+def _metadata(name: str, kind: str, score: str, text: str, data: RetrievalSet):
     digest = hashlib.sha256(
         json.dumps([data.queries, data.documents, data.qrels]).encode()
     ).hexdigest()
@@ -45,7 +45,7 @@ def _rows(texts: Mapping[str, str]) -> Dataset:
     return Dataset.from_list([{"id": i, "text": t} for i, t in texts.items()])
 
 
-def local_tasks(data: LocalSet) -> list[mteb.AbsTask]:
+def local_tasks(data: RetrievalSet) -> list[mteb.AbsTask]:
     """Retrieval, reranking, STS and pair classification from one held-out set."""
     title = "".join(part.capitalize() for part in data.name.split("-"))
     pairs = [

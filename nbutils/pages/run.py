@@ -23,7 +23,7 @@ import psutil
 
 from nbutils.core.errors import LabError
 from nbutils.core.fields import Settings
-from nbutils.core.files import atomic, verify_shipped, write_json
+from nbutils.core.files import atomic, verify, write_json
 from nbutils.core.machine import (
     check_machine,
     device_name,
@@ -159,7 +159,7 @@ class Run:
             print(f"reads {_shown(made)}{self._other_settings(notebook)}")
             return made
         if shipped is not None and Path(shipped).exists():
-            verify_shipped(shipped)
+            verify(shipped)
             state = "has not finished" if made.exists() else "has not run"
             print(f"reads {_shown(Path(shipped))} (shipped; {notebook} {state})")
             return Path(shipped)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nbutils.core import processes
 from nbutils.core.fields import Settings
-from nbutils.core.processes import _sum, place
+from nbutils.core.processes import add_up, place
 from nbutils.core.records import TrainingInstance
 from nbutils.encoder.templates import MULTIPLE
 from nbutils.training.curriculum import negatives_for
@@ -35,7 +35,7 @@ def together(
     rows = torch.zeros(sum(sizes), width, device=device).split(sizes)
     for i, part in parts.items():
         rows[i].copy_(part.detach())
-    return _sum(rows[0]._base)
+    return add_up(rows[0]._base)
 
 
 def sum_gradients(model: torch.nn.Module) -> None:
@@ -46,7 +46,7 @@ def sum_gradients(model: torch.nn.Module) -> None:
     flat = torch.cat(
         [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trained]
     )
-    parts = _sum(flat).split([p.numel() for p in trained])
+    parts = add_up(flat).split([p.numel() for p in trained])
     for parameter, part in zip(trained, parts, strict=True):
         parameter.grad = part.view_as(parameter).clone()
 
