@@ -59,9 +59,7 @@ def run(
     out: Out = "runs",
     write: Annotated[
         bool,
-        typer.Option(
-            "--write", help="rewrite notebooks/, the bonus page too, with their outputs"
-        ),
+        typer.Option("--write", help="rewrite notebooks/ with their outputs"),
     ] = False,
     timeout: Annotated[
         int | None, typer.Option(help="seconds that one cell may take; 0: no limit")
@@ -71,9 +69,8 @@ def run(
     overrides = gather(assign or [], config)
     from nbutils.pages import execute
 
-    usual = execute.PAGES if write else execute.NAMES
     outcomes = execute.run_all(
-        names or usual, out, profile, overrides, timeout, write, typer.echo
+        names or execute.PAGES, out, profile, overrides, timeout, write, typer.echo
     )
     show(outcomes, out)
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
