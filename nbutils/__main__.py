@@ -30,21 +30,37 @@ app = typer.Typer(
     add_completion=False,
 )
 
-Profile = Annotated[str, typer.Option(help="smoke, workshop or paper")]
-Out = Annotated[str, typer.Option(help="folder of the runs")]
+
+def option(text: str, *names: str, **more: Any):
+    """An option's place on the command line and its line of help."""
+    return typer.Option(*names, help=text, **more)
+
+
+Profile = Annotated[str, option("smoke, workshop or paper")]
 Assign = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="change a setting; repeat"),
+    list[str] | None, option("change a setting; repeat", "--set", metavar="NAME=VALUE")
 ]
-Config = Annotated[Path | None, typer.Option(help="YAML file of settings")]
+Config = Annotated[Path | None, option("YAML file of settings")]
+Stages = Annotated[
+    list[str] | None,
+    typer.Argument(help="brainstorm, seed, mgh, syneg, syneg-free; all if none"),
+]
 
 
-def gather(assignments: list[str], config: Path | None) -> dict[str, Any]:
+def gather(assign: list[str] | None, config: Path | None) -> dict[str, Any]:
     """Overrides from a YAML file and `name=value` words; the words win."""
     from nbutils.core import settings
 
     values = settings.read_config(config) if config else {}
-    return {**values, **dict(settings.parse_assignment(text) for text in assignments)}
+    return values | dict(settings.parse_assignment(text) for text in assign or [])
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`0,1,2` as whole numbers; LabError for anything else."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise LabError(f"--seeds takes numbers such as 0,1,2, not {text!r}") from None
 
 
 @app.command()
@@ -56,17 +72,16 @@ def run(
     profile: Profile = "workshop",
     assign: Assign = None,
     config: Config = None,
-    out: Out = "runs",
+    out: Annotated[str, option("folder of the runs")] = "runs",
     write: Annotated[
-        bool,
-        typer.Option("--write", help="rewrite notebooks/ with their outputs"),
+        bool, option("rewrite notebooks/ with their outputs", "--write")
     ] = False,
     timeout: Annotated[
-        int | None, typer.Option(help="seconds that one cell may take; 0: no limit")
+        int | None, option("seconds that one cell may take; 0: no limit")
     ] = None,
 ) -> None:
     """Run notebooks headless, in order; write them, their metrics and an index."""
-    overrides = gather(assign or [], config)
+    overrides = gather(assign, config)
     from nbutils.pages import execute
 
     outcomes = execute.run_all(
@@ -85,20 +100,18 @@ def show(outcomes: list[Any], out: str) -> None:
     from rich.table import Table
 
     parts = ("import", "encoding", "training", "other")
-    table = Table(
-        "notebook", "state", title="Wall time in seconds", title_justify="left"
-    )
+    title = "Wall time in seconds"
+    table = Table("notebook", "state", title=title, title_justify="left")
     for head in ("total", *parts, "peak GB"):
         table.add_column(head, justify="right")
     for outcome in outcomes:
-        report = outcome.metrics
-        cells = [f"{report['seconds'][part]:.1f}" if report else "" for part in parts]
-        peak = f"{report['peak_memory_gb']:.2f}" if report else ""
-        total = f"{outcome.seconds:.1f}" if outcome.seconds else ""
-        table.add_row(outcome.name, outcome.state, total, *cells, peak)
-    total = sum(outcome.seconds for outcome in outcomes)
+        cells = [f"{outcome.seconds:.1f}" if outcome.seconds else ""]
+        if report := outcome.metrics:
+            cells += [f"{report['seconds'][part]:.1f}" for part in parts]
+            cells += [f"{report['peak_memory_gb']:.2f}"]
+        table.add_row(outcome.name, outcome.state, *cells)
     table.add_section()
-    table.add_row("all", "", f"{total:.1f}")
+    table.add_row("all", "", f"{sum(outcome.seconds for outcome in outcomes):.1f}")
     console = Console(width=100)
     console.print(table)
     console.print(f"index: {Path(out) / 'index.html'}", highlight=False)
@@ -106,22 +119,20 @@ def show(outcomes: list[Any], out: str) -> None:
 
 @app.command()
 def train(
-    seeds: Annotated[str, typer.Option(help="seeds, such as 0,1,2")] = "0",
+    seeds: Annotated[str, option("seeds, such as 0,1,2")] = "0",
     out: Annotated[
-        Path | None,
-        typer.Option(help="csv of per-query scores; rows of other seeds are kept"),
+        Path | None, option("csv of per-query scores; rows of other seeds are kept")
     ] = None,
     profile: Profile = "workshop",
     assign: Assign = None,
     config: Config = None,
     checkpoints: Annotated[
-        Path | None,
-        typer.Option(help="folder for checkpoints; a stopped run goes on from there"),
+        Path | None, option("folder for checkpoints; a stopped run goes on from there")
     ] = None,
     students: Annotated[
         Path | None,
-        typer.Option(
-            help="folder for the trained students, seed0 and so on, each with its log "
+        option(
+            "folder for the trained students, seed0 and so on, each with its log "
             "and settings; NAME.students beside NAME.csv if not given"
         ),
     ] = None,
@@ -130,8 +141,7 @@ def train(
 
     On several GPUs: `accelerate launch --multi_gpu --num_processes N -m nbutils train`.
     """
-    overrides = gather(assign or [], config)
-    wanted = parse_seeds(seeds)
+    overrides, wanted = gather(assign, config), parse_seeds(seeds)
     from nbutils.core import machine, processes, settings
     from nbutils.evaluation import runs
 
@@ -144,12 +154,11 @@ def train(
         kept = checkpoints and checkpoints / f"seed{seed}"
         student = students / f"seed{seed}"
         rows = runs.run_seed(chosen, checkpoint_folder=kept, student_folder=student)
-        if not processes.is_main():
-            continue
-        runs.add_rows(out, rows, chosen)
-        count = processes.place()[1]
-        made = f"{count} process" + ("es" if count > 1 else "")
-        typer.echo(f"seed {seed}, {made}: scores in {out}, student in {student}")
+        if processes.is_main():
+            runs.add_rows(out, rows, chosen)
+            count = processes.place()[1]
+            made = f"{count} process" + ("es" if count > 1 else "")
+            typer.echo(f"seed {seed}, {made}: scores in {out}, student in {student}")
     if processes.is_main():
         for line in runs.report(out):
             typer.echo(line)
@@ -160,16 +169,11 @@ def mine(
     folder: Annotated[
         Path, typer.Argument(help="corpus.jsonl, queries.jsonl and qrels/, as BEIR's")
     ],
-    split: Annotated[str, typer.Option(help="qrels/SPLIT.tsv names the queries")] = (
-        "train"
-    ),
+    split: Annotated[str, option("qrels/SPLIT.tsv names the queries")] = "train",
     teacher: Annotated[
-        str | None,
-        typer.Option(help="bm25, a hub name, a folder …; the settings' last if none"),
+        str | None, option("bm25, a hub name, a folder …; the settings' last if none")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="the negatives, .parquet or .csv")
-    ] = None,
+    out: Annotated[Path | None, option("the negatives, .parquet or .csv")] = None,
     profile: Profile = "workshop",
     assign: Assign = None,
     config: Config = None,
@@ -178,7 +182,7 @@ def mine(
 
     On several GPUs or hosts: `accelerate launch -m nbutils mine …`.
     """
-    overrides = gather(assign or [], config)
+    overrides = gather(assign, config)
     from nbutils.core import machine, processes, retrieval, settings
     from nbutils.core.files import write_table
     from nbutils.mining import audit, miner, teachers
@@ -207,9 +211,9 @@ def mine(
 @app.command()
 def study(
     names: Annotated[list[str], typer.Argument(help="studies, such as pooling")],
-    seeds: Annotated[str, typer.Option(help="seeds, such as 0,1,2")] = "0,1,2",
+    seeds: Annotated[str, option("seeds, such as 0,1,2")] = "0,1,2",
     out: Annotated[
-        Path | None, typer.Option(help="folder of the runs; what it holds is kept")
+        Path | None, option("folder of the runs; what it holds is kept")
     ] = None,
 ) -> None:
     """Train a student for every variant of a study and seed that is not made yet."""
@@ -220,14 +224,6 @@ def study(
     folder = out or settings.ROOT / "runs" / "studies"
     for name in names:
         runs.run_study(name, wanted, folder, typer.echo)
-
-
-def parse_seeds(text: str) -> list[int]:
-    """`0,1,2` as whole numbers; LabError for anything else."""
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise LabError(f"--seeds takes numbers such as 0,1,2, not {text!r}") from None
 
 
 @app.command()
@@ -253,35 +249,11 @@ def list_settings(profile: Profile = "workshop") -> None:
     table = Table("setting", profile, "default", "unit", "source", "meaning")
     for row in settings.table():
         value, default = str(row[profile]), str(row["workshop"])
-        table.add_row(
-            row["name"],
-            Text(value, style="bold" if value != default else ""),
-            Text("" if value == default else default),
-            *(row["unit"], row["source"], row["text"]),
-        )
-    console = Console(width=None if Console().is_terminal else 160)
-    console.print(table)
-
-
-Stages = Annotated[
-    list[str] | None,
-    typer.Argument(help="brainstorm, seed, mgh, syneg, syneg-free; all if none"),
-]
-MaxCost = Annotated[
-    float | None, typer.Option(help="stop before the store's answers cost more")
-]
-
-
-def live_settings(
-    profile: str, assign: list[str] | None, config: Path | None, max_cost: float | None
-):
-    """Settings that ask a server: live, unless the user says record."""
-    from nbutils.core import settings
-
-    overrides = {"llm_mode": "live", **gather(assign or [], config)}
-    if max_cost is not None:
-        overrides["llm_max_cost"] = max_cost
-    return settings.resolve(profile, overrides)
+        changed = value != default
+        shown = Text(value, style="bold" if changed else "")
+        rest = (row["unit"], row["source"], row["text"])
+        table.add_row(row["name"], shown, Text(default if changed else ""), *rest)
+    Console(width=None if Console().is_terminal else 160).print(table)
 
 
 @app.command()
@@ -292,11 +264,12 @@ def estimate(
     config: Config = None,
 ) -> None:
     """Say what a recording would ask and cost; nothing is asked."""
-    chosen = live_settings(profile, assign, config, None)
-    from nbutils.core.settings import ROOT
+    overrides = {"llm_mode": "live", **gather(assign, config)}
+    from nbutils.core.settings import ROOT, resolve
     from nbutils.llm.store import Store
     from nbutils.synthesis import recording
 
+    chosen = resolve(profile, overrides)
     found = recording.estimate(chosen, Store(ROOT / chosen.llm.store), stages or ())
     typer.echo(found.round(4).to_string(index=False))
     total = found.iloc[-1]
@@ -313,16 +286,19 @@ def record(
     profile: Profile = "workshop",
     assign: Assign = None,
     config: Config = None,
-    max_cost: MaxCost = None,
-    batch: Annotated[
-        bool, typer.Option("--batch", help="use the provider's batch files")
-    ] = False,
+    max_cost: Annotated[
+        float | None, option("stop before the store's answers cost more")
+    ] = None,
+    batch: Annotated[bool, option("use the provider's batch files", "--batch")] = False,
 ) -> None:
     """Ask a server for every missing answer, and keep each as it arrives."""
-    chosen = live_settings(profile, assign, config, max_cost)
+    overrides = {"llm_mode": "live", **gather(assign, config)}
+    if max_cost is not None:
+        overrides["llm_max_cost"] = max_cost
+    from nbutils.core.settings import resolve
     from nbutils.synthesis import recording
 
-    recording.run(chosen, stages or [], batch)
+    recording.run(resolve(profile, overrides), stages or [], batch)
 
 
 if __name__ == "__main__":
