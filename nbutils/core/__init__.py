@@ -12,6 +12,7 @@ from nbutils.core.files import write_table as write_table
 from nbutils.core.records import LEVELS as LEVELS
 from nbutils.core.records import Records as Records
 from nbutils.core.retrieval import HELD_OUT as HELD_OUT
+from nbutils.core.retrieval import ladder_ids as ladder_ids
 from nbutils.core.retrieval import local_set as local_set
 from nbutils.core.retrieval import passages as passages
 from nbutils.core.settings import DATA as DATA

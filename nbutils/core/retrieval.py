@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pandas as pd
 
 from nbutils.core.errors import LabError
 from nbutils.core.files import read_jsonl
-from nbutils.core.records import GradedExample, RetrievalItem, Split
+from nbutils.core.records import GradedExample, Records, RetrievalItem, Split
 from nbutils.core.text import normalise
 
 
@@ -116,48 +116,34 @@ def read_texts(path: Path, wanted: Collection[str] | None = None) -> dict[str, s
     return found
 
 
-@dataclass(frozen=True)
-class LocalSet:
-    """Held-out queries, documents and judgements of one split, ready for tasks.
-
-    `qrels` maps a query id to {document id: 1} with *all* true positives; `ladder` maps
-    a graded query's id to the ids of its documents, P then N1 to N4.
-    """
-
-    name: str
-    queries: dict[str, str]
-    documents: dict[str, str]
-    qrels: dict[str, dict[str, int]]
-    ladder: dict[str, list[str]]
-
-
-def local_set(
-    name: str, graded: Sequence[GradedExample], items: Sequence[RetrievalItem]
-) -> LocalSet:
+def local_set(name: str, records: Records) -> RetrievalSet:
     """The evaluation set of split `name` (`held-out-tasks`, `held-out-family`, `dev`).
 
-    LabError if the split is empty under these settings.
+    Document ids are blind; planted are an item's other right answers. LabError if no
+    graded example is in the split under these settings.
     """
-    graded = [example for example in graded if example.split == name]
-    items = [item for item in items if item.split == name]
-    if not graded:
+    own = [r for r in (*records.graded, *records.items) if r.split == name]
+    if not any(isinstance(record, GradedExample) for record in own):
         raise LabError(
             f"no recorded example is in split {name!r}: check families and max_items"
         )
-    documents: dict[str, str] = {}
-    qrels: dict[str, dict[str, int]] = {}
-    for record in [*graded, *items]:
-        own = {blind(i): text for i, text in record.documents().items()}
-        documents |= own
-        true = list(own)[:1] if isinstance(record, GradedExample) else list(own)
-        qrels[record.id] = dict.fromkeys(true, 1)
-    return LocalSet(
-        name,
-        {record.id: record.query for record in [*graded, *items]},
-        documents,
-        qrels,
-        {e.id: [blind(i) for i in e.documents()] for e in graded},
-    )
+    texts: dict[str, str] = {}
+    positives, planted = {}, {}
+    for record in own:
+        documents = {blind(i): text for i, text in record.documents().items()}
+        texts |= documents
+        first, *others = documents
+        positives[record.id] = [first]
+        if isinstance(record, RetrievalItem):
+            planted[record.id] = others
+    corpus = pd.DataFrame({"id": list(texts), "text": list(texts.values())})
+    queries = {record.id: record.query for record in own}
+    return RetrievalSet(name, queries, corpus, positives, planted)
+
+
+def ladder_ids(graded: Iterable[GradedExample]) -> dict[str, list[str]]:
+    """Graded query id to the blind ids of its documents, P then N1 to N4."""
+    return {e.id: [blind(i) for i in e.documents()] for e in graded}
 
 
 def blind(document_id: str) -> str:
