@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import pandas as pd
 
 from nbutils.core.errors import LabError
 from nbutils.core.files import read_jsonl
-from nbutils.core.records import GradedExample, RetrievalItem, Split
+from nbutils.core.records import GradedExample, Records, RetrievalItem, Split
 from nbutils.core.text import normalise
 
 HELD_OUT = ("held-out-tasks", "held-out-family")
@@ -31,8 +30,7 @@ class RetrievalSet:
 
     queries: id to text. corpus: a frame with the columns id and text. By query id:
     positives, the labelled documents; planted, right answers that are not labelled;
-    excluded, documents that may be no candidate of the query; ladder, the documents of
-    a graded query, P then N1 to N4.
+    excluded, documents that may be no candidate of the query.
     """
 
     name: str
@@ -41,17 +39,6 @@ class RetrievalSet:
     positives: dict[str, list[str]]
     planted: dict[str, list[str]] = field(default_factory=dict)
     excluded: dict[str, list[str]] = field(default_factory=dict)
-    ladder: dict[str, list[str]] = field(default_factory=dict)
-
-    @cached_property
-    def documents(self) -> dict[str, str]:
-        """Document id to text."""
-        return dict(zip(self.corpus["id"], self.corpus["text"], strict=True))
-
-    @cached_property
-    def qrels(self) -> dict[str, dict[str, int]]:
-        """The positives as pytrec_eval and mteb take them: {query: {document: 1}}."""
-        return {query: dict.fromkeys(own, 1) for query, own in self.positives.items()}
 
 
 def read_set(folder: str | Path, split: str = "train") -> RetrievalSet:
@@ -119,28 +106,33 @@ def _frame(documents: dict[str, str]) -> pd.DataFrame:
     return pd.DataFrame({"id": list(documents), "text": list(documents.values())})
 
 
-def local_set(
-    name: str, graded: Sequence[GradedExample], items: Sequence[RetrievalItem]
-) -> RetrievalSet:
+def local_set(name: str, records: Records) -> RetrievalSet:
     """The evaluation set of split `name` (`held-out-tasks`, `held-out-family`, `dev`).
 
-    Its positives are *all* true ones, planted ones too. LabError if the split is empty
-    under these settings.
+    Document ids are blind; planted are an item's other right answers. LabError if no
+    graded example is in the split under these settings.
     """
-    graded = [example for example in graded if example.split == name]
-    items = [item for item in items if item.split == name]
-    if not graded:
+    own = [r for r in (*records.graded, *records.items) if r.split == name]
+    if not any(isinstance(record, GradedExample) for record in own):
         raise LabError(
             f"no recorded example is in split {name!r}: check families and max_items"
         )
-    records = [*graded, *items]
-    own = {r.id: {blind(i): t for i, t in r.documents().items()} for r in records}
-    ladder = {example.id: list(own[example.id]) for example in graded}
-    positives = {query: list(texts) for query, texts in own.items()}
-    positives |= {query: documents[:1] for query, documents in ladder.items()}
-    documents = {i: text for texts in own.values() for i, text in texts.items()}
-    queries = {record.id: record.query for record in records}
-    return RetrievalSet(name, queries, _frame(documents), positives, ladder=ladder)
+    texts: dict[str, str] = {}
+    positives, planted = {}, {}
+    for record in own:
+        documents = {blind(i): text for i, text in record.documents().items()}
+        texts |= documents
+        first, *others = documents
+        positives[record.id] = [first]
+        if isinstance(record, RetrievalItem):
+            planted[record.id] = others
+    queries = {record.id: record.query for record in own}
+    return RetrievalSet(name, queries, _frame(texts), positives, planted)
+
+
+def ladder_ids(graded: Iterable[GradedExample]) -> dict[str, list[str]]:
+    """Graded query id to the blind ids of its documents, P then N1 to N4."""
+    return {e.id: [blind(i) for i in e.documents()] for e in graded}
 
 
 def blind(document_id: str) -> str:

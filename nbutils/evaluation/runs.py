@@ -6,8 +6,7 @@ here (`python -m nbutils train`), as do the runs of a sweep (`python -m nbutils 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,21 @@ import pandas as pd
 from nbutils.core import processes, statistics
 from nbutils.core.errors import LabError
 from nbutils.core.fields import Settings
-from nbutils.core.files import read_table, write_json, write_table
+from nbutils.core.files import read_json, read_table, write_json, write_table
 from nbutils.core.records import Records
-from nbutils.core.retrieval import HELD_OUT, local_set
+from nbutils.core.retrieval import HELD_OUT
 from nbutils.core.settings import DATA, resolve
 from nbutils.encoder.student import build_student
 from nbutils.evaluation import studies
-from nbutils.evaluation.scores import development, per_query_scores
+from nbutils.evaluation.scores import development, held_out_scores
 from nbutils.mining.miner import mine_for_training
 from nbutils.synthesis import generate
 from nbutils.training import loop
 from nbutils.training.instances import MINED, training_data
 
 SEEDS = DATA / "results" / "held_out_by_seed.csv"
+
+# -- seeds ---------------------------------------------------------------------------
 
 
 def run_seed(
@@ -47,8 +48,7 @@ def run_seed(
     processes.place()  # each process takes its own device before anything is loaded
     records = generate.load(settings)
     student = build_student(settings)
-    sets = [local_set(name, records.graded, records.items) for name in HELD_OUT]
-    before = [per_query_scores(student, settings, data) for data in sets]
+    before = held_out_scores(student, settings, records)
     data = training_data(records, known=settings.training.known_positives)
     log = loop.train(
         student,
@@ -60,33 +60,36 @@ def run_seed(
     )
     if student_folder and processes.is_main():
         loop.save_run(student, student_folder, log, data, settings)
-    after = [per_query_scores(student, settings, data) for data in sets]
-    frames = [
-        old.merge(new, on="query_id", suffixes=("_before", "_after")).assign(
-            split=data.name, seed=settings.seed
-        )
-        for old, new, data in zip(before, after, sets, strict=True)
-    ]
-    return pd.concat(frames, ignore_index=True)
+    after = held_out_scores(student, settings, records)
+    both = before.merge(after, on=["split", "query_id"], suffixes=("_before", "_after"))
+    return both.assign(seed=settings.seed)
+
+
+def _beside(path: Path) -> Path:
+    """The file of the settings that a table was made under, all but the seed."""
+    return Path(path).with_suffix(".settings.json")
+
+
+def _differing(path: Path, settings: Settings) -> dict[str, Any]:
+    """Name and value of the file's settings that are not these; {} without a file."""
+    stored = read_json(path) if path.is_file() else {}
+    ours = settings.flat()
+    # a setting that the file does not know yet has no part in what it is beside
+    return {name: v for name, v in stored.items() if ours.get(name) != v}
+
+
+def other_settings(settings: Settings, path: Path = SEEDS) -> list[str]:
+    """Names of settings that differ from those a table of seeds was made under."""
+    return list(_differing(_beside(path), settings))
 
 
 def check_rows(path: Path, settings: Settings) -> None:
     """LabError if the csv file of seeds holds rows of other settings."""
-    path = Path(path)
-    if not path.is_file():
-        return
-    wanted = _without_seed(settings)
-    beside = path.with_suffix(".settings.json")
-    stored = json.loads(beside.read_text()) if beside.is_file() else None
-    # a setting that the rows did not know yet has no part in them
-    if stored is None or any(wanted.get(k) != v for k, v in stored.items()):
+    known = _beside(path).is_file()
+    if Path(path).is_file() and (not known or other_settings(settings, path)):
         raise LabError(
             f"{path} holds rows of other settings: give another --out, or remove it"
         )
-
-
-def _without_seed(settings: Settings) -> dict[str, Any]:
-    return {name: v for name, v in settings.flat().items() if name != "seed"}
 
 
 def add_rows(path: Path, rows: pd.DataFrame, settings: Settings) -> None:
@@ -94,22 +97,14 @@ def add_rows(path: Path, rows: pd.DataFrame, settings: Settings) -> None:
 
     The settings stand beside the file as json. LabError if it holds rows of others.
     """
-    path = Path(path)
     check_rows(path, settings)
-    if path.is_file():
+    if Path(path).is_file():
         kept = read_table(path)
         kept = kept[~kept["seed"].isin(rows["seed"])]
         rows = pd.concat([kept, rows]).sort_values(["seed", "split", "query_id"])
-    write_json(path.with_suffix(".settings.json"), _without_seed(settings))
+    alike = {name: value for name, value in settings.flat().items() if name != "seed"}
+    write_json(_beside(path), alike)
     write_table(path, rows.round(5))
-
-
-def other_settings(settings: Settings, path: Path = SEEDS) -> list[str]:
-    """Names of settings that differ from those a table of seeds was made under."""
-    beside = Path(path).with_suffix(".settings.json")
-    stored = json.loads(beside.read_text()) if beside.is_file() else {}
-    ours = settings.flat()
-    return [name for name, value in stored.items() if value != ours[name]]
 
 
 def report(path: Path) -> list[str]:
@@ -147,24 +142,6 @@ def gains(
 # -- sweeps over settings --------------------------------------------------------------
 
 
-def _add(folder: Path, made: Mapping[str, pd.DataFrame], key: str) -> None:
-    """Add a run's rows; its scores come last, so that a run that has some is whole."""
-    tables = studies.read_tables(folder)
-    for name in reversed(studies.TABLES):
-        if name in made:
-            rest = tables[name][tables[name]["run"] != key]
-            rows = made[name].assign(run=key)
-            both = pd.concat([rest, rows], ignore_index=True) if len(rest) else rows
-            write_table(folder / f"{name}.parquet", both)
-
-
-def _has(folder: Path, key: str, *, curve: bool) -> bool:
-    """Whether a run is whole in `folder`, with its learning curve where one is due."""
-    tables = studies.read_tables(folder)
-    wanted = ("scores", "curve") if curve else ("scores",)
-    return all(key in set(tables[name]["run"]) for name in wanted)
-
-
 def run_study(
     name: str,
     seeds: Sequence[int],
@@ -174,38 +151,36 @@ def run_study(
     """Make the runs of a study that `folder` does not hold yet.
 
     Writes scores, steps and curve (parquet, column `run`), and the settings in common
-    beside them. Raises LabError if the folder was made under other defaults.
+    beside them. Raises LabError if the folder was made under other defaults: runs are
+    named by their differences from these.
     """
-    study = studies.study_of(name)
-    _check_defaults(folder)
+    study, usual = studies.study_of(name), folder / "settings.json"
+    for setting, value in _differing(usual, resolve()).items():
+        raise LabError(
+            f"{folder} holds runs made with {setting}={value!r}, the default is now "
+            f"{resolve().flat().get(setting)!r}: give another --out"
+        )
+    if not usual.is_file():
+        write_json(usual, resolve().flat())
     records = generate.load(resolve())
     for seed in seeds:
         for variant in study.variants:
-            for trained in (False, True):
-                changes = study.changes(variant)
-                key = studies.run_key(changes, seed, trained=trained, mines=study.mines)
-                if _has(folder, key, curve=study.curve and trained):
+            for own in (None, seed):
+                key, tables = study.key(variant, own), studies.read_tables(folder)
+                due = (
+                    ["scores"]
+                    if own is None or not study.curve
+                    else ["scores", "curve"]
+                )
+                if all(key in set(tables[table]["run"]) for table in due):
                     continue
-                settings = resolve(overrides={**changes, "seed": seed})
-                made = _run(records, settings, study, folder, trained)
-                _add(folder, made, key)
+                settings = resolve(overrides={**study.changes(variant), "seed": seed})
+                made = _run(records, settings, study, folder, trained=own is not None)
+                for table, rows in made.items():
+                    kept = tables[table][tables[table]["run"] != key]
+                    both = pd.concat([kept, rows.assign(run=key)], ignore_index=True)
+                    write_table(folder / f"{table}.parquet", both)
                 say(f"{name}, {variant}, seed {seed}: {key}")
-
-
-def _check_defaults(folder: Path) -> None:
-    """Runs are named by differences, so the defaults must be the same for all."""
-    path = folder / "settings.json"
-    usual = resolve().flat()
-    if not path.is_file():
-        return write_json(path, usual)
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    for name, value in stored.items():
-        if usual.get(name) != value:
-            raise LabError(
-                f"{folder} holds runs made with {name}={value!r}, the default is now "
-                f"{usual.get(name)!r}: give another --out"
-            )
-    return None
 
 
 def _run(
@@ -215,21 +190,18 @@ def _run(
     folder: Path,
     trained: bool,
 ) -> dict[str, pd.DataFrame]:
+    """A run's tables; scores come last, so that a run that has some is whole."""
     student = build_student(settings)
     made = {}
     if trained:
         mined = _mined(records, settings, folder) if study.mines else MINED
         data = training_data(records, mined, settings.training.known_positives)
         score = development(records, settings) if study.curve else None
-        log = loop.train(student, data, settings, evaluate=score, progress=False)
-        steps, curve = log.frames()
-        made = {"steps": steps, "curve": curve} if study.curve else {"steps": steps}
-    sets = [local_set(name, records.graded, records.items) for name in HELD_OUT]
-    scores = [
-        per_query_scores(student, settings, data).assign(split=data.name)
-        for data in sets
-    ]
-    return {**made, "scores": pd.concat(scores, ignore_index=True)}
+        steps, curve = loop.train(
+            student, data, settings, evaluate=score, progress=False
+        )
+        made = {"curve": curve, "steps": steps} if study.curve else {"steps": steps}
+    return {**made, "scores": held_out_scores(student, settings, records)}
 
 
 def _mined(records: Records, settings: Settings, folder: Path) -> Path:
