@@ -31,20 +31,27 @@ app = typer.Typer(
 )
 
 
-def option(text: str, *names: str, **more: Any):
-    """An option's place on the command line and its line of help."""
-    return typer.Option(*names, help=text, **more)
+def option(kind: Any, text: str, *names: str, **more: Any):
+    """The type of an option with its line of help."""
+    return Annotated[kind, typer.Option(*names, help=text, **more)]
 
 
-Profile = Annotated[str, option("smoke, workshop or paper")]
-Assign = Annotated[
-    list[str] | None, option("change a setting; repeat", "--set", metavar="NAME=VALUE")
-]
-Config = Annotated[Path | None, option("YAML file of settings")]
-Stages = Annotated[
-    list[str] | None,
-    typer.Argument(help="brainstorm, seed, mgh, syneg, syneg-free; all if none"),
-]
+def argument(kind: Any, text: str):
+    """The type of an argument with its line of help."""
+    return Annotated[kind, typer.Argument(help=text)]
+
+
+Profile = option(str, "smoke, workshop or paper")
+Assign = option(
+    list[str] | None, "change a setting; repeat", "--set", metavar="NAME=VALUE"
+)
+Config = option(Path | None, "YAML file of settings")
+Stages = argument(list[str] | None, "brainstorm, seed, mgh, syneg, syneg-free; or all")
+Folder = argument(Path, "corpus.jsonl, queries.jsonl and qrels/, as BEIR's")
+Split = option(str, "qrels/SPLIT.tsv names the queries")
+Seeds = option(str, "seeds, such as 0,1,2")
+MaxCost = option(float | None, "stop before the store's answers cost more")
+Batch = option(bool, "use the provider's batch files", "--batch")
 
 
 def gather(assign: list[str] | None, config: Path | None) -> dict[str, Any]:
@@ -65,20 +72,13 @@ def parse_seeds(text: str) -> list[int]:
 
 @app.command()
 def run(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(help="notebooks by name or number, such as 03; the six if none"),
-    ] = None,
+    names: argument(list[str] | None, "notebooks, such as 03; the six if none") = None,
     profile: Profile = "workshop",
     assign: Assign = None,
     config: Config = None,
-    out: Annotated[str, option("folder of the runs")] = "runs",
-    write: Annotated[
-        bool, option("rewrite notebooks/ with their outputs", "--write")
-    ] = False,
-    timeout: Annotated[
-        int | None, option("seconds that one cell may take; 0: no limit")
-    ] = None,
+    out: option(str, "folder of the runs") = "runs",
+    write: option(bool, "rewrite notebooks/ with their outputs", "--write") = False,
+    timeout: option(int | None, "seconds that one cell may take; 0: no limit") = None,
 ) -> None:
     """Run notebooks headless, in order; write them, their metrics and an index."""
     overrides = gather(assign, config)
@@ -119,23 +119,15 @@ def show(outcomes: list[Any], out: str) -> None:
 
 @app.command()
 def train(
-    seeds: Annotated[str, option("seeds, such as 0,1,2")] = "0",
-    out: Annotated[
-        Path | None, option("csv of per-query scores; rows of other seeds are kept")
-    ] = None,
+    seeds: Seeds = "0",
+    out: option(Path | None, "csv of scores; rows of other seeds are kept") = None,
     profile: Profile = "workshop",
     assign: Assign = None,
     config: Config = None,
-    checkpoints: Annotated[
-        Path | None, option("folder for checkpoints; a stopped run goes on from there")
-    ] = None,
-    students: Annotated[
-        Path | None,
-        option(
-            "folder for the trained students, seed0 and so on, each with its log "
-            "and settings; NAME.students beside NAME.csv if not given"
-        ),
-    ] = None,
+    checkpoints: option(Path | None, "a stopped run goes on from this folder") = None,
+    students: option(
+        Path | None, "folder of the students; OUT.students if none"
+    ) = None,
 ) -> None:
     """Train one student a seed, keep it, and score held-out sets before and after.
 
@@ -166,14 +158,10 @@ def train(
 
 @app.command()
 def mine(
-    folder: Annotated[
-        Path, typer.Argument(help="corpus.jsonl, queries.jsonl and qrels/, as BEIR's")
-    ],
-    split: Annotated[str, option("qrels/SPLIT.tsv names the queries")] = "train",
-    teacher: Annotated[
-        str | None, option("bm25, a hub name, a folder …; the settings' last if none")
-    ] = None,
-    out: Annotated[Path | None, option("the negatives, .parquet or .csv")] = None,
+    folder: Folder,
+    split: Split = "train",
+    teacher: option(str | None, "one teacher; the settings' last if none") = None,
+    out: option(Path | None, "the negatives, .parquet or .csv") = None,
     profile: Profile = "workshop",
     assign: Assign = None,
     config: Config = None,
@@ -210,11 +198,9 @@ def mine(
 
 @app.command()
 def study(
-    names: Annotated[list[str], typer.Argument(help="studies, such as pooling")],
-    seeds: Annotated[str, option("seeds, such as 0,1,2")] = "0,1,2",
-    out: Annotated[
-        Path | None, option("folder of the runs; what it holds is kept")
-    ] = None,
+    names: argument(list[str], "studies, such as pooling"),
+    seeds: Seeds = "0,1,2",
+    out: option(Path | None, "folder of the runs; what it holds is kept") = None,
 ) -> None:
     """Train a student for every variant of a study and seed that is not made yet."""
     wanted = parse_seeds(seeds)
@@ -248,29 +234,26 @@ def list_settings(profile: Profile = "workshop") -> None:
     settings.resolve(profile)
     table = Table("setting", profile, "default", "unit", "source", "meaning")
     for row in settings.table():
-        value, default = str(row[profile]), str(row["workshop"])
-        changed = value != default
-        shown = Text(value, style="bold" if changed else "")
-        rest = (row["unit"], row["source"], row["text"])
-        table.add_row(row["name"], shown, Text(default if changed else ""), *rest)
+        value, default = row[profile], row["workshop"]
+        pair = [Text(str(value)), Text("")]
+        if value != default:
+            pair = [Text(str(value), style="bold"), Text(str(default))]
+        table.add_row(row["name"], *pair, row["unit"], row["source"], row["text"])
     Console(width=None if Console().is_terminal else 160).print(table)
 
 
-@app.command()
-def estimate(
-    stages: Stages = None,
-    profile: Profile = "workshop",
-    assign: Assign = None,
-    config: Config = None,
-) -> None:
-    """Say what a recording would ask and cost; nothing is asked."""
-    overrides = {"llm_mode": "live", **gather(assign, config)}
-    from nbutils.core.settings import ROOT, resolve
-    from nbutils.llm.store import Store
-    from nbutils.synthesis import recording
+def live_settings(profile, assign, config, max_cost=None, mode: str = "live"):
+    """Settings that ask a server: `mode`, unless the user says another."""
+    from nbutils.core import settings
 
-    chosen = resolve(profile, overrides)
-    found = recording.estimate(chosen, Store(ROOT / chosen.llm.store), stages or ())
+    overrides = {"llm_mode": mode, **gather(assign, config)}
+    if max_cost is not None:
+        overrides["llm_max_cost"] = max_cost
+    return settings.resolve(profile, overrides)
+
+
+def tell_cost(found, chosen) -> None:
+    """Print the table of an estimate, and its sum in words."""
     typer.echo(found.round(4).to_string(index=False))
     total = found.iloc[-1]
     typer.echo(
@@ -281,24 +264,36 @@ def estimate(
 
 
 @app.command()
+def estimate(
+    stages: Stages = None,
+    profile: Profile = "workshop",
+    assign: Assign = None,
+    config: Config = None,
+) -> None:
+    """Say what a recording would ask and cost; nothing is asked."""
+    chosen = live_settings(profile, assign, config)
+    from nbutils.core.settings import ROOT
+    from nbutils.llm.store import Store
+    from nbutils.synthesis import recording
+
+    store = Store(ROOT / chosen.llm.store)
+    tell_cost(recording.estimate(chosen, store, stages or ()), chosen)
+
+
+@app.command()
 def record(
     stages: Stages = None,
     profile: Profile = "workshop",
     assign: Assign = None,
     config: Config = None,
-    max_cost: Annotated[
-        float | None, option("stop before the store's answers cost more")
-    ] = None,
-    batch: Annotated[bool, option("use the provider's batch files", "--batch")] = False,
+    max_cost: MaxCost = None,
+    batch: Batch = False,
 ) -> None:
     """Ask a server for every missing answer, and keep each as it arrives."""
-    overrides = {"llm_mode": "live", **gather(assign, config)}
-    if max_cost is not None:
-        overrides["llm_max_cost"] = max_cost
-    from nbutils.core.settings import resolve
+    chosen = live_settings(profile, assign, config, max_cost)
     from nbutils.synthesis import recording
 
-    recording.run(resolve(profile, overrides), stages or [], batch)
+    recording.run(chosen, stages or [], batch)
 
 
 if __name__ == "__main__":
