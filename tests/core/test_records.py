@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pandas as pd
 import pytest
 from pydantic import ValidationError
@@ -222,8 +220,3 @@ DATA_FOLDERS = [f for f in sorted(DATA.iterdir()) if f.is_dir() and files_of(f)]
 def test_the_sums_of_a_data_folder_are_complete_and_right(folder):
     assert sorted(read_sums(folder)) == files_of(folder)
     verify(folder)
-
-
-def test_json_of_a_record_is_what_is_written(tmp_path):
-    write_jsonl(tmp_path / "t.jsonl", [TASK])
-    assert json.loads((tmp_path / "t.jsonl").read_text()) == TASK.model_dump()
