@@ -14,13 +14,14 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 from pydantic import BaseModel, ValidationError
 
 from nbutils.core.errors import LabError
-from nbutils.core.records import R
+
+R = TypeVar("R", bound=BaseModel)
 
 
 @contextmanager
@@ -83,6 +84,14 @@ def write_json(path: str | Path, value: Any) -> None:
     text = json.dumps(value, indent=1, ensure_ascii=False)
     with atomic(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: str | Path) -> Any:
+    """The value of a JSON file. LabError where it is missing or no JSON."""
+    try:
+        return json.loads(_existing(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise LabError(f"{path} is not JSON ({error}): make it again") from None
 
 
 def write_table(path: str | Path, table: pd.DataFrame) -> None:

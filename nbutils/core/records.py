@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -120,9 +120,6 @@ class TrainingInstance(Record):
     synthetic: tuple[str, ...] = ()
     retrieved: tuple[str, ...] = ()
     known_positives: tuple[str, ...] = ()
-
-
-R = TypeVar("R", bound=BaseModel)
 
 
 def split_of(family: str, task_index: int | None, tasks: int, example: int) -> Split:
