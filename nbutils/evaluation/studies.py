@@ -1,8 +1,7 @@
 """Sweeps: one short run repeated under several settings and seeds, kept run by run.
 
-What the sweeps are, and how what they left is read and compared; `runs` makes them
-(`python -m nbutils study NAME`). A run is known by what it changes in the default
-settings, so runs that two sweeps share are made once.
+What they are, and how what they left is read and compared; `runs` makes them. A run is
+named by what it changes in the defaults, so one that two sweeps share is made once.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from nbutils.core import statistics
-from nbutils.core.errors import LabError, nearest
+from nbutils.core.errors import LabError, known
 from nbutils.core.fields import PLACES
 from nbutils.core.files import read_table
 from nbutils.core.settings import DATA, ROOT, resolve
@@ -31,9 +30,8 @@ SHORT = {"steps_per_level": 6, "warmup_steps": 4}
 class Study:
     """Variants (name to changed settings) over one `common` set of changes.
 
-    `curve`: the development set is scored after each level. `mines`: each variant
-    mines its own retrieved negatives instead of reading the shipped ones, and random
-    documents fill what its method leaves short.
+    `curve`: the development set is scored after each level. `mines`: each variant mines
+    its own negatives, filled up at random, instead of reading the shipped ones.
     """
 
     variants: Mapping[str, Mapping[str, Any]]
@@ -101,22 +99,16 @@ STUDIES = {
 
 def study_of(name: str) -> Study:
     """The study of that name; LabError naming the nearest for another."""
-    if name not in STUDIES:
-        known = ", ".join(STUDIES)
-        raise LabError(
-            f"unknown study {name!r}{nearest(name, STUDIES)} (known: {known})"
-        )
+    known("study", name, STUDIES)
     return STUDIES[name]
 
 
 def read_tables(folder: Path) -> dict[str, pd.DataFrame]:
     """The tables that a folder of runs has so far, by name; empty where none is."""
-    paths = {name: Path(folder, f"{name}.parquet") for name in TABLES}
-    blank = pd.DataFrame({"run": pd.Series(dtype="str")})
-    return {
-        name: read_table(path) if path.is_file() else blank
-        for name, path in paths.items()
-    }
+    tables = dict.fromkeys(TABLES, pd.DataFrame({"run": pd.Series(dtype="str")}))
+    for path in Path(folder).glob("*.parquet"):
+        tables[path.stem] = read_table(path)
+    return tables
 
 
 def read_study(
@@ -154,24 +146,20 @@ def read_study(
 
 
 def compare(
-    scores: pd.DataFrame,
-    baseline: str,
-    split: str,
-    metric: str = "ndcg",
+    scores: pd.DataFrame, baseline: str, split: str, metric: str = "ndcg",
     samples: int = 2000,
-) -> pd.DataFrame:
-    """Every variant against `baseline`, paired over queries and seeds.
+) -> pd.DataFrame:  # fmt: skip
+    """Every variant against `baseline`, paired over queries and the seeds in common.
 
     Returns one row a variant: variant, seeds, mean (of the metric), difference, low,
-    high, distinguishable (`statistics.paired_difference`; tasks are the units, seeds
-    in common are paired, an untrained student counts for every seed).
+    high, distinguishable (`statistics.paired_difference`, tasks are the units).
     """
     part = scores[scores["split"] == split].dropna(subset=metric)
     table = part.pivot(index=["variant", "seed"], columns="query_id", values=metric)
     units = [statistics.unit_of(query) for query in table.columns]
     variants = table.index.get_level_values("variant").unique()
     if baseline not in variants:
-        raise LabError(f"the study has no run of {baseline!r} on split {split!r}")
+        raise LabError(f"there are no scores of {baseline!r} on split {split!r}")
     rows = []
     for variant in variants:
         ours, theirs = _paired(table.loc[variant], table.loc[baseline])
@@ -187,7 +175,10 @@ def compare(
 
 
 def _paired(ours: pd.DataFrame, theirs: pd.DataFrame):
-    """Scores (seeds, queries) of the seeds that both have; untrained is -1, or any."""
+    """Scores (seeds, queries) of the seeds that both have.
+
+    An untrained student's seed is -1; it stands beside every other's.
+    """
     if -1 in ours.index:
         ours = ours.loc[[-1] * len(theirs)].set_axis(theirs.index)
     elif -1 in theirs.index:

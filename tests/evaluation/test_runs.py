@@ -52,7 +52,7 @@ def test_rows_of_a_seed_are_replaced_and_others_kept(tmp_path):
         runs.add_rows(path, rows(2, 0.1), resolve("workshop", {"pooling": "mean"}))
     none = runs.gains(table, "held-out-tasks", "beats_n1")
     assert none["distinguishable"] == 0
-    with pytest.raises(LabError, match="no row of split"):
+    with pytest.raises(LabError, match="no scores of"):
         runs.gains(table, "dev", "ndcg")
 
 

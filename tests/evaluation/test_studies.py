@@ -158,7 +158,7 @@ def test_variants_are_compared_over_the_seeds_that_both_have():
 def test_what_is_not_there_is_named(tmp_path):
     with pytest.raises(LabError, match="python -m nbutils study pooling"):
         studies.read_study("pooling", tmp_path)
-    with pytest.raises(LabError, match="no run of 'c'"):
+    with pytest.raises(LabError, match="no scores of 'c'"):
         studies.compare(scored({("a", 0): [1.0]}), "c", "held-out-tasks")
     result = CliRunner().invoke(app, ["study", "poling"])
     assert result.exit_code == 1
