@@ -88,6 +88,8 @@ def test_every_third_party_import_is_declared():
         "jupyter_client": "ipykernel",
         "zmq": "ipykernel",
         "nbclient": "papermill",
+        "traitlets": "ipykernel",
+        "jinja2": "nbconvert",
         "huggingface_hub": "transformers",
         "tokenizers": "transformers",
         "datasets": "mteb",

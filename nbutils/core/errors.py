@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from collections.abc import Iterable
 
 
-class LabError(Exception):
+class LabError(ValueError):
     """A fault that the user can mend.
 
-    The message is one line that says what was wrong and what to do about it.
-    The command line prints it without a traceback and exits with code 1.
+    The message is one line that says what was wrong and what to do about it. The
+    command line prints it without a traceback and exits with code 1.
     """
 
+    def _render_traceback_(self) -> list[str]:
+        """What Jupyter shows in place of a traceback."""
+        return [f"LabError: {self}"]
 
-def known(kind: str, name: str, names: Any) -> str:
+
+def known(kind: str, name: str, names: Iterable[str]) -> str:
     """`name` if it is one of `names`; LabError naming the nearest if not."""
     if name not in names:
         raise LabError(
@@ -23,8 +27,7 @@ def known(kind: str, name: str, names: Any) -> str:
     return name
 
 
-def nearest(name: str, known: Any) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the closest known name, or nothing."""
-    known = [str(k) for k in known]
-    match = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    match = difflib.get_close_matches(str(name), map(str, known), n=1, cutoff=0.5)
     return f"; did you mean {match[0]!r}?" if match else ""

@@ -1,8 +1,4 @@
-"""The records that flow from room to room, and the files that hold them.
-
-JSONL for records that people read, parquet for tables. Every write is atomic: a file
-is whole or it is not there.
-"""
+"""The records that flow from room to room, frozen and checked when they are made."""
 
 from __future__ import annotations
 

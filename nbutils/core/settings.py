@@ -6,6 +6,7 @@ default. A profile is data: no other module asks which one is in force.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from nbutils.core.errors import LabError, known, nearest
-from nbutils.core.fields import FAMILIES, PLACES, Settings, field_of, nested
+from nbutils.core.fields import FAMILIES, PLACES, SECTIONS, Settings, field_of, nested
 from nbutils.core.profiles import PROFILES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +24,8 @@ DATA = ROOT / "data"
 def flat_name(name: Any) -> str:
     """The flat name of a setting that is given flat, as section.name or as its name.
 
-    `llm_mode`, `llm.mode` and `mode` are one; a bare name must be unique.
+    `llm_mode`, `llm.mode` and `mode` are one; a bare name must be unique. The profile
+    is no setting.
     """
     if name == "profile":
         raise LabError(
@@ -49,7 +51,7 @@ def resolve(
 
     Raises LabError for an unknown profile, an unknown name (naming the nearest
     setting or family) or a value of the wrong type: the string "false" is not a
-    boolean. The profile itself is no setting.
+    boolean.
     """
     known("profile", profile, PROFILES)
     given = {**(read_config(config) if config else {}), **(overrides or {})}
@@ -58,7 +60,11 @@ def resolve(
     try:
         settings = Settings(**nested(values))
     except ValidationError as error:
-        raise LabError(_one_line(error)) from None
+        first = error.errors()[0]
+        section, *leaf = first["loc"]
+        place = (section, leaf[0]) if section in SECTIONS else ("", section)
+        name = next(flat for flat, where in PLACES.items() if where == place)
+        raise _refusal(name, first["input"], first["msg"]) from None
     for family in settings.synthesis.families:
         known("family", family, FAMILIES)
     for name, value in settings.flat().items():
@@ -84,24 +90,16 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise LabError(f"settings file {path} is not valid YAML: {cause}") from None
     if not isinstance(values, dict):
         raise LabError(f"settings file {path} must hold 'name: value' lines")
-    sections = {section for section, _ in PLACES.values()}
     found = {}
     for name, value in values.items():
-        whole = name in sections and isinstance(value, dict)
-        part = {f"{name}.{leaf}": v for leaf, v in value.items()} if whole else None
-        for given, own in (part or {name: value}).items():
-            flat = flat_name(given)
-            found[flat] = _as_number(flat, own)
+        whole = isinstance(value, dict)  # a section: no setting is a mapping
+        for leaf, own in value.items() if whole else [(name, value)]:
+            flat = flat_name(f"{name}.{leaf}" if whole else name)
+            if field_of(flat).annotation is float and isinstance(own, str):
+                with suppress(ValueError):  # refused when it is resolved
+                    own = float(own)
+            found[flat] = own
     return found
-
-
-def _as_number(name: str, value: Any) -> Any:
-    if field_of(name).annotation is not float or not isinstance(value, str):
-        return value
-    try:
-        return float(value)
-    except ValueError:
-        return value  # refused with the setting's name when it is resolved
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
@@ -123,8 +121,11 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     try:
         return name, adapter.validate_python(value, strict=False)
     except ValidationError as error:
-        problem = error.errors()[0]["msg"]
-        raise LabError(f"setting {name!r} cannot be {raw!r}: {problem}") from None
+        raise _refusal(name, raw, error.errors()[0]["msg"]) from None
+
+
+def _refusal(name: str, value: Any, reason: str) -> LabError:
+    return LabError(f"setting {name!r} cannot be {value!r}: {reason}")
 
 
 def table() -> list[dict[str, Any]]:
@@ -132,18 +133,10 @@ def table() -> list[dict[str, Any]]:
     rows = []
     for name, (section, _) in PLACES.items():
         field = field_of(name)
+        own = {p: values.get(name, field.default) for p, values in PROFILES.items()}
+        if name == "profile":
+            own = {p: p for p in PROFILES}
+        text = " ".join(field.description.split())
         row = {"section": section or "all", "name": name, **field.json_schema_extra}
-        for profile, values in PROFILES.items():
-            row[profile] = (
-                profile if name == "profile" else values.get(name, field.default)
-            )
-        rows.append({**row, "text": field.description})
+        rows.append({**row, **own, "text": text})
     return rows
-
-
-def _one_line(error: ValidationError) -> str:
-    first = error.errors()[0]
-    places = {place: name for name, place in PLACES.items()}
-    section, leaf = first["loc"][:2] if first["loc"][0] not in PLACES else ("", "")
-    name = places.get((section, leaf), ".".join(map(str, first["loc"])))
-    return f"setting {name!r} cannot be {first['input']!r}: {first['msg']}"

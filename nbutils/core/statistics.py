@@ -1,32 +1,73 @@
-"""Intervals: how surely a mean or a difference is known.
+"""Intervals: how surely a mean, a share or a difference is known.
 
-All are 95 % percentile bootstrap intervals over independent units.
+All are 95 % percentile bootstrap intervals over independent units, from one helper:
+`bootstrap` draws whole units and takes a statistic of their sums.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
-from scipy.stats import sem
-from scipy.stats import t as student_t
 
 from nbutils.core.errors import LabError
 
 
-def interval(
-    values: Sequence[float], samples: int = 2000, seed: int = 0
+def bootstrap(
+    statistic: Callable[[np.ndarray], np.ndarray],
+    sums: np.ndarray,
+    samples: int = 2000,
+    seed: int = 0,
 ) -> tuple[float, float, float]:
-    """Mean of `values` with its 95 % percentile bootstrap interval (mean, low, high).
+    """A statistic of per-unit sums with its 95 % interval: (value, low, high).
 
-    Resamples the values, so each should be one independent unit (an example, a task).
+    sums: (units, columns), what each independent unit adds to each column. statistic:
+    totals (..., columns) to values (...), such as `ratio`. The same units are drawn in
+    every call with as many, so tables of the same queries are compared in pairs by
+    giving them as columns. Draws where the statistic is not finite do not count; nan
+    three times where it is not finite over all units. A statistic that is none of
+    sums takes `np.eye(units)`: its totals say how often each unit was drawn.
+    """
+    sums = np.asarray(sums, dtype=float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = float(statistic(sums.sum(axis=0)))
+        if not np.isfinite(value):
+            return np.nan, np.nan, np.nan
+        drawn = statistic(_times_drawn(len(sums), samples, seed) @ sums)
+    low, high = np.percentile(drawn[np.isfinite(drawn)], [2.5, 97.5])
+    return value, float(low), float(high)
+
+
+@lru_cache(maxsize=4)
+def _times_drawn(units: int, samples: int, seed: int) -> np.ndarray:
+    """How often each unit is in each resample (samples, units)."""
+    draw = np.random.default_rng(seed)
+    drawn = draw.multinomial(units, np.full(units, 1 / units), size=samples)
+    return drawn.astype(float)
+
+
+def ratio(totals: np.ndarray) -> np.ndarray:
+    """The first column's total over the second's: a mean, a share, a rate."""
+    return totals[..., 0] / totals[..., 1]
+
+
+def interval(
+    values: Sequence[float],
+    samples: int = 2000,
+    seed: int = 0,
+    units: Sequence[str] | None = None,
+) -> tuple[float, float, float]:
+    """Mean of `values` with its 95 % bootstrap interval: (mean, low, high).
+
+    `units` names the independent unit that each value belongs to (its query, its task);
+    without it every value is one. nan three times where there is no value.
     """
     values = np.asarray(values, dtype=float)
-    draw = np.random.default_rng(seed)
-    drawn = draw.integers(len(values), size=(samples, len(values)))
-    means = values[drawn].mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(values.mean()), float(low), float(high)
+    names = np.arange(len(values)) if units is None else np.asarray(units)
+    _, unit = np.unique(names, return_inverse=True)
+    sums = np.stack([np.bincount(unit, values), np.bincount(unit)], axis=1)
+    return bootstrap(ratio, sums, samples, seed)
 
 
 def paired_difference(
@@ -49,31 +90,19 @@ def paired_difference(
     gain = np.atleast_2d(np.asarray(after, float) - np.asarray(before, float))
     if gain.size == 0 or not np.isfinite(gain).all():
         raise LabError("a paired comparison needs finite scores of the same queries")
-    low, high = _cluster_bootstrap(gain.mean(0), units, samples, seed)
-    mean = float(gain.mean())
+    mean, low, high = interval(gain.mean(axis=0), samples, seed, units)
     if len(gain) > 1:
-        seeds = gain.mean(1)
-        half = student_t.ppf(0.975, len(seeds) - 1) * sem(seeds)
+        from scipy.stats import sem, t  # a slow import, and most commands need none
+
+        seeds = gain.mean(axis=1)
+        half = float(t.ppf(0.975, len(seeds) - 1) * sem(seeds))
         low, high = min(low, mean - half), max(high, mean + half)
     return {
         "mean": mean,
-        "low": float(low),
-        "high": float(high),
+        "low": low,
+        "high": high,
         "distinguishable": float(low > 0 or high < 0),
     }
-
-
-def _cluster_bootstrap(values, units, samples: int, seed: int) -> tuple[float, float]:
-    """95 % limits of the mean of `values` when whole units are drawn."""
-    names = np.arange(len(values)) if units is None else np.asarray(units)
-    _, unit = np.unique(names, return_inverse=True)
-    count = unit.max() + 1
-    draw = np.random.default_rng(seed)
-    drawn = draw.multinomial(count, np.full(count, 1 / count), size=samples)
-    sums = drawn @ np.bincount(unit, values)
-    sizes = drawn @ np.bincount(unit)
-    low, high = np.percentile(sums / sizes, [2.5, 97.5])
-    return float(low), float(high)
 
 
 def unit_of(query_id: str) -> str:

@@ -16,7 +16,7 @@ from sentence_transformers.base.modules import Normalize
 
 from nbutils.core.errors import LabError
 from nbutils.core.fields import Settings
-from nbutils.core.files import atomic_folder
+from nbutils.core.files import atomic
 from nbutils.encoder.backbone import Backbone, dense_state
 from nbutils.encoder.models import TINY, device_of, load_pretrained
 from nbutils.encoder.pooling import TokenPooling
@@ -67,7 +67,7 @@ def save_student(
     `beside` is called with the folder before it is put in its place, to write there
     what belongs to the weights.
     """
-    with atomic_folder(folder) as made:
+    with atomic(folder) as made:
         model.save(str(made), create_model_card=False)
         if beside:
             beside(made)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nbutils.core.fields import Settings
 from nbutils.core.records import LEVELS, GradedExample, Record, Rejection, RetrievalItem
-from nbutils.core.retrieval import read_qrels, read_texts
+from nbutils.core.retrieval import read_set
 from nbutils.llm.client import Client
 from nbutils.synthesis import replies
 from nbutils.synthesis.asking import Watch, fulfil
@@ -70,15 +70,10 @@ def from_beir(folder: str | Path, split: str = "train", limit: int = 0) -> list[
     Reads corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv (query-id, corpus-id, score);
     `limit` 0: all. Raises LabError for a file, split or text that is missing.
     """
-    folder = Path(folder)
-    first = {query: own[0] for query, own in read_qrels(folder, split).items()}
-    if limit:
-        first = dict(list(first.items())[:limit])
-    queries = read_texts(folder / "queries.jsonl", first)
-    corpus = read_texts(folder / "corpus.jsonl", set(first.values()))
+    data = read_set(folder, split)
     return [
-        Seed(query, folder.name, queries[query], corpus[document])
-        for query, document in first.items()
+        Seed(query, data.name, data.queries[query], data.documents[own[0]])
+        for query, own in list(data.positives.items())[: limit or None]
     ]
 
 

@@ -62,7 +62,8 @@ class Planned:
 @lru_cache
 def recording_plan() -> dict[str, Any]:
     """Families and domains, attribute lists and counts, with the groups' specs."""
-    verify(RECORDINGS, ["plan.json", "groups.json"])
+    verify(RECORDINGS / "plan.json")
+    verify(RECORDINGS / "groups.json")
     value = json.loads((RECORDINGS / "plan.json").read_text(encoding="utf-8"))
     groups = json.loads((RECORDINGS / "groups.json").read_text(encoding="utf-8"))
     return {**value, "groups": groups}

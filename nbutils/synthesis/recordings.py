@@ -32,7 +32,7 @@ def recorded_responses(family: str, folder: Path | None = None) -> dict[str, Any
     folder = folder or RECORDINGS
     name = f"answers/{family}.jsonl"
     try:
-        verify(folder, [name])
+        verify(folder / name)
     except LabError as error:
         line = _damaged_line(folder, name)
         where = f"; the first fault is in line {line}" if line else ""

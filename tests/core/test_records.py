@@ -16,7 +16,6 @@ from nbutils.core.files import (
     read_table,
     sha256,
     verify,
-    verify_shipped,
     write_json,
     write_jsonl,
     write_sums,
@@ -105,7 +104,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 def test_a_failed_first_write_leaves_nothing(tmp_path):
     with pytest.raises(TypeError):
         write_json(tmp_path / "new" / "a.json", {"a": object()})
-    assert list((tmp_path / "new").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_written_file_can_be_read_by_others(tmp_path):
@@ -178,14 +177,18 @@ def folder(tmp_path):
 
 def test_a_file_as_it_was_listed_passes(folder):
     verify(folder)
-    verify(folder, ["a.txt"])
+    verify(folder / "a.txt")
     known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert sha256(folder / "a.txt") == known
 
 
 def test_a_changed_missing_or_unlisted_file_is_named(folder):
+    (folder / "b.txt").write_text("b")
     with pytest.raises(LabError, match=r"b\.txt is not listed"):
-        verify(folder, ["b.txt"])
+        verify(folder / "b.txt")
+    with pytest.raises(LabError, match=r"b\.txt is not listed"):
+        verify(folder)
+    (folder / "b.txt").unlink()
     (folder / "a.txt").write_text("ab")
     with pytest.raises(LabError, match=r"a\.txt is truncated or changed.*git checkout"):
         verify(folder)
@@ -208,8 +211,8 @@ def test_sums_list_every_file_once_and_in_order(tmp_path):
     write_sums(str(tmp_path))
     assert (tmp_path / "SHA256SUMS").read_text() == first
     verify(tmp_path)
-    verify_shipped(tmp_path)
-    verify_shipped(tmp_path / "deep")
+    verify(tmp_path)
+    verify(tmp_path / "deep")
 
 
 DATA_FOLDERS = [f for f in sorted(DATA.iterdir()) if f.is_dir() and files_of(f)]
