@@ -1,7 +1,5 @@
-"""Long runs: what one page trains once, trained for several seeds and written down.
-
-Notebook 05 trains one seed; the rows that notebook 06 reads for the others come from
-here (`python -m nbutils train`), as do the runs of a sweep (`python -m nbutils study`).
+"""Long runs: what notebook 05 trains once, for several seeds (`python -m nbutils
+train`), and the runs of a sweep (`python -m nbutils study`).
 """
 
 from __future__ import annotations
@@ -33,7 +31,6 @@ SEEDS = DATA / "results" / "held_out_by_seed.csv"
 
 def run_seed(
     settings: Settings,
-    progress: bool = True,
     checkpoint_folder: Path | None = None,
     student_folder: Path | None = None,
 ) -> pd.DataFrame:
@@ -48,10 +45,10 @@ def run_seed(
     student = build_student(settings)
     before = per_query_scores(student, settings, records)
     data = training_data(records, known=settings.training.known_positives)
+    score = development(records, settings)
     log = loop.train(
-        student, data, settings, evaluate=development(records, settings),
-        progress=progress, checkpoint_folder=checkpoint_folder,
-    )  # fmt: skip
+        student, data, settings, evaluate=score, checkpoint_folder=checkpoint_folder
+    )
     if student_folder and processes.is_main():
         loop.save_run(student, student_folder, log, data, settings)
     after = per_query_scores(student, settings, records)
@@ -101,20 +98,15 @@ def report(path: Path) -> list[str]:
     return told
 
 
-def gains(
-    table: pd.DataFrame, split: str, metric: str, samples: int = 2000
-) -> dict[str, float]:
+def gains(table: pd.DataFrame, split: str, metric: str) -> dict[str, float]:
     """Gain of `metric` (ndcg, beats_n1) on a split, over seeds and queries.
 
     Returns mean, low, high, distinguishable as `statistics.paired_difference` does;
     LabError for an empty split.
     """
-    parts = [
-        table.assign(variant=when, score=table[f"{metric}_{when}"])
-        for when in ("before", "after")
-    ]
-    scores = pd.concat(parts)
-    compared = studies.compare(scores, "before", split, "score", samples)
+    times = ("before", "after")
+    parts = [table.assign(variant=t, score=table[f"{metric}_{t}"]) for t in times]
+    compared = studies.compare(pd.concat(parts), "before", split, "score")
     after = compared.set_index("variant").loc["after"]
     return {"mean": after["difference"], **after[["low", "high", "distinguishable"]]}
 

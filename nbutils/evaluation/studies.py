@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from nbutils.core import statistics
@@ -126,10 +127,8 @@ def read_study(
     seeds = sorted({json.loads(run).get("seed", -1) for run in runs} - {-1})
     before = {variant: study.key(variant, None) for variant in study.variants}
     alike = len(set(before.values())) == 1
-    rows = [
-        ("untrained" if alike else f"untrained, {variant}", -1, key)
-        for variant, key in before.items()
-    ]
+    named = {v: "untrained" if alike else f"untrained, {v}" for v in study.variants}
+    rows = [(named[variant], -1, key) for variant, key in before.items()]
     rows += [(v, seed, study.key(v, seed)) for v in study.variants for seed in seeds]
     names = pd.DataFrame(rows, columns=["variant", "seed", "run"]).drop_duplicates()
     made = set(names.loc[names["run"].isin(runs), "variant"])
@@ -146,9 +145,8 @@ def read_study(
 
 
 def compare(
-    scores: pd.DataFrame, baseline: str, split: str, metric: str = "ndcg",
-    samples: int = 2000,
-) -> pd.DataFrame:  # fmt: skip
+    scores: pd.DataFrame, baseline: str, split: str, metric: str = "ndcg"
+) -> pd.DataFrame:
     """Every variant against `baseline`, paired over queries and the seeds in common.
 
     Returns one row a variant: variant, seeds, mean (of the metric), difference, low,
@@ -163,18 +161,19 @@ def compare(
     rows = []
     for variant in variants:
         ours, theirs = _paired(table.loc[variant], table.loc[baseline])
-        row = {"variant": variant, "seeds": len(table.loc[variant])}
-        row["mean"] = float(ours.to_numpy().mean())
+        row = {
+            "variant": variant,
+            "seeds": len(table.loc[variant]),
+            "mean": ours.mean(),
+        }
         if variant != baseline:
-            found = statistics.paired_difference(
-                theirs.to_numpy(), ours.to_numpy(), units=units, samples=samples
-            )
+            found = statistics.paired_difference(theirs, ours, units=units)
             row |= {"difference": found.pop("mean"), **found}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _paired(ours: pd.DataFrame, theirs: pd.DataFrame):
+def _paired(ours: pd.DataFrame, theirs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Scores (seeds, queries) of the seeds that both have.
 
     An untrained student's seed is -1; it stands beside every other's.
@@ -184,4 +183,4 @@ def _paired(ours: pd.DataFrame, theirs: pd.DataFrame):
     elif -1 in theirs.index:
         theirs = theirs.loc[[-1] * len(ours)].set_axis(ours.index)
     both = ours.index.intersection(theirs.index)
-    return ours.loc[both], theirs.loc[both]
+    return ours.loc[both].to_numpy(), theirs.loc[both].to_numpy()
