@@ -5,6 +5,7 @@ train`), and the runs of a sweep (`python -m nbutils study`).
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pandas as pd
 from nbutils.core import processes, statistics
 from nbutils.core.errors import LabError
 from nbutils.core.fields import Settings
-from nbutils.core.files import read_json, read_table, write_json, write_table
+from nbutils.core.files import read_table, write_json, write_table
 from nbutils.core.records import Records
 from nbutils.core.retrieval import HELD_OUT
 from nbutils.core.settings import DATA, resolve
@@ -63,7 +64,7 @@ def other_settings(settings: Settings, path: Path = SEEDS) -> dict[str, Any]:
     the file does not know yet had no part in what it is beside.
     """
     beside, ours = path.with_suffix(".settings.json"), settings.flat()
-    stored = read_json(beside) if beside.is_file() else {}
+    stored = json.loads(beside.read_text()) if beside.is_file() else {}
     return {name: value for name, value in stored.items() if ours.get(name) != value}
 
 
@@ -122,7 +123,7 @@ def run_study(
     """
     study, usual = studies.study_of(name), folder / "settings.json"
     ours = resolve().flat()
-    stored = read_json(usual) if usual.is_file() else ours
+    stored = json.loads(usual.read_text()) if usual.is_file() else ours
     told = [
         f"{k}={v!r} (now {ours.get(k)!r})"
         for k, v in stored.items()

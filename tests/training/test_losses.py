@@ -1,4 +1,4 @@
-"""The loss against its definition and sentence-transformers' own; what it leaves out."""
+"""The loss against sentence-transformers' own, and what it leaves out."""
 
 import numpy as np
 import pytest
