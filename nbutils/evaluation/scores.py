@@ -104,14 +104,12 @@ def evaluate(
             show_progress_bar=False,
         )
         for result, task in zip(results.task_results, tasks, strict=True):
-            told = task.metadata
-            row = {"task": told.name, "type": told.type, "metric": told.main_score}
-            rows.append({**row, "score": float(result.get_score())})
-            path = Path(folder, task.prediction_file_name)
+            told, score = task.metadata, float(result.get_score())
+            rows.append([told.name, told.type, told.main_score, score])
             if told.type in ("Retrieval", "Reranking"):
-                stored = json.loads(path.read_text())
+                stored = json.loads(Path(folder, task.prediction_file_name).read_text())
                 runs[told.name] = stored.get("default", {}).get("test", {})
-    return pd.DataFrame(rows), runs
+    return pd.DataFrame(rows, columns=["task", "type", "metric", "score"]), runs
 
 
 def ndcg_per_query(run: Run, data: RetrievalSet) -> pd.Series:
@@ -133,28 +131,19 @@ def beats_n1(run: Run, ladder: Mapping[str, Sequence[str]]) -> pd.Series:
 def per_query_scores(
     model: SentenceTransformer,
     settings: Settings,
-    data: RetrievalSet,
-    ladder: Mapping[str, Sequence[str]],
+    records: Records,
+    splits: Sequence[str] = HELD_OUT,
 ) -> pd.DataFrame:
-    """One row a query of a held-out set: query_id, ndcg, beats_n1 (graded only)."""
-    tasks = local_tasks(data, ladder)[:2]
-    _, runs = evaluate(CachedEncoder(model, settings, "student"), tasks)
-    retrieval, reranking = (runs[task.metadata.name] for task in tasks)
-    columns = {
-        "ndcg": ndcg_per_query(retrieval, data),
-        "beats_n1": beats_n1(reranking, ladder),
-    }
-    return pd.DataFrame(columns).rename_axis("query_id").reset_index()
-
-
-def held_out_scores(
-    model: SentenceTransformer, settings: Settings, records: Records
-) -> pd.DataFrame:
-    """`per_query_scores` of both held-out sets, with the column split."""
-    parts, ladder = [], ladder_ids(records.graded)
-    for name in HELD_OUT:
-        part = per_query_scores(model, settings, local_set(name, records), ladder)
-        parts.append(part.assign(split=name))
+    """One row a query of some splits: query_id, ndcg, beats_n1 (graded only), split."""
+    ladder, parts = ladder_ids(records.graded), []
+    for name in splits:
+        data = local_set(name, records)
+        tasks = local_tasks(data, ladder)[:2]
+        _, runs = evaluate(CachedEncoder(model, settings, "student"), tasks)
+        retrieval, reranking = (runs[task.metadata.name] for task in tasks)
+        ndcg, beats = ndcg_per_query(retrieval, data), beats_n1(reranking, ladder)
+        part = pd.DataFrame({"ndcg": ndcg, "beats_n1": beats, "split": name})
+        parts.append(part.rename_axis("query_id").reset_index())
     return pd.concat(parts, ignore_index=True)
 
 
@@ -165,10 +154,9 @@ def development(
 
     Returns NDCG@10 over their documents and the share of positives above N1.
     """
-    data, ladder = local_set("dev", records), ladder_ids(records.graded)
 
     def score(model: SentenceTransformer) -> dict[str, float]:
-        table = per_query_scores(model, settings, data, ladder)
-        return table.drop(columns="query_id").mean().to_dict()
+        found = per_query_scores(model, settings, records, ["dev"])
+        return found[["ndcg", "beats_n1"]].mean().to_dict()
 
     return score

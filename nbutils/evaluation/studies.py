@@ -1,8 +1,7 @@
 """Sweeps: one short run repeated under several settings and seeds, kept run by run.
 
-What the sweeps are, and how what they left is read and compared; `runs` makes them
-(`python -m nbutils study NAME`). A run is known by what it changes in the default
-settings, so runs that two sweeps share are made once.
+What they are, and how what they left is read and compared; `runs` makes them. A run is
+named by what it changes in the defaults, so one that two sweeps share is made once.
 """
 
 from __future__ import annotations
@@ -13,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from nbutils.core import statistics
-from nbutils.core.errors import LabError, nearest
+from nbutils.core.errors import LabError, known
 from nbutils.core.fields import PLACES
 from nbutils.core.files import read_table
 from nbutils.core.settings import DATA, ROOT, resolve
@@ -31,9 +31,8 @@ SHORT = {"steps_per_level": 6, "warmup_steps": 4}
 class Study:
     """Variants (name to changed settings) over one `common` set of changes.
 
-    `curve`: the development set is scored after each level. `mines`: each variant
-    mines its own retrieved negatives instead of reading the shipped ones, and random
-    documents fill what its method leaves short.
+    `curve`: the development set is scored after each level. `mines`: each variant mines
+    its own negatives, filled up at random, instead of reading the shipped ones.
     """
 
     variants: Mapping[str, Mapping[str, Any]]
@@ -101,22 +100,16 @@ STUDIES = {
 
 def study_of(name: str) -> Study:
     """The study of that name; LabError naming the nearest for another."""
-    if name not in STUDIES:
-        known = ", ".join(STUDIES)
-        raise LabError(
-            f"unknown study {name!r}{nearest(name, STUDIES)} (known: {known})"
-        )
+    known("study", name, STUDIES)
     return STUDIES[name]
 
 
 def read_tables(folder: Path) -> dict[str, pd.DataFrame]:
     """The tables that a folder of runs has so far, by name; empty where none is."""
-    paths = {name: Path(folder, f"{name}.parquet") for name in TABLES}
-    blank = pd.DataFrame({"run": pd.Series(dtype="str")})
-    return {
-        name: read_table(path) if path.is_file() else blank
-        for name, path in paths.items()
-    }
+    tables = dict.fromkeys(TABLES, pd.DataFrame({"run": pd.Series(dtype="str")}))
+    for path in Path(folder).glob("*.parquet"):
+        tables[path.stem] = read_table(path)
+    return tables
 
 
 def read_study(
@@ -134,10 +127,8 @@ def read_study(
     seeds = sorted({json.loads(run).get("seed", -1) for run in runs} - {-1})
     before = {variant: study.key(variant, None) for variant in study.variants}
     alike = len(set(before.values())) == 1
-    rows = [
-        ("untrained" if alike else f"untrained, {variant}", -1, key)
-        for variant, key in before.items()
-    ]
+    named = {v: "untrained" if alike else f"untrained, {v}" for v in study.variants}
+    rows = [(named[variant], -1, key) for variant, key in before.items()]
     rows += [(v, seed, study.key(v, seed)) for v in study.variants for seed in seeds]
     names = pd.DataFrame(rows, columns=["variant", "seed", "run"]).drop_duplicates()
     made = set(names.loc[names["run"].isin(runs), "variant"])
@@ -154,43 +145,42 @@ def read_study(
 
 
 def compare(
-    scores: pd.DataFrame,
-    baseline: str,
-    split: str,
-    metric: str = "ndcg",
-    samples: int = 2000,
+    scores: pd.DataFrame, baseline: str, split: str, metric: str = "ndcg"
 ) -> pd.DataFrame:
-    """Every variant against `baseline`, paired over queries and seeds.
+    """Every variant against `baseline`, paired over queries and the seeds in common.
 
     Returns one row a variant: variant, seeds, mean (of the metric), difference, low,
-    high, distinguishable (`statistics.paired_difference`; tasks are the units, seeds
-    in common are paired, an untrained student counts for every seed).
+    high, distinguishable (`statistics.paired_difference`, tasks are the units).
     """
     part = scores[scores["split"] == split].dropna(subset=metric)
     table = part.pivot(index=["variant", "seed"], columns="query_id", values=metric)
     units = [statistics.unit_of(query) for query in table.columns]
     variants = table.index.get_level_values("variant").unique()
     if baseline not in variants:
-        raise LabError(f"the study has no run of {baseline!r} on split {split!r}")
+        raise LabError(f"there are no scores of {baseline!r} on split {split!r}")
     rows = []
     for variant in variants:
         ours, theirs = _paired(table.loc[variant], table.loc[baseline])
-        row = {"variant": variant, "seeds": len(table.loc[variant])}
-        row["mean"] = float(ours.to_numpy().mean())
+        row = {
+            "variant": variant,
+            "seeds": len(table.loc[variant]),
+            "mean": ours.mean(),
+        }
         if variant != baseline:
-            found = statistics.paired_difference(
-                theirs.to_numpy(), ours.to_numpy(), units=units, samples=samples
-            )
+            found = statistics.paired_difference(theirs, ours, units=units)
             row |= {"difference": found.pop("mean"), **found}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _paired(ours: pd.DataFrame, theirs: pd.DataFrame):
-    """Scores (seeds, queries) of the seeds that both have; untrained is -1, or any."""
+def _paired(ours: pd.DataFrame, theirs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (seeds, queries) of the seeds that both have.
+
+    An untrained student's seed is -1; it stands beside every other's.
+    """
     if -1 in ours.index:
         ours = ours.loc[[-1] * len(theirs)].set_axis(theirs.index)
     elif -1 in theirs.index:
         theirs = theirs.loc[[-1] * len(ours)].set_axis(ours.index)
     both = ours.index.intersection(theirs.index)
-    return ours.loc[both], theirs.loc[both]
+    return ours.loc[both].to_numpy(), theirs.loc[both].to_numpy()

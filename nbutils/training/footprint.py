@@ -1,7 +1,7 @@
 """What training takes on one GPU, computed from shapes: memory and matrix work.
 
-Nothing is measured here. For a decoder of Mistral's architecture with LoRA on every
-linear layer (QLoRA, LLM2Vec); `python -m benchmarks gpu` measures the same on a card.
+For a decoder of Mistral's architecture with LoRA on every linear layer (QLoRA,
+LLM2Vec); `python -m benchmarks gpu` measures the same on a card.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""GradCache (Gao et al. 2021): a large batch's gradient in a small memory.
-
-A batch's texts, their vectors in mini-batches, and the gradient of its loss, on one
-process or several.
-"""
+"""GradCache (Gao et al. 2021): a large batch's gradient in a small memory."""
 
 from __future__ import annotations
 
@@ -26,10 +22,7 @@ from nbutils.training.losses import contrastive_loss, false_negatives
 
 @dataclass
 class Batch:
-    """One step's texts: queries with instructions, positives first in `documents`.
-
-    `excluded` (queries, documents) is true where a document is no negative.
-    """
+    """One step's texts, positives first; `excluded` is (queries, documents)."""
 
     instances: list[TrainingInstance]
     documents: list[str]
@@ -97,7 +90,7 @@ def padded_width(length: int) -> int:
 
 
 def _token_rows(model: SentenceTransformer, pairs: Sequence[tuple[str, str]]) -> dict:
-    """(prompt, text) to its features without padding, each (tokens,)."""
+    """(prompt, text) to its features, each (tokens,)."""
     rows = {}
     for prompt in {prompt for prompt, _ in pairs}:
         texts = [text for own, text in pairs if own == prompt]

@@ -1,8 +1,4 @@
-"""Contrastive training of the 4-bit student: the run, the step, and what may fail.
-
-Batches and their gradients are `gradcache`'s, which negatives they hold `curriculum`'s;
-devices, autocast, 4-bit arithmetic and processes are the libraries'.
-"""
+"""Contrastive training of the 4-bit student: the run, the step, and what may fail."""
 
 from __future__ import annotations
 
@@ -40,11 +36,10 @@ def train(
     """Train the adapters of `model` in place by the settings' schedule.
 
     Returns (steps, evaluations), one row each. `evaluate` is called before the first
-    step, after each level's `steps_per_level`, and at the end. `checkpoint_folder`
-    keeps the state every `checkpoint_every` steps and at the end; a run that finds one
-    there goes on from it, and ends as if it had never been stopped (bit for bit on a
-    CPU). LabError for a loss that is not finite, adapters that get no gradient at the
-    first step, memory that does not suffice and another run's checkpoint.
+    step, after each level, and at the end. A stopped run goes on from its last state in
+    `checkpoint_folder`, and ends as if it had never been stopped (bit for bit on a
+    CPU). LabError for a loss that is not finite, adapters that get no gradient, memory
+    that does not suffice and another run's checkpoint.
     """
     chosen, steps = settings.training, plan(data, settings)
     if chosen.warmup_steps >= len(steps):
@@ -173,9 +168,8 @@ def save_run(
 ) -> Path:
     """Save a trained student with all that made it; whole or not at all.
 
-    `SentenceTransformer(folder, trust_remote_code=True)` and `encoder.load_student`
-    open it. `log` is what `train` returned: `steps.csv` and, where the run was
-    evaluated, `curve.csv`; `run.json` says what was trained on what.
+    Beside the student: `log`, what `train` returned, as `steps.csv` and, where the run
+    was evaluated, `curve.csv`; what was trained on what in `run.json`.
     """
     steps, curve = log
     made = {

@@ -9,7 +9,7 @@ from nbutils.core.records import GradedExample, Records, RetrievalItem
 from nbutils.core.settings import resolve
 from nbutils.core.text import normalise
 from nbutils.synthesis import generate
-from nbutils.training import gradcache, instances
+from nbutils.training import instances
 
 
 @pytest.fixture(scope="module")
@@ -65,42 +65,32 @@ def test_foreign_rows_are_left_out_and_a_foreign_table_is_refused(
 
 
 def test_records_that_ask_the_same_share_their_positives(tmp_path):
-    """A third one's mined negative is a positive of the others: it stays there."""
     item = RetrievalItem(
         id="f/item/0", family="f", domain="d", query="What is it?", title="t",
-        positives=("labelled answer", "second answer", "third answer"), split="train",
+        positives=("labelled", "planted", "b"), split="train",
     )  # fmt: skip
-    other = item.model_copy(update={
-        "id": "f/item/1", "query": "what is it", "positives": ("own answer", "b", "c"),
-    })  # fmt: skip
-    apart = item.model_copy(update={
-        "id": "f/item/2", "query": "free", "positives": ("far", "Second answer!", "e"),
-    })  # fmt: skip
+    changes = {"id": "f/item/1", "query": "what is it", "positives": ("own", "c", "d")}
+    other = item.model_copy(update=changes)
+    apart = item.model_copy(update={"id": "f/item/2", "query": "another"})
     example = GradedExample(
         id="f/mgh/0", family="f", group="sts", task_id="t", task="t", split="train",
-        query="WHAT IS IT", positive="graded answer", negatives=("1", "2", "3", "4"),
+        query="WHAT IS IT", positive="graded", negatives=("1", "2", "3", "4"),
     )  # fmt: skip
-    pairs = [("f/item/0", "f/item/2/P1"), ("f/item/2", "f/item/1/P0")]
-    table = pd.DataFrame(pairs, columns=["query_id", "document_id"])
-    write_table(tmp_path / "mined.parquet", table)
+    pair = {"query_id": ["f/item/2"], "document_id": ["f/item/1/P0"]}
+    write_table(tmp_path / "mined.parquet", pd.DataFrame(pair))
     records = Records(graded=[example], items=[item, other, apart])
-    settings = resolve("smoke", {"mixing": "retrieved", "retrieved_per_query": 1})
 
-    def masked(known: str) -> dict[str, set[str]]:
-        path = tmp_path / "mined.parquet"
-        data = instances.training_data(records, path, known)
-        batch = gradcache.make_batch(data, "N1", settings, 0)
-        return {
-            one.id: {t for t, out in zip(batch.documents, row, strict=True) if out}
-            for one, row in zip(data, batch.excluded, strict=True)
+    def known(which: str) -> dict[str, set[str]]:
+        data = instances.training_data(records, tmp_path / "mined.parquet", which)
+        assert {i.id: i.retrieved for i in data if i.retrieved} == {
+            "f/item/2": ("own",)
         }
+        return {i.id: set(i.known_positives) for i in data}
 
-    asks = {"graded answer", "labelled answer", "own answer"}
-    labelled, whole = masked("labelled"), masked("all")
-    assert labelled["f/item/0"] == asks - {"labelled answer"}
-    assert labelled["f/item/1"] >= asks - {"own answer"}
-    assert labelled["f/mgh/0"] == asks - {"graded answer"}
-    assert labelled["f/item/2"] == set()
-    assert whole["f/item/0"] == labelled["f/item/0"] | {"Second answer!"}
-    assert whole["f/mgh/0"] == labelled["f/mgh/0"] | {"Second answer!"}
-    assert whole["f/item/2"] == {"Second answer!"}
+    assert known("labelled") == {
+        "f/mgh/0": {"labelled", "own"}, "f/item/0": {"graded", "own"},
+        "f/item/1": {"graded", "labelled"}, "f/item/2": set(),
+    }  # fmt: skip
+    whole = known("all")
+    assert whole["f/item/2"] == {"planted", "b"}
+    assert whole["f/mgh/0"] == {"labelled", "own", "planted", "b", "c", "d"}
