@@ -88,9 +88,10 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def read_json(path: str | Path) -> Any:
     """The value of a JSON file. LabError where it is missing or no JSON."""
+    path = _existing(path)
     try:
-        return json.loads(_existing(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise LabError(f"{path} is not JSON ({error}): make it again") from None
 
 
@@ -103,9 +104,9 @@ def write_table(path: str | Path, table: pd.DataFrame) -> None:
 
 def read_table(path: str | Path) -> pd.DataFrame:
     """Read a parquet or csv table; LabError where it is missing or damaged."""
-    read = pd.read_csv if Path(path).suffix == ".csv" else pd.read_parquet
+    path = _existing(path)
     try:
-        return read(_existing(path))
+        return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise LabError(f"{path} cannot be read as a table: {error}") from None
 

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from nbutils.core.errors import LabError
 from nbutils.core.files import (
     files_of,
+    read_json,
     read_jsonl,
     read_sums,
     read_table,
@@ -120,12 +121,22 @@ def test_tables_come_back_as_they_went(name, tmp_path):
 
 def test_a_damaged_or_missing_table_is_named(tmp_path):
     path = tmp_path / "a.parquet"
-    with pytest.raises(LabError, match=r"a\.parquet does not exist"):
+    with pytest.raises(LabError, match=r"a\.parquet does not exist$"):
         read_table(path)
     write_table(path, pd.DataFrame({"a": range(100)}))
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(LabError, match=r"a\.parquet cannot be read"):
         read_table(path)
+
+
+def test_json_comes_back_or_is_named(tmp_path):
+    write_json(tmp_path / "a.json", {"é": [1]})
+    assert read_json(tmp_path / "a.json") == {"é": [1]}
+    (tmp_path / "a.json").write_bytes(b'{"a": \xff')
+    with pytest.raises(LabError, match=r"a\.json is not JSON"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(LabError, match=r"b\.json does not exist"):
+        read_json(tmp_path / "b.json")
 
 
 # -- JSONL -----------------------------------------------------------------------------
