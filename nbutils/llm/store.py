@@ -86,7 +86,8 @@ class Store(Shelf):
     """Every answer of a live model, with its request. No credential is among them.
 
     An answer that is there stays, also one that was cut off: it was paid for, and what
-    it leads to is another request.
+    it leads to is another request. `rejections` (id, reason, detail) says of an answer
+    by its key why it became no record.
     """
 
     COLUMNS = ("id", "request", "text", "usage", "model", "latency", "time", "finish")
@@ -94,6 +95,7 @@ class Store(Shelf):
     def __init__(self, path: str | Path):
         advice = "move it away or set llm_store to another file"
         super().__init__(path, "answers", self.COLUMNS, advice)
+        self.rejections = Shelf(path, "rejections", ("id", "reason", "detail"), advice)
 
     def answer(self, key: str) -> Answer | None:
         """The stored answer of `key`, or None. LabError if the file is no store."""
@@ -114,6 +116,10 @@ class Store(Shelf):
             "coalesce(json_extract(usage, '$.prompt_tokens'), 0), "
             "coalesce(json_extract(usage, '$.completion_tokens'), 0) FROM answers"
         )
+
+    def close(self) -> None:
+        self.rejections.close()
+        super().close()
 
     def __len__(self) -> int:
         return sum(count for (count,) in self.read("SELECT count(*) FROM answers"))

@@ -44,6 +44,9 @@ def fulfil(
             outcome = parse(requests[place], answer.text, answer.finish)
             outcomes[place] = outcome
             if isinstance(outcome, Rejection):
+                if client.live:
+                    noted = (chat.key, chat.id, outcome.reason, outcome.detail)
+                    client.store.rejections.put([noted])
                 refused.append((place, reask(chat, answer, outcome, again + 1)))
         asked = [p for p in refused if client.live or client.find(p[1])]
         if not asked:

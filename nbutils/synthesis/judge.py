@@ -119,14 +119,10 @@ def agreement(
     said, true = table["answers"], pd.Series([pair in known for pair in pairs])
     cells = [said & true, said & ~true, ~said & true, ~said & ~true]
     per_query = pd.concat(cells, axis=1).groupby(table["query_id"], sort=False).sum()
-    value, drawn = _drawn(per_query.to_numpy(float), samples, seed)
-    values, drawn = _measures(value), _measures(drawn)
-    rows = []
-    for name, value in values.items():
-        finite = drawn[name][np.isfinite(drawn[name])]
-        low, high = np.percentile(finite, [2.5, 97.5]) if len(finite) else (np.nan,) * 2
-        rows.append({"measure": name, "value": value[0], "low": low, "high": high})
-    return pd.DataFrame(rows)
+    values, drawn = map(_measures, _drawn(per_query.to_numpy(float), samples, seed))
+    limits = {name: np.nanpercentile(drawn[name], [2.5, 97.5]) for name in values}
+    rows = [(name, value[0], *limits[name]) for name, value in values.items()]
+    return pd.DataFrame(rows, columns=["measure", "value", "low", "high"])
 
 
 def _table(verdicts: Sequence[Verdict]) -> pd.DataFrame:

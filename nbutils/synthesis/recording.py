@@ -111,21 +111,13 @@ def estimated(
         lengths = pilots[stage] if told else lengths
         asked = sum(token_counter()(missing))
         mean, p90 = float(np.mean(lengths)), float(np.percentile(lengths, 90))
-        rows.append(
-            {
-                "stage": stage,
-                "requests": len(chats),
-                "stored": len(there),
-                "ask": len(missing),
-                "prompt_tokens": asked,
-                "answer_mean": mean,
-                "answer_p90": p90,
-                "from": "pilot" if told else "recordings",
-                "cost": price.cost(asked, mean * len(missing)),
-                "cost_p90": price.cost(asked, p90 * len(missing)),
-            }
-        )
-    table = pd.DataFrame(rows)
+        counted = (len(chats), len(there), len(missing), asked)
+        costs = [price.cost(asked, tokens * len(missing)) for tokens in (mean, p90)]
+        source = "pilot" if told else "recordings"
+        rows.append((stage, *counted, mean, p90, source, *costs))
+    columns = ["stage", "requests", "stored", "ask", "prompt_tokens", "answer_mean"]
+    columns += ["answer_p90", "from", "cost", "cost_p90"]
+    table = pd.DataFrame(rows, columns=columns)
     sums = ["requests", "stored", "ask", "prompt_tokens", "cost", "cost_p90"]
     total = pd.DataFrame([{"stage": "all", **table[sums].sum(), "from": ""}])
     table = pd.concat([table, total], ignore_index=True)

@@ -142,6 +142,9 @@ def test_a_refused_answer_stays_and_is_asked_again_with_its_fault(
     assert len(again) == (3 if cut[1].strip() else 2)
     asking.fulfil(planned, settings, client)
     assert len(server.seen) == len(client.store) == 2  # paid for once
+    noted = client.store.rejections.read("SELECT id, reason FROM rejections ORDER BY 1")
+    name = planned[0].id
+    assert noted == [(name, reason), (f"{name}#1", reason)]
     server.cut = None
     more = live(tmp_path, llm_reasks=2)
     tasks, rejections = asking.fulfil(planned, more, generate.open_client(more))
