@@ -354,9 +354,9 @@ def grade(
     config: Config = None,
     max_cost: MaxCost = None,
     batch: Batch = False,
-    ask: Annotated[
-        bool, typer.Option(" /--estimate", help="say what it would cost, ask nothing")
-    ] = True,
+    only_estimate: Annotated[
+        bool, typer.Option("--estimate", help="say what it would cost, ask nothing")
+    ] = False,
 ) -> None:
     """Have N1 to N4 written for the queries of any retrieval set (MGH); live or replay.
 
@@ -368,7 +368,7 @@ def grade(
 
     data = retrieval.read_set(folder, split)
     samples = from_sets.samples_of(data, limit)
-    if not ask:
+    if only_estimate:
         return tell_cost(from_sets.estimate(samples, chosen), chosen)
     out = out or settings.ROOT / "runs" / profile / f"graded-{data.name}.jsonl"
     from_sets.grade(samples, chosen, out, batch)

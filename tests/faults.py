@@ -57,8 +57,8 @@ class FaultServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
 
-    def __init__(self, rate: float, seed: int = 0):
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, rate: float = 0.0, seed: int = 0, handler=None):
+        super().__init__(("127.0.0.1", 0), handler or _Handler)
         self.rate, self.seed = rate, seed
         self.attempts: Counter[str] = Counter()
         self.outcomes: Counter[str] = Counter()
@@ -84,6 +84,18 @@ class FaultServer(ThreadingHTTPServer):
         with self.lock:
             self.outcomes[fault] += 1
         return fault
+
+    def completion(self, body: dict) -> dict:
+        """The recorded answer to a chat request, as a server sends it."""
+        said = ("stop", self.answers[body["messages"][0]["content"]])
+        reason, text = self.cut or said
+        message = {"role": "assistant", "content": text}
+        choice = {"index": 0, "message": message, "finish_reason": reason}
+        usage = {"prompt_tokens": 100, "completion_tokens": 200, "total_tokens": 300}
+        return {
+            "id": "x", "object": "chat.completion", "created": 0,
+            "model": body["model"], "choices": [choice], "usage": usage,
+        }  # fmt: skip
 
     def handle_error(self, request, client_address):
         """A client that was killed leaves broken pipes: nothing to print."""
@@ -123,30 +135,20 @@ class _Handler(BaseHTTPRequestHandler):
     def _reply(self, fault: str, body) -> tuple[int, str, bytes]:
         if self.server.status != 200:
             error = {"message": f"Incorrect API key: {self.headers['Authorization']}"}
-            payload = json.dumps({"error": error}).encode()
-            return self.server.status, "application/json", payload
+            value = json.dumps({"error": error}).encode()
+            return self.server.status, "application/json", value
         if fault in ("429", "500", "503"):
             return int(fault), "application/json", b'{"error": {"message": "busy"}}'
         if fault == "not json":
             return 200, "text/html", b"<html>a proxy says hello</html>"
-        said = ("stop", self.server.answers[body["messages"][0]["content"]])
-        reason, text = self.server.cut or said
-        message = {"role": "assistant", "content": text}
-        choices = [{"index": 0, "message": message, "finish_reason": reason}]
-        value = {
-            "id": "x", "object": "chat.completion", "created": 0,
-            "model": body["model"],
-            "choices": [] if fault == "empty choices" else choices,
-            "usage": {"prompt_tokens": 100, "completion_tokens": 200,
-                      "total_tokens": 300},
-        }  # fmt: skip
+        value = self.server.completion(body)
+        if fault == "empty choices":
+            value["choices"] = []
         payload = json.dumps(value).encode()
+        if fault == "truncated":
+            payload = payload[: len(payload) // 2]
         kind = "text/plain" if fault == "wrong content type" else "application/json"
-        return (
-            200,
-            kind,
-            payload[: len(payload) // 2] if fault == "truncated" else payload,
-        )
+        return 200, kind, payload
 
     def log_message(self, *_):
         pass

@@ -102,13 +102,14 @@ class Client:
 
         def take(request: ChatRequest, answer: Answer) -> None:
             answers[request.key] = answer
+            del left[request.key]
             if arrived:
                 arrived(request, answer)
 
         def take_found() -> None:
-            for key, request in list(left.items()):
+            for request in list(left.values()):
                 if found := self.find(request):
-                    take(left.pop(key), found)
+                    take(request, found)
 
         take_found()
         if left and not self.live:

@@ -40,7 +40,7 @@ class Price(BaseModel, coerce_numbers_to_str=True):
 def price_table(path: str = "") -> pd.DataFrame:
     """The shipped prices after the user's own (`path`, a csv of the same columns).
 
-    Raises LabError for a file that is missing, lacks a column or holds no numbers.
+    LabError for a file that is missing, lacks a column or holds no numbers.
     """
     own = [_read(Path(ROOT, path))] if path else []
     return pd.concat([*own, _read(TABLE)]).drop_duplicates("model", ignore_index=True)
@@ -104,10 +104,9 @@ class BudgetReached(LabError):
 class Budget:
     """Lets requests through while what they may cost at most still fits `limit`.
 
-    A request under way holds back its dearest outcome (the longest answer allowed);
-    when it is answered, what it used takes that place. So the limit is not passed,
-    but for a prompt that has more tokens than was guessed, and for attempts that were
-    billed and brought no answer, of which a client learns nothing.
+    A request under way holds back its dearest outcome (the longest answer allowed),
+    until it is answered. The limit may be passed only by a prompt of more tokens than
+    guessed, and by attempts that were billed and brought no answer.
     """
 
     def __init__(self, limit: float, price: Price, spent: float):

@@ -173,10 +173,9 @@ def fault_if_no_answer(response: Any) -> None:
     response.read()
     try:
         text = response.json()["choices"][0]["message"]["content"]
-        whole = text is None or isinstance(text, str)
     except (ValueError, LookupError, TypeError, RecursionError):
-        whole = False
-    if whole:
+        text = ...
+    if text is None or isinstance(text, str):
         response.headers["content-type"] = "application/json"
     else:
         response.status_code = 502

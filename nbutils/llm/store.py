@@ -104,7 +104,7 @@ class Store(Shelf):
         return None
 
     def keep(self, request: ChatRequest, answer: Answer) -> None:
-        """Keep an answer; it is on the disk when this returns."""
+        """Keep an answer; it is written when this returns."""
         row = {**vars(answer), "usage": json.dumps(answer.usage), "id": request.id}
         row["request"] = request.canonical()
         self.put([(request.key, *(row[name] for name in self.COLUMNS))])

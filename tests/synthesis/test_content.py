@@ -5,9 +5,12 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from nbutils.__main__ import app
 from nbutils.core import retrieval
 from nbutils.core.errors import LabError
+from nbutils.core.files import read_jsonl
 from nbutils.core.records import GradedExample, Verdict, read_records
 from nbutils.core.settings import resolve
 from nbutils.core.text import normalise
@@ -248,6 +251,29 @@ def test_a_seed_whose_level_is_refused_is_refused_whole(answering, beir, tmp_pat
     assert [(r.id, r.reason) for r in rejections] == [
         ("set/mgh-seeded/q1/N3", "not_json")
     ]
+
+
+def test_the_command_tells_the_cost_then_grades_and_goes_on(answering, beir, tmp_path):
+    server, out = answering(written), tmp_path / "graded.jsonl"
+    base = ["grade", str(beir), "--out", str(out), "--set", "llm_model=gpt-4o-mini",
+            "--set", f"llm_store={tmp_path / 's.sqlite'}"]  # fmt: skip
+    live = ["--set", "llm_mode=live"]
+
+    def run(*more, code=0):
+        result = CliRunner().invoke(app, [*base, *more])
+        assert result.exit_code == code, result.output
+        return result.output
+
+    assert "USD live" in run("--estimate") and not server.seen
+    assert "not among the recorded answers" in run(code=1)
+    assert "budget" in run(*live, "--max-cost", "0.000001", code=1)
+    assert not server.seen and not out.exists()
+    assert "1 graded examples, 0 rejected" in run(*live, "--limit", "1")
+    assert "2 graded examples" in run(*live) and len(server.seen) == 2
+    assert "2 graded examples" in run() and len(server.seen) == 2  # replayed
+    assert [e.query for e in read_jsonl(out, GradedExample)] == [
+        "question number 0", "question number 1",
+    ]  # fmt: skip
 
 
 # -- SyNeg's prompt without its parts
