@@ -34,13 +34,12 @@ from nbutils.synthesis.recordings import recorded_answers
 from nbutils.synthesis.replies import Planned
 
 
-def open_client(settings: Settings, folder: Path | None = None) -> Client:
+def open_client(settings: Settings) -> Client:
     """The client over the recorded answers of the settings' families.
 
-    `folder` holds other recordings than the shipped ones. Raises LabError for a
-    recording that is missing, truncated or changed.
+    LabError for a recording that is missing, truncated or changed.
     """
-    return Client(settings, recorded_answers(settings, folder))
+    return Client(settings, recorded_answers(settings))
 
 
 def brainstorm(
@@ -122,12 +121,12 @@ def syneg_examples(
     return fulfil(requests, settings, client, watch)
 
 
-def load(settings: Settings, client: Client | None = None) -> Records:
+def load(settings: Settings) -> Records:
     """All records of the settings' families, asked for in one call.
 
     What the recorded answers hold is shipped as records, too (`core.read_records`).
     """
-    client = client or open_client(settings)
+    client = open_client(settings)
     tasks, r1 = brainstorm(settings, client)
     graded, r2 = graded_examples(tasks, settings, client)
     items, r3 = retrieval_items(settings, client)

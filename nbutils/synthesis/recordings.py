@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from nbutils.core.fields import Settings, field_of
 from nbutils.core.files import read_jsonl, verify
@@ -12,16 +11,15 @@ from nbutils.synthesis import plan
 from nbutils.synthesis.replies import Planned
 
 
-def recorded(family: str, folder: Path | None = None) -> list[tuple[Planned, str]]:
+def recorded(family: str) -> list[tuple[Planned, str]]:
     """Every planned request of a family with the recorded text of its answer.
 
-    `folder` holds other recordings than the shipped ones. Raises LabError for an
-    unknown family, and for a file that is missing, truncated or changed.
+    LabError for an unknown family, and for a file that is missing or changed.
     """
-    folder, name = folder or plan.RECORDINGS, f"answers/{family}.jsonl"
     plan.domains(family)
-    verify(folder, [name])
-    said = {row["id"]: row["response"] for row in read_jsonl(folder / name)}
+    name = f"answers/{family}.jsonl"
+    verify(plan.RECORDINGS, [name])
+    said = {row["id"]: row["response"] for row in read_jsonl(plan.RECORDINGS / name)}
     tasks = {
         group: dict(enumerate(said[f"{family}/brainstorm/{group}"]))
         for group in plan.recording_plan()["groups"]
@@ -40,9 +38,7 @@ def recorded(family: str, folder: Path | None = None) -> list[tuple[Planned, str
     return [(r, json.dumps(said[r.id], ensure_ascii=False)) for r in requests]
 
 
-def recorded_answers(
-    settings: Settings, folder: Path | None = None
-) -> dict[str, Answer]:
+def recorded_answers(settings: Settings) -> dict[str, Answer]:
     """Key to recorded answer, the raw JSON text, of the settings' families.
 
     The recordings stand for the model "recorded" and the default decoding settings;
@@ -52,7 +48,7 @@ def recorded_answers(
     recorded_with = settings.changed(**{n: field_of(n).default for n in names})
     answers = {}
     for family in settings.synthesis.families:
-        for request, text in recorded(family, folder):
+        for request, text in recorded(family):
             key = request.chat(recorded_with).key
             answers[key] = Answer(key, text, model="recorded", time="2026-11")
     return answers

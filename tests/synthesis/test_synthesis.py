@@ -55,15 +55,11 @@ def test_equal_prompts_are_told_apart_by_their_sample():
     assert len(prompts) < len(requests) == len(keys) == 1700
 
 
-def copy_recordings(tmp_path):
-    folder = tmp_path / "recordings"
-    shutil.copytree(plan.RECORDINGS, folder)
-    return folder, folder / "answers" / "home.jsonl"
-
-
 @pytest.mark.parametrize("fault", ["changed", "truncated", "missing"])
-def test_a_faulty_file_is_named(fault, tmp_path):
-    folder, path = copy_recordings(tmp_path)
+def test_a_faulty_file_is_named(fault, tmp_path, monkeypatch):
+    shutil.copytree(plan.RECORDINGS, tmp_path / "recordings")
+    monkeypatch.setattr(plan, "RECORDINGS", tmp_path / "recordings")
+    path = plan.RECORDINGS / "answers" / "home.jsonl"
     if fault == "changed":
         path.write_bytes(path.read_bytes().replace(b"the", b"thE", 1))
     elif fault == "truncated":
@@ -72,7 +68,7 @@ def test_a_faulty_file_is_named(fault, tmp_path):
         path.unlink()
     said = "is missing" if fault == "missing" else "is truncated or changed"
     with pytest.raises(LabError, match=rf"home\.jsonl {said}"):
-        generate.open_client(resolve("workshop", {"families": ["home"]}), folder)
+        generate.open_client(resolve("workshop", {"families": ["home"]}))
 
 
 def test_an_unknown_family_is_named():
