@@ -367,11 +367,11 @@ def grade(
     from nbutils.synthesis import from_sets
 
     data = retrieval.read_set(folder, split)
-    samples = from_sets.samples_of(data, limit)
+    requests = from_sets.seeded_requests(data, chosen, limit)
     if only_estimate:
-        return tell_cost(from_sets.estimate(samples, chosen), chosen)
+        return tell_cost(from_sets.estimate(requests, chosen), chosen)
     out = out or settings.ROOT / "runs" / profile / f"graded-{data.name}.jsonl"
-    from_sets.grade(samples, chosen, out, batch)
+    from_sets.run(requests, chosen, out, batch)
 
 
 if __name__ == "__main__":

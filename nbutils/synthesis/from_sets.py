@@ -8,7 +8,7 @@ reading): in one call for the whole ladder, or in one call for each level.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -38,123 +38,104 @@ LEVEL_TEXTS = {
 """The levels in words, as the one-call prompt has them."""
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A query and its first positive of a retrieval set; `source` names the set."""
+def seeded_requests(
+    data: RetrievalSet, settings: Settings, limit: int = 0
+) -> list[Planned]:
+    """What is asked for the first `limit` queries (0: all) and their first positives.
 
-    source: str
-    query_id: str
-    query: str
-    positive: str
-
-    @property
-    def id(self) -> str:
-        return f"{self.source}/{STAGE}/{self.query_id}"
-
-
-def samples_of(data: RetrievalSet, limit: int = 0) -> list[Sample]:
-    """The first `limit` queries (0: all), each with its first positive."""
+    One request a query, or one a level (setting `mgh_calls`); languages take turns.
+    """
     texts = dict(zip(data.corpus["id"], data.corpus["text"], strict=True))
-    return [
-        Sample(data.name, query, text, texts[data.positives[query][0]])
-        for query, text in list(data.queries.items())[: limit or None]
-    ]
-
-
-def seeded_requests(samples: Sequence[Sample], settings: Settings) -> list[Planned]:
-    """What is asked, by the setting `mgh_calls`: `ladder`, one request a sample, or
-    `level`, four. Samples take turns in `languages`."""
     languages = settings.synthesis.languages
     requests = []
-    for number, sample in enumerate(samples):
+    for number, query in enumerate(list(data.queries)[: limit or None]):
         variables = {
-            "query": sample.query,
-            "positive": sample.positive,
+            "query": data.queries[query],
+            "positive": texts[data.positives[query][0]],
             "language": languages[number % len(languages)],
-            "sample": sample,
         }
+        name = f"{data.name}/{STAGE}/{query}"
         if settings.synthesis.mgh_calls == "ladder":
-            requests.append(Planned(sample.id, LADDER, variables))
+            requests.append(Planned(name, LADDER, variables))
             continue
-        for name, words in LEVEL_TEXTS.items():
-            by_level = {**variables, "level": words, "name": name}
-            requests.append(Planned(f"{sample.id}/{name}", LEVEL, by_level))
+        for level, words in LEVEL_TEXTS.items():
+            by_level = {**variables, "level": words}
+            requests.append(Planned(f"{name}/{level}", LEVEL, by_level))
     return requests
 
 
-def graded_samples(
-    samples: Sequence[Sample],
+def graded(
+    requests: Sequence[Planned],
     settings: Settings,
     client: Client,
     watch: Watch | None = None,
 ) -> tuple[list[GradedExample], list[Rejection]]:
-    """Ask for the four negatives of every sample.
+    """Ask `seeded_requests`: the graded examples, and what was rejected for good.
 
-    Asked level by level, a sample with a level that stays rejected is left out whole.
+    Asked level by level, a query with a level that stays rejected is left out whole.
     """
-    requests = seeded_requests(samples, settings)
     made, rejections = fulfil(requests, settings, client, watch)
-    if settings.synthesis.mgh_calls == "ladder":
+    if all(request.prompt is LADDER for request in requests):
         return made, rejections
-    texts = {(sample, level): text for sample, level, text in made}
+    texts = dict(made)
     examples = []
-    for sample in samples:
-        negatives = [texts.get((sample, level)) for level in LEVELS]
-        if None in negatives:
-            continue
+    for first in requests[:: len(LEVELS)]:
+        name = first.id.removesuffix(f"/{LEVELS[0]}")
+        ladder = [texts.get(f"{name}/{level}") for level in LEVELS]
         try:
-            examples.append(_example(sample, negatives))
-        except Rejected as fault:
+            if None not in ladder:
+                examples.append(_example(replace(first, id=name), ladder))
+        except Rejected as fault:  # two levels are the same text
             reason, detail = fault.args
-            found = Rejection(id=sample.id, reason=reason, detail=detail)
-            rejections.append(found)
+            rejections.append(Rejection(id=name, reason=reason, detail=detail))
     return examples, rejections
 
 
-def _example(sample: Sample, negatives: Sequence[str]) -> GradedExample:
-    check_texts([sample.query, sample.positive, *negatives])
+def _example(request: Planned, negatives: Sequence[str]) -> GradedExample:
+    query, positive = request.variables["query"], request.variables["positive"]
+    check_texts([query, positive, *negatives])
     return GradedExample(
-        id=sample.id,
-        family=sample.source,
+        id=request.id,
+        family=request.family,
         group="retrieval",
-        task_id=f"{sample.source}/retrieval",
+        task_id=f"{request.family}/retrieval",
         task=TASK,
-        query=sample.query,
-        positive=sample.positive,
+        query=query,
+        positive=positive,
         negatives=tuple(negatives),
         split="train",
     )
 
 
 def _ladder(request: Planned, reply: LadderReply) -> GradedExample:
-    return _example(request.variables["sample"], ladder_texts(reply))
+    return _example(request, ladder_texts(reply))
 
 
-def _level(request: Planned, reply: LevelReply) -> tuple[Sample, str, str]:
-    sample = request.variables["sample"]
-    check_texts([sample.query, sample.positive, reply.text])
-    return sample, request.variables["name"], reply.text
+def _level(request: Planned, reply: LevelReply) -> tuple[str, str]:
+    check_texts([request.variables["query"], request.variables["positive"], reply.text])
+    return request.id, reply.text
 
 
 LADDER = Prompt("mgh_seeded", LadderReply, _ladder)
 LEVEL = Prompt("mgh_level", LevelReply, _level)
 
 
-def estimate(samples: Sequence[Sample], settings: Settings) -> pd.DataFrame:
+def estimate(requests: Sequence[Planned], settings: Settings) -> pd.DataFrame:
     """What grading would ask and cost: each negative as long as the positive."""
-    requests = seeded_requests(samples, settings)
-    texts = 4 if settings.synthesis.mgh_calls == "ladder" else 1
     positives = recording.token_counter()(r.variables["positive"] for r in requests)
-    lengths = [texts * (count + 12) for count in positives]  # 12: its keys and quotes
+    lengths = [
+        (4 if request.prompt is LADDER else 1) * (count + 12)  # 12: keys and quotes
+        for request, count in zip(requests, positives, strict=True)
+    ]
     store = Store(ROOT / settings.llm.store)
     return recording.estimated({STAGE: (requests, lengths)}, settings, store)
 
 
-def grade(
-    samples: Sequence[Sample], settings: Settings, out: Path, batch: bool
+def run(
+    requests: Sequence[Planned], settings: Settings, out: Path, batch: bool
 ) -> None:
     """Grade with a live table on the terminal, and write the examples as JSONL."""
     with recording.on_terminal(settings, batch) as (client, watch):
-        made, rejected = graded_samples(samples, settings, client, watch(STAGE))
+        made, rejected = graded(requests, settings, client, watch(STAGE))
     count = write_jsonl(out, made)
     print(f"{count} graded examples, {len(rejected)} rejected for good: {out}")

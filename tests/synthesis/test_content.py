@@ -197,16 +197,17 @@ def beir(tmp_path):
     return folder
 
 
-def samples(beir, limit=0):
-    return from_sets.samples_of(retrieval.read_set(beir), limit)
+def asked_of(beir, settings, limit=0):
+    return from_sets.seeded_requests(retrieval.read_set(beir), settings, limit)
 
 
-def test_samples_of_a_beir_folder_are_queries_with_a_relevant_text(beir):
-    assert [(s.query_id, s.query, s.positive) for s in samples(beir)] == [
-        ("q0", "question number 0", "T1\nText 1 about it."),
-        ("q1", "question number 1", "T2\nText 2 about it."),
+def test_queries_of_a_beir_folder_are_asked_for_with_a_relevant_text(beir):
+    asked = asked_of(beir, resolve())
+    assert [(r.variables["query"], r.variables["positive"]) for r in asked] == [
+        ("question number 0", "T1\nText 1 about it."),
+        ("question number 1", "T2\nText 2 about it."),
     ]
-    assert samples(beir, limit=1) == samples(beir)[:1]
+    assert asked_of(beir, resolve(), limit=1) == asked[:1]
 
 
 def written(prompt):
@@ -229,7 +230,8 @@ def test_a_ladder_is_written_for_each_seed_in_one_call_or_four(
     server = answering(written)
     settings = live(tmp_path, mgh_calls=calls, languages=["French"])
     client = generate.open_client(settings)
-    examples, rejections = from_sets.graded_samples(samples(beir), settings, client)
+    asked = asked_of(beir, settings)
+    examples, rejections = from_sets.graded(asked, settings, client)
     assert rejections == [] and sum(server.attempts.values()) == count
     assert [e.id for e in examples] == ["set/mgh-seeded/q0", "set/mgh-seeded/q1"]
     assert all(isinstance(e, GradedExample) for e in examples)
@@ -246,7 +248,8 @@ def test_a_seed_whose_level_is_refused_is_refused_whole(answering, beir, tmp_pat
     answering(part)
     settings = live(tmp_path, mgh_calls="level")
     client = generate.open_client(settings)
-    examples, rejections = from_sets.graded_samples(samples(beir), settings, client)
+    asked = asked_of(beir, settings)
+    examples, rejections = from_sets.graded(asked, settings, client)
     assert [e.id for e in examples] == ["set/mgh-seeded/q0"]
     assert [(r.id, r.reason) for r in rejections] == [
         ("set/mgh-seeded/q1/N3", "not_json")
