@@ -296,5 +296,40 @@ def record(
     recording.run(chosen, stages or [], batch)
 
 
+@app.command()
+def grade(
+    folder: Annotated[
+        Path, typer.Argument(help="corpus.jsonl, queries.jsonl and qrels/, as BEIR's")
+    ],
+    split: Annotated[str, typer.Option(help="qrels/SPLIT.tsv names the queries")] = (
+        "train"
+    ),
+    limit: Annotated[int, typer.Option(help="first queries to take; 0: all")] = 0,
+    out: Annotated[Path | None, typer.Option(help="the examples, .jsonl")] = None,
+    profile: Profile = "workshop",
+    assign: Assign = None,
+    config: Config = None,
+    max_cost: MaxCost = None,
+    batch: Batch = False,
+    only_estimate: Annotated[
+        bool, typer.Option("--estimate", help="say what it would cost, ask nothing")
+    ] = False,
+) -> None:
+    """Have N1 to N4 written for the queries of any retrieval set (MGH); live or replay.
+
+    By `--set mgh_calls=level` each negative is asked for alone.
+    """
+    chosen = live_settings(profile, assign, config, max_cost, mode="replay")
+    from nbutils.core import retrieval, settings
+    from nbutils.synthesis import from_sets
+
+    data = retrieval.read_set(folder, split)
+    requests = from_sets.seeded_requests(data, chosen, limit)
+    if only_estimate:
+        return tell_cost(from_sets.estimate(requests, chosen), chosen)
+    out = out or settings.ROOT / "runs" / profile / f"graded-{data.name}.jsonl"
+    from_sets.run(requests, chosen, out, batch)
+
+
 if __name__ == "__main__":
     app(prog_name="python -m nbutils")

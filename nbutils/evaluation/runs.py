@@ -16,14 +16,13 @@ from nbutils.core import processes, statistics
 from nbutils.core.errors import LabError
 from nbutils.core.fields import Settings
 from nbutils.core.files import read_table, write_json, write_table
-from nbutils.core.records import Records
+from nbutils.core.records import Records, read_records
 from nbutils.core.retrieval import HELD_OUT
 from nbutils.core.settings import DATA, resolve
 from nbutils.encoder.student import build_student
 from nbutils.evaluation import studies
 from nbutils.evaluation.scores import development, per_query_scores
 from nbutils.mining.miner import mine_for_training
-from nbutils.synthesis import generate
 from nbutils.training import loop
 from nbutils.training.instances import MINED, training_data
 
@@ -42,7 +41,7 @@ def run_seed(
     seed, split, query_id, and ndcg and beats_n1, each `_before` and `_after`.
     """
     processes.place()  # each process takes its own device before anything is loaded
-    records = generate.load(settings)
+    records = read_records(settings)
     student = build_student(settings)
     before = per_query_scores(student, settings, records)
     data = training_data(records, known=settings.training.known_positives)
@@ -135,7 +134,7 @@ def run_study(
         )
     if not usual.is_file():
         write_json(usual, ours)
-    records = generate.load(resolve())
+    records = read_records(resolve())
     for seed, variant in itertools.product(seeds, study.variants):
         settings = resolve(overrides={**study.changes(variant), "seed": seed})
         for own in (None, seed):
