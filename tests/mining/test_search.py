@@ -19,7 +19,6 @@ from nbutils.core.errors import LabError
 from nbutils.mining import methods, recipe, search
 from nbutils.mining.arrays import VectorSearch
 from nbutils.mining.exclusion import prepare
-from nbutils.plots import mining
 
 
 def unit(rng, *shape):
@@ -306,43 +305,6 @@ def test_vectors_that_do_not_fit_their_texts_are_refused():
         VectorSearch(
             made.query_vectors, made.vectors, made.queries, made.corpus, {}, 10
         )
-
-
-# -- the figures of mining -------------------------------------------------------------
-
-
-def test_the_figures_say_their_numbers():
-    curve = pd.DataFrame(
-        {"documents": [10, 100], "ours": [1.0, 3.0], "bare": [2.0, 4.0], "memory": 9.0}
-    )
-    text = mining.scaling(curve)[1]
-    assert "10: 0.50 of the bare time, 9 MB" in text and "100: 0.75" in text
-    pairs = pd.DataFrame(
-        [("a", "b", 0.1), ("a", "b", 0.3), ("a", "c", 0.6), ("b", "c", 0.5)],
-        columns=["one", "other", "jaccard"],
-    )
-    figure, text = mining.overlap_matrix(pairs)
-    assert "3 teachers mine: least a and b (0.20), most a and c (0.60)" in text
-    drawn = {label.get_text() for label in figure.axes[0].texts}
-    assert drawn == {"1.00", "0.20", "0.60", "0.50"}
-
-
-def test_the_rank_histogram_counts_every_negative_once():
-    ranks = {"naive": [2, 2, 3, 4], "shifted": [11, 30, 31, 4000]}
-    rows = [(m, r, r == 2) for m, own in ranks.items() for r in own]
-    table = pd.DataFrame(rows, columns=["method", "rank", "planted"])
-    figure, text = mining.rank_histogram(table)
-    assert "naive 2 (2 to 4), shifted 30 (17 to 2809)" in text and text.endswith(".")
-    axis = figure.axes[0]
-    names = [label.get_text() for label in figure.axes[1].get_xticklabels()]
-    assert names[14:] == ["15", "16–20", "21–30", "31–50", "51–100", "> 100"]
-    whole, planted = (
-        {names[n]: bar.get_height() for n, bar in enumerate(bars) if bar.get_height()}
-        for bars in axis.containers
-    )
-    assert whole == {"2": 0.5, "3": 0.25, "4": 0.25} and planted == {"2": 0.5}
-    shifted = [bar.get_height() for bar in figure.axes[1].containers[0]]
-    assert sum(shifted) == 1 and shifted[-1] == 0.25
 
 
 def test_the_benchmarks_data_starve_the_peer_and_not_us(tmp_path):
