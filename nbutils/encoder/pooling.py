@@ -13,7 +13,7 @@ import torch
 from sentence_transformers.base.modules import Module
 from torch import Tensor
 
-from nbutils.core.errors import LabError, nearest
+from nbutils.core.errors import LabError, known
 
 POOLINGS = ("mean", "last", "first", "weighted_mean", "ata")
 
@@ -41,6 +41,7 @@ def token_weights(mode: str, mask: Tensor, received: Tensor | None = None) -> Te
     weighted_mean, by position (SGPT); ata, from `received`. Raises LabError for an
     unknown mode or a text whose mask leaves no token.
     """
+    known("pooling", mode, POOLINGS)
     real = mask.float()
     if (real.sum(-1) == 0).any():
         raise LabError("a text has no token left to pool: it is empty or cut too short")
@@ -53,12 +54,10 @@ def token_weights(mode: str, mask: Tensor, received: Tensor | None = None) -> Te
         weights = (position == 1).float()
     elif mode == "weighted_mean":
         weights = position
-    elif mode == "ata":
-        if received is None:
-            raise LabError("ATA pooling needs the attention that tokens receive")
-        weights = received * real
+    elif received is None:
+        raise LabError("ATA pooling needs the attention that tokens receive")
     else:
-        raise LabError(f"unknown pooling {mode!r}{nearest(mode, POOLINGS)}")
+        weights = received * real
     return weights / weights.sum(-1, keepdim=True)
 
 
@@ -73,9 +72,7 @@ class TokenPooling(Module):
 
     def __init__(self, mode: str, dimension: int):
         super().__init__()
-        if mode not in POOLINGS:
-            raise LabError(f"unknown pooling {mode!r}{nearest(mode, POOLINGS)}")
-        self.mode = mode
+        self.mode = known("pooling", mode, POOLINGS)
         self.dimension = dimension
 
     def forward(self, features: dict[str, Any], **kwargs) -> dict[str, Any]:

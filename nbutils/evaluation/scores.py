@@ -46,7 +46,8 @@ class CachedEncoder:
     def __init__(self, model: SentenceTransformer, settings: Settings, name: str):
         self.model, self.settings = model, settings
         self.mteb_model_meta = _meta(name)
-        self.instructed = getattr(model[0], "text_format", "plain") != "plain"
+        section = getattr(model[0], "section", None)
+        self.instructed = section is not None and section.text_format != "plain"
         self.known: dict[tuple[str | None, str], np.ndarray] = {}
 
     def encode(

@@ -54,7 +54,7 @@ def test_table_and_means_by_class():
 
 
 def test_one_pass_gives_what_each_pooling_gives_alone(student, settings):
-    found = anchors.pooled(student, TEXTS, batch=2)
+    found = anchors.pooled(student, TEXTS)
     assert set(found) == set(POOLINGS)
     alone = vectors.embed(student, TEXTS, settings, cache=None)
     assert np.allclose(found["ata"], alone, atol=1e-5)
@@ -62,7 +62,7 @@ def test_one_pass_gives_what_each_pooling_gives_alone(student, settings):
 
 
 def test_layers_end_with_what_the_pooling_sees(student, settings):
-    table = anchors.by_layer(student, TEXTS, 100, 0, batch=2)
+    table = anchors.by_layer(student, TEXTS, 100, 0)
     assert table["layer"].unique().tolist() == [1, 2]
     entries = anchors.inspect(student, TEXTS)
     weights = []
@@ -95,3 +95,16 @@ def test_places_of_a_text_by_hand():
     table = anchors.by_place([np.array([0.5, 0.3, 0.2, 0.0])], 100, 0, parts=2)
     assert table["mean"].tolist() == pytest.approx([1.6, 0.4])
     assert table["part"].tolist() == [1, 2]
+
+
+def test_an_even_causal_attention_by_hand():
+    """Of three tokens the first receives 1 + 1/2 + 1/3, the last 1/3."""
+    assert anchors.even_causal(3) == pytest.approx([11 / 6, 5 / 6, 1 / 3])
+    even = np.tri(3) / np.tri(3).sum(1, keepdims=True)
+    sink = np.array([[1, 0, 0], [1, 0, 0], [0.5, 0.25, 0.25]])
+    heads = np.stack([even, sink])
+    found = anchors.relative_attention(heads, causal=True)
+    wanted = [(11 / 6 + 2.5) / (11 / 3), (5 / 6 + 0.25) / (5 / 3), (1 / 3 + 0.25) * 1.5]
+    assert found == pytest.approx(wanted)
+    both_ways = anchors.relative_attention(np.full((2, 4, 4), 0.25), causal=False)
+    assert both_ways == pytest.approx([1, 1, 1, 1])
