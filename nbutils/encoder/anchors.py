@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,8 +25,7 @@ CLASSES = ("first token", "last token", "punctuation", "word")
 def token_class(token: str, position: int, count: int) -> str:
     """The class of the token at `position` of `count`.
 
-    The first and last token of a text are, for most encoders, template tokens
-    ([CLS], [SEP], <s>, [/INST]).
+    The first and last token are, for most encoders, template tokens ([CLS], [/INST]).
     """
     if position == 0:
         return "first token"
@@ -36,10 +36,9 @@ def token_class(token: str, position: int, count: int) -> str:
 
 
 def even_causal(tokens: int) -> np.ndarray:
-    """Attention (tokens,) that each receives where all attend evenly, causally.
+    """Attention (tokens,) received where each attends evenly to itself and before.
 
-    Each attends evenly to itself and to those before it. 1 is the mean of a text: the
-    first token is far above it even where no head prefers it.
+    The first token is far above 1, a text's mean, even where no head prefers it.
     """
     mask = np.tri(tokens)
     return (mask / mask.sum(1, keepdims=True)).sum(0)
@@ -55,32 +54,34 @@ def relative_attention(attention: np.ndarray, *, causal: bool) -> np.ndarray:
 
 
 def inspect(
-    model: SentenceTransformer, texts: Sequence[str]
-) -> list[dict[str, np.ndarray]]:
-    """Tokens, attention and hidden states of each text under `model` (last layer).
+    model: SentenceTransformer, texts: Sequence[str], transform: str = "log"
+) -> list[dict[str, Any]]:
+    """Tokens, attention and hidden states of each text under `model`.
 
-    Each entry: `tokens` (n strings), `attention` (heads, n, n), `hidden` (n, dim), in
-    float32, for the n real tokens. The first module must be a `Backbone`.
+    Each entry, of n real tokens, in float32: `tokens` (n strings), `attention` of the
+    last layer (heads, n, n), its `hidden` states (n, dim), and `received` (layers, n),
+    the weights that ATA would give by each layer, rows that sum to one. The first
+    module must be a `Backbone`; `transform` is `attention.attend`'s.
     """
     entries, every = [], slice(None)
     for text in texts:
-        tokens, layers, hidden, mask = _watch(model, text)
-        real = mask[0].bool().cpu().numpy()  # texts are padded to round lengths
-        attention = layers[-1].probabilities(every, every, mask)[0].cpu().numpy()
-        attention, hidden = attention[:, real][:, :, real], hidden[real]
-        entries.append({"tokens": tokens, "attention": attention, "hidden": hidden})
+        features = model.preprocess([text])
+        ids = features["input_ids"].to(model.device)
+        mask = features["attention_mask"].to(model.device)
+        with torch.no_grad(), attention_tap(every=True) as tap:
+            output = model[0].model(input_ids=ids, attention_mask=mask)
+            summed = [attend(one, mask, transform=transform)[1] for one in tap.layers]
+        real = mask[0].bool()  # texts are padded to round lengths
+        received = torch.cat(summed)[:, real]
+        measured = {
+            "attention": tap.layer.probabilities(every, every)[0][:, real][..., real],
+            "hidden": output.last_hidden_state[0][real],
+            "received": received / received.sum(1, keepdim=True),
+        }
+        tokens = model.tokenizer.convert_ids_to_tokens(ids[0][real].tolist())
+        arrays = {name: m.float().cpu().numpy() for name, m in measured.items()}
+        entries.append({"tokens": tokens, **arrays})
     return entries
-
-
-def _watch(model: SentenceTransformer, text: str):
-    """A text's real tokens, every layer, last hidden states and mask (with padding)."""
-    features = model.preprocess([text])
-    ids, mask = (features[k].to(model.device) for k in ("input_ids", "attention_mask"))
-    with torch.no_grad(), attention_tap(every=True) as tap:
-        output = model[0].model(input_ids=ids, attention_mask=mask)
-    tokens = model.tokenizer.convert_ids_to_tokens(ids[mask.bool()].tolist())
-    hidden = output.last_hidden_state[0].float().cpu().numpy()
-    return tokens, tap.layers, hidden, mask
 
 
 def anchor_table(
@@ -104,37 +105,21 @@ def anchor_table(
 
 def class_means(table: pd.DataFrame, samples: int, seed: int) -> pd.DataFrame:
     """Mean relative weight of each class with a 95 % bootstrap interval over texts."""
-    per_text = table.groupby(["text", "class"])["relative"].mean().unstack()
+    per_text = table.groupby(["class", "text"])["relative"].mean()
     rows = []
     for name in (c for c in CLASSES if c in per_text):
-        values = per_text[name].dropna()
+        values = per_text[name]
         rows.append((name, *interval(values, samples, seed), len(values)))
     return pd.DataFrame(rows, columns=["class", "mean", "low", "high", "texts"])
 
 
-def by_layer(
-    model: SentenceTransformer,
-    texts: Sequence[str],
-    samples: int,
-    seed: int,
-    transform: str = "log",
-) -> pd.DataFrame:
-    """`class_means` of every layer: layer (1 is the first), class, mean, low, high.
-
-    `transform` is `attention.attend`'s: `sum` counts the attention itself.
-    """
-    entries, weights = [], {}
-    for text in texts:
-        tokens, layers, _, mask = _watch(model, text)
-        entries.append({"tokens": tokens})
-        for number, layer in enumerate(layers, 1):
-            received = attend(layer, mask, transform=transform)[1][mask.bool()]
-            share = (received / received.sum()).cpu().numpy()
-            weights.setdefault(number, []).append(share)
-    tables = [
-        class_means(anchor_table(entries, shares), samples, seed).assign(layer=number)
-        for number, shares in weights.items()
-    ]
+def by_layer(entries: Sequence[dict], samples: int, seed: int) -> pd.DataFrame:
+    """`class_means` of every layer: layer (1 is the first), class, mean, low, high."""
+    tables = []
+    for layer in range(len(entries[0]["received"])):
+        weights = [entry["received"][layer] for entry in entries]
+        means = class_means(anchor_table(entries, weights), samples, seed)
+        tables.append(means.assign(layer=layer + 1))
     return pd.concat(tables, ignore_index=True)
 
 

@@ -56,11 +56,8 @@ class Layer:
     scaling: float | None = None
     softcap: float | None = None
 
-    def probabilities(self, texts: slice, rows: slice, real: Tensor | None) -> Tensor:
-        """Attention of some texts' queries: (texts, heads, rows, tokens), float32.
-
-        `real` (batch, tokens) is 0 for the tokens that nobody may see.
-        """
+    def probabilities(self, texts: slice, rows: slice) -> Tensor:
+        """Attention of some texts' queries: (texts, heads, rows, tokens), float32."""
         query, key = self.query[texts, :, rows].float(), self.key[texts].float()
         batch, heads, count, size = query.shape
         scale = size**-0.5 if self.scaling is None else self.scaling
@@ -68,23 +65,20 @@ class Layer:
         scores = (grouped @ key.mT).view(batch, heads, count, -1)
         if self.softcap is not None:
             scores = (scores / self.softcap).tanh() * self.softcap
-        forbidden = [] if real is None else [(real[texts] == 0)[:, None, None, :]]
-        if self.allowed is not None:  # of one text or one query, if the same for all
-            block = self.allowed if len(self.allowed) == 1 else self.allowed[texts]
-            block = block if block.shape[-2] == 1 else block[:, :, rows]
-            if block.dtype == torch.bool:
-                forbidden.append(~block)
+        if self.allowed is not None:
+            whole = self.allowed.expand(len(self.query), -1, self.query.shape[2], -1)
+            allowed = whole[texts, :, rows]
+            if allowed.dtype == torch.bool:
+                # A padded query may see nothing: its row is dropped later, so it is let
+                # see everything rather than become NaN.
+                never = ~allowed & allowed.any(-1, keepdim=True)
+                scores = scores.masked_fill_(never, -torch.inf)
             else:
-                scores = scores + block.clamp(min=torch.finfo(torch.float32).min)
+                scores = scores + allowed.clamp(min=torch.finfo(torch.float32).min)
         elif self.causal:
             places = torch.arange(scores.shape[-1], device=scores.device)
-            forbidden.append(places[None, :] > places[rows][:, None])
-        if forbidden:
-            never = reduce(torch.logical_or, forbidden)
-            # A padded query may see nothing: its row is dropped later, so it is let see
-            # everything rather than become NaN.
-            never = never & ~never.all(-1, keepdim=True)
-            scores = scores.masked_fill_(never, -torch.inf)
+            later = places[None, :] > places[rows][:, None]
+            scores = scores.masked_fill_(later, -torch.inf)
         return scores.softmax(-1)
 
 
@@ -99,9 +93,9 @@ def attend(
 
     `output` (batch, heads, tokens, dim), None where the layer has no `value`;
     `received` (batch, tokens), float32: ATA's weights before they are normalised.
-    `mask` (batch, tokens) is 1 for real tokens; padding is neither query nor key. Extra
-    memory is one block, whatever the length, also with gradient (blocks are computed
-    again in the backward pass).
+    `mask` (batch, tokens) is 1 for real tokens: padding neither gives nor receives.
+    Extra memory is one block, whatever the length, also with gradient (blocks are
+    computed again in the backward pass).
 
     `transform`, with K the number of a text's real tokens and a the attention from
     token j to token i, summed over heads and over j: `log`, log(1 + K a), our reading
@@ -111,10 +105,9 @@ def attend(
     query = layer.query
     batch, heads, length, _ = query.shape
     real = mask.to(query.device, torch.float32)
-    hidden = None if bool(real.all()) else real
 
     def block(texts: slice, rows: slice) -> tuple[Tensor | None, Tensor]:
-        attention = layer.probabilities(texts, rows, hidden)
+        attention = layer.probabilities(texts, rows)
         mixed = None if layer.value is None else _mixed(attention, layer.value[texts])
         count = real[texts].sum(-1)[:, None, None, None]
         shares = _over_heads(attention, count, transform)

@@ -6,7 +6,6 @@ import contextlib
 import importlib.metadata
 import os
 import tempfile
-import warnings
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -103,9 +102,7 @@ def quiet():
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
+        yield
     finally:
         transformers_logging.set_verbosity(before)
 

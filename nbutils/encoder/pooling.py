@@ -41,23 +41,19 @@ def token_weights(mode: str, mask: Tensor, received: Tensor | None = None) -> Te
     weighted_mean, by position (SGPT); ata, from `received`. Raises LabError for an
     unknown mode or a text whose mask leaves no token.
     """
-    known("pooling", mode, POOLINGS)
     real = mask.float()
     if (real.sum(-1) == 0).any():
         raise LabError("a text has no token left to pool: it is empty or cut too short")
-    position = real.cumsum(-1) * real
-    if mode == "mean":
-        weights = real
-    elif mode == "last":
-        weights = (position == position.amax(-1, keepdim=True)).float() * real
-    elif mode == "first":
-        weights = (position == 1).float()
-    elif mode == "weighted_mean":
-        weights = position
-    elif received is None:
+    place = real.cumsum(-1) * real  # 1, 2, 3 … over the real tokens, else 0
+    weights = {
+        "mean": real,
+        "last": (place == place.amax(-1, keepdim=True)).float(),
+        "first": (place == 1).float(),
+        "weighted_mean": place,
+        "ata": None if received is None else received * real,
+    }[known("pooling", mode, POOLINGS)]
+    if weights is None:
         raise LabError("ATA pooling needs the attention that tokens receive")
-    else:
-        weights = received * real
     return weights / weights.sum(-1, keepdim=True)
 
 
@@ -72,7 +68,7 @@ class TokenPooling(Module):
 
     def __init__(self, mode: str, dimension: int):
         super().__init__()
-        self.mode = known("pooling", mode, POOLINGS)
+        self.mode = mode
         self.dimension = dimension
 
     def forward(self, features: dict[str, Any], **kwargs) -> dict[str, Any]:

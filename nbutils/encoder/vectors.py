@@ -22,8 +22,11 @@ from nbutils.encoder.models import compute_dtype, quiet
 
 VECTORS = ROOT / ".cache" / "vectors"
 
-UNTELLING = {"_name_or_path", "transformers_version"}
-"""Entries of a model's configuration that change no vector."""
+UNTELLING = {
+    "_name_or_path": None, "transformers_version": None,  # of a configuration
+    "padding": None, "truncation": None,  # of a tokenizer: those of the latest call
+}  # fmt: skip
+"""Entries that change no vector."""
 
 
 def fingerprint(model: SentenceTransformer) -> str:
@@ -41,19 +44,16 @@ def fingerprint(model: SentenceTransformer) -> str:
     add(model.max_seq_length, model.truncate_dim)
     add(model.prompts, model.default_prompt_name)
     for name, module in model.named_modules():
-        if isinstance(module, Module):  # backbone, pooling, router and its routes …
-            compute = getattr(module, "compute", None)
+        if isinstance(module, Module):
+            compute = getattr(module, "compute", None)  # the dtype of a `Backbone`
             add(name, type(module).__name__, module.get_config_dict(), compute)
-        if isinstance(module, PreTrainedModel):
-            config = module.config.to_dict()
-            add([(k, config[k]) for k in sorted(config) if k not in UNTELLING])
-        if isinstance(module, BaseTunerLayer):
+        elif isinstance(module, PreTrainedModel):
+            add({**module.config.to_dict(), **UNTELLING})
+        elif isinstance(module, BaseTunerLayer):
             add(name, module.disable_adapters, module.active_adapters, module.scaling)
     tokenizer = getattr(model.tokenizer, "backend_tokenizer", model.tokenizer)
-    state = json.loads(tokenizer.to_str())
-    for latest in ("padding", "truncation"):  # these are of the latest call
-        state.pop(latest, None)
-    add(state, getattr(model.tokenizer, "padding_side", None))
+    add({**json.loads(tokenizer.to_str()), **UNTELLING})
+    add(getattr(model.tokenizer, "padding_side", None))
     for name, tensor in sorted(model.state_dict().items()):
         if isinstance(tensor, torch.Tensor):
             add(name, tensor.dtype, tuple(tensor.shape))
@@ -109,10 +109,10 @@ def kept(
 ) -> np.ndarray:
     """Vectors of `texts`, float32 (texts, width), read from `path` or made.
 
-    `make` gives those of other texts in batches, in order; each batch is kept as it
-    comes, so that nothing paid for is lost. `prompt` is what stands before every text.
-    `path` None keeps nothing; a damaged file is made anew. LabError names a text whose
-    vector is not finite or not as wide as the others: it is not kept.
+    `make` gives those of the missing texts in batches, in order; each is kept as it
+    comes: nothing paid for is lost. `prompt` stands before every text. `path` None
+    keeps nothing; a damaged file is made anew. LabError names a text whose vector is
+    not finite or not as wide as the others: it is not kept.
     """
     keys = {
         text: hashlib.sha256(f"{prompt}\0{text}".encode()).digest() for text in texts
