@@ -4,22 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from nbutils.core.settings import resolve
 from nbutils.encoder import anchors, vectors
 from nbutils.encoder.pooling import POOLINGS, ata_weights
 from nbutils.encoder.student import build_student
 
 TEXTS = ["Bees dance, in the dark.", "Tax!", "A longer text that needs more tokens."]
-
-
-@pytest.fixture(scope="module")
-def settings():
-    return resolve("smoke", {"compute_dtype": "float32"})
-
-
-@pytest.fixture(scope="module")
-def student(settings):
-    return build_student(settings)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +34,7 @@ def test_what_is_received_is_of_each_layer_and_of_the_pooling_in_the_last(entrie
         wanted = ata_weights(attention, torch.ones(1, attention.shape[-1]))[0]
         first, last = entry["received"]
         assert np.allclose(last, wanted, atol=1e-5)
-        assert np.abs(first - last).max() > 1e-3
+        assert np.abs(first - last).max() > 1e-4
     table = anchors.by_layer(entries, 100, 0)
     assert table["layer"].unique().tolist() == [1, 2]
     weights = [entry["received"][1] for entry in entries]
@@ -109,6 +98,5 @@ def test_an_even_causal_attention_by_hand():
     sink = np.array([[[1, 0, 0], [1, 0, 0], [0.5, 0.25, 0.25]]])
     wanted = [2.5 / (11 / 6), 0.25 / (5 / 6), 0.25 * 3]
     assert anchors.relative_attention(sink, causal=True) == pytest.approx(wanted)
-    assert anchors.relative_attention(sink, causal=False) == pytest.approx(
-        sink.sum(1)[0]
-    )
+    both_ways = anchors.relative_attention(sink, causal=False)
+    assert both_ways == pytest.approx([2.5, 0.25, 0.25])

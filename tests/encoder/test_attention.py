@@ -25,10 +25,7 @@ SLIDING = {**GROUPED, "sliding_window": 4}
 KINDS = {
     "mistral": ("mistral", {**GROUPED, "sliding_window": None}),
     "mistral, sliding": ("mistral", SLIDING),
-    "llama": ("llama", GROUPED),
-    "qwen2": ("qwen2", {"num_key_value_heads": 2}),
     "qwen3": ("qwen3", GROUPED),
-    "gemma": ("gemma", {"num_key_value_heads": 1, "head_dim": 8}),
     "gemma2, sliding": ("gemma2", {
         **SLIDING, "attn_logit_softcapping": 1.0, "query_pre_attn_scalar": 8,
         "layer_types": ["full_attention", "sliding_attention"],
@@ -98,7 +95,9 @@ def test_weights_equal_those_of_eager_matrices(kind, both_ways, side):
         wanted = eager_weights(eager, batch)
         hidden = eager(**batch).last_hidden_state
         found = {last: tapped(ours, batch, last=last) for last in (True, False)}
-    graph, _ = tapped(ours, batch, gradient=True)  # with gradient: SDPA, then blocks
+    graph, states = tapped(ours, batch, gradient=True)  # SDPA first, then blocks
+    assert graph.requires_grad and states.requires_grad
+    assert not tapped(ours, batch)[0].requires_grad
     for weights, states in found.values():
         assert torch.allclose(weights, wanted, atol=1e-4)
         assert torch.allclose(states[real], hidden[real], atol=1e-4)
@@ -193,7 +192,7 @@ def test_transforms_are_what_they_say():
     torch.manual_seed(0)
     layer = Layer(torch.randn(1, 2, 5, 4), torch.randn(1, 2, 5, 4))
     mask = torch.ones(1, 5)
-    matrix = layer.probabilities(slice(None), slice(None), mask)
+    matrix = layer.probabilities(slice(None), slice(None))
     wanted = {
         "log": torch.log1p(5 * matrix).sum((1, 2)),
         "sum": matrix.sum((1, 2)),
@@ -202,14 +201,6 @@ def test_transforms_are_what_they_say():
     for transform, value in wanted.items():
         _, received = attend(layer, mask, transform=transform)
         assert torch.allclose(received, value, atol=1e-4), transform
-
-
-def test_gradient_flows_through_the_weights_only_when_asked():
-    model, batch = made("bert", TAPPED), inputs("right")
-    for asked in (True, False):
-        weights, hidden = tapped(model, batch, gradient=asked)
-        assert weights.requires_grad is asked
-        assert hidden.requires_grad
 
 
 @pytest.mark.parametrize("kind", ["bert", "mistral", "gemma2, full"])
@@ -226,7 +217,7 @@ def test_autocast_changes_the_weights_little(kind):
 
 def test_only_the_last_layer_is_read():
     """The tap keeps one layer's call; the others run without a trace."""
-    model, batch = made("llama", TAPPED), inputs("right")
+    model, batch = made("mistral", TAPPED), inputs("right")
     with torch.no_grad(), attention_tap() as tap:
         model(**batch)
     last = tap.layer
