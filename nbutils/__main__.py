@@ -275,13 +275,20 @@ MaxCost = Annotated[
 ]
 
 
+Batch = Annotated[bool, typer.Option("--batch", help="use the provider's batch files")]
+
+
 def live_settings(
-    profile: str, assign: list[str] | None, config: Path | None, max_cost: float | None
+    profile: str,
+    assign: list[str] | None,
+    config: Path | None,
+    max_cost: float | None,
+    mode: str = "live",
 ):
-    """Settings that ask a server: live, unless the user says record."""
+    """Settings that ask a server: `mode`, unless the user says another."""
     from nbutils.core import settings
 
-    overrides = {"llm_mode": "live", **gather(assign or [], config)}
+    overrides = {"llm_mode": mode, **gather(assign or [], config)}
     if max_cost is not None:
         overrides["llm_max_cost"] = max_cost
     return settings.resolve(profile, overrides)
@@ -300,7 +307,13 @@ def estimate(
     from nbutils.llm.store import Store
     from nbutils.synthesis import recording
 
-    found = recording.estimate(chosen, Store(ROOT / chosen.llm.store), stages or ())
+    tell_cost(
+        recording.estimate(chosen, Store(ROOT / chosen.llm.store), stages or ()), chosen
+    )
+
+
+def tell_cost(found, chosen) -> None:
+    """Print the table of an estimate, and its sum in words."""
     typer.echo(found.round(4).to_string(index=False))
     total = found.iloc[-1]
     typer.echo(
@@ -317,15 +330,48 @@ def record(
     assign: Assign = None,
     config: Config = None,
     max_cost: MaxCost = None,
-    batch: Annotated[
-        bool, typer.Option("--batch", help="use the provider's batch files")
-    ] = False,
+    batch: Batch = False,
 ) -> None:
     """Ask a server for every missing answer, and keep each as it arrives."""
     chosen = live_settings(profile, assign, config, max_cost)
     from nbutils.synthesis import recording
 
     recording.run(chosen, stages or [], batch)
+
+
+@app.command()
+def grade(
+    folder: Annotated[
+        Path, typer.Argument(help="corpus.jsonl, queries.jsonl and qrels/, as BEIR's")
+    ],
+    split: Annotated[str, typer.Option(help="qrels/SPLIT.tsv names the queries")] = (
+        "train"
+    ),
+    limit: Annotated[int, typer.Option(help="first queries to take; 0: all")] = 0,
+    out: Annotated[Path | None, typer.Option(help="the examples, .jsonl")] = None,
+    profile: Profile = "workshop",
+    assign: Assign = None,
+    config: Config = None,
+    max_cost: MaxCost = None,
+    batch: Batch = False,
+    only_estimate: Annotated[
+        bool, typer.Option("--estimate", help="say what it would cost, ask nothing")
+    ] = False,
+) -> None:
+    """Have N1 to N4 written for the queries of any retrieval set (MGH); live or replay.
+
+    By `--set mgh_calls=level` each negative is asked for alone.
+    """
+    chosen = live_settings(profile, assign, config, max_cost, mode="replay")
+    from nbutils.core import retrieval, settings
+    from nbutils.synthesis import from_sets
+
+    data = retrieval.read_set(folder, split)
+    requests = from_sets.seeded_requests(data, chosen, limit)
+    if only_estimate:
+        return tell_cost(from_sets.estimate(requests, chosen), chosen)
+    out = out or settings.ROOT / "runs" / profile / f"graded-{data.name}.jsonl"
+    from_sets.run(requests, chosen, out, batch)
 
 
 if __name__ == "__main__":

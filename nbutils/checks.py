@@ -29,9 +29,9 @@ def data() -> str:
 
 def prompts() -> str:
     """The prompt templates are those that the recorded answers belong to."""
-    from nbutils.synthesis import plan
+    from nbutils.synthesis import replies
 
-    return ", ".join(plan.prompts())
+    return ", ".join(replies.templates())
 
 
 def model() -> str:

@@ -10,7 +10,9 @@ from nbutils.core.files import read_table as read_table
 from nbutils.core.files import write_jsonl as write_jsonl
 from nbutils.core.files import write_table as write_table
 from nbutils.core.records import LEVELS as LEVELS
+from nbutils.core.records import RECORDS as RECORDS
 from nbutils.core.records import Records as Records
+from nbutils.core.records import read_records as read_records
 from nbutils.core.retrieval import HELD_OUT as HELD_OUT
 from nbutils.core.retrieval import local_set as local_set
 from nbutils.core.retrieval import passages as passages

@@ -9,13 +9,14 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 from pydantic import BaseModel, ValidationError
 
 from nbutils.core.errors import LabError
-from nbutils.core.records import R
+
+R = TypeVar("R", bound=BaseModel)
 
 
 @contextmanager

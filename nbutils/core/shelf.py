@@ -1,4 +1,8 @@
-"""A shelf: rows by key in one SQLite file, each on the disk before `put` returns."""
+"""A shelf: rows by key in one SQLite file, each written before `put` returns.
+
+A process that is killed loses nothing; a power failure may cost the latest rows, for a
+commit that waits for the disk would take longer than the rest of a request.
+"""
 
 from __future__ import annotations
 
@@ -84,11 +88,9 @@ class Shelf:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(self.path, timeout=60, check_same_thread=False)
             try:
-                with contextlib.suppress(
-                    sqlite3.OperationalError
-                ):  # set elsewhere, now
-                    connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute("PRAGMA synchronous=FULL")
+                with contextlib.suppress(sqlite3.OperationalError):
+                    connection.execute("PRAGMA journal_mode=WAL")  # or another sets it
+                connection.execute("PRAGMA synchronous=NORMAL")
                 named = ", ".join(("key PRIMARY KEY", *self.columns))
                 connection.execute(f"CREATE TABLE IF NOT EXISTS {self.table} ({named})")
             except sqlite3.Error:

@@ -17,14 +17,13 @@ from nbutils.core import processes, statistics
 from nbutils.core.errors import LabError
 from nbutils.core.fields import Settings
 from nbutils.core.files import read_table, write_json, write_table
-from nbutils.core.records import Records
+from nbutils.core.records import Records, read_records
 from nbutils.core.retrieval import HELD_OUT, local_set
 from nbutils.core.settings import DATA, resolve
 from nbutils.encoder.student import build_student
 from nbutils.evaluation import studies
 from nbutils.evaluation.scores import development, per_query_scores
 from nbutils.mining.miner import mine_for_training
-from nbutils.synthesis import generate
 from nbutils.training import loop
 from nbutils.training.instances import MINED, training_data
 
@@ -45,7 +44,7 @@ def run_seed(
     ndcg_before, ndcg_after, beats_n1_before, beats_n1_after.
     """
     processes.place()  # each process takes its own device before anything is loaded
-    records = generate.load(settings)
+    records = read_records(settings)
     student = build_student(settings)
     sets = [local_set(name, records.graded, records.items) for name in HELD_OUT]
     before = [per_query_scores(student, settings, data) for data in sets]
@@ -178,7 +177,7 @@ def run_study(
     """
     study = studies.study_of(name)
     _check_defaults(folder)
-    records = generate.load(resolve())
+    records = read_records(resolve())
     for seed in seeds:
         for variant in study.variants:
             for trained in (False, True):

@@ -145,8 +145,10 @@ class Run:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def input(self, notebook: str, filename: str, shipped: Path | None = None) -> Path:
-        """A file or folder that `notebook` wrote, else the shipped one; says which.
+    def input(
+        self, notebook: str, filename: str = "", shipped: Path | None = None
+    ) -> Path:
+        """A file that `notebook` wrote (its folder), else the shipped one; says which.
 
         Only a run of the same profile and `out` counts, and only one that finished:
         its metrics.json stands beside its files. The shipped one is checked against

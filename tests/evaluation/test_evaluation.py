@@ -7,6 +7,7 @@ from sentence_transformers import SentenceTransformer
 
 from nbutils.core import retrieval, statistics
 from nbutils.core.errors import LabError
+from nbutils.core.records import read_records
 from nbutils.core.settings import resolve
 from nbutils.encoder.student import build_student, load_encoder, save_student
 from nbutils.evaluation.runs import SEEDS, other_settings
@@ -19,7 +20,6 @@ from nbutils.evaluation.scores import (
     ndcg_per_query,
 )
 from nbutils.evaluation.tasks import local_tasks, named_tasks
-from nbutils.synthesis import generate
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def settings():
 
 @pytest.fixture(scope="module")
 def records(settings):
-    return generate.load(settings)
+    return read_records(settings)
 
 
 def test_the_sets_hold_all_true_positives_and_nothing_of_training(records):
@@ -181,7 +181,7 @@ def test_named_tasks_are_english_only():
 
 def test_shipped_seeds_are_complete_and_match_the_held_out_queries():
     table = pd.read_csv(SEEDS)
-    records = generate.load(resolve())
+    records = read_records(resolve())
     assert table["seed"].nunique() == 5
     assert other_settings(resolve()) == []
     for name in retrieval.HELD_OUT:

@@ -12,17 +12,17 @@ from nbutils.__main__ import app
 from nbutils.core import machine, retrieval
 from nbutils.core.errors import LabError
 from nbutils.core.files import read_table, write_table
+from nbutils.core.records import read_records
 from nbutils.core.settings import resolve
 from nbutils.core.text import normalise
 from nbutils.encoder.student import build_student, load_student
 from nbutils.evaluation import runs
-from nbutils.synthesis import generate
 from nbutils.training import instances, loop
 
 
 @pytest.fixture(scope="module")
 def records():
-    return generate.load(resolve())
+    return read_records(resolve())
 
 
 def test_nothing_held_out_is_trained_on_or_mined_from(records):

@@ -114,9 +114,9 @@ def test_runs_of_other_defaults_are_refused(tiny, tmp_path):
 
 
 def test_each_method_mines_its_own_table_without_own_or_held_out_texts():
-    from nbutils.synthesis import generate
+    from nbutils.core.records import read_records
 
-    records = generate.load(resolve())
+    records = read_records(resolve())
     settings = resolve(overrides={"teachers": ["bm25"], "candidate_depth": 30})
     found = miner.mine_for_training(records, settings)
     drawn = miner.mine_for_training(

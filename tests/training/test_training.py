@@ -7,11 +7,15 @@ import torch
 
 from benchmarks import training
 from nbutils.core.errors import LabError
-from nbutils.core.records import GradedExample, RetrievalItem, TrainingInstance
+from nbutils.core.records import (
+    GradedExample,
+    RetrievalItem,
+    TrainingInstance,
+    read_records,
+)
 from nbutils.core.settings import resolve
 from nbutils.encoder import vectors
 from nbutils.encoder.student import build_student
-from nbutils.synthesis import generate
 from nbutils.training import curriculum, gradcache, instances, loop, losses
 
 
@@ -165,7 +169,7 @@ def test_known_positives_come_from_the_records_and_are_masked_in_the_batch():
 
 
 def test_the_recordings_planted_positives_are_known_only_where_asked():
-    records = generate.load(resolve())
+    records = read_records(resolve())
     planted = {
         known: sum(
             len(i.known_positives)
@@ -358,7 +362,7 @@ def test_rate_warms_up_and_decays_to_zero():
 
 def test_smoke_trains_on_the_recordings_with_their_own_instructions():
     settings = resolve("smoke", {"steps_per_level": 1, "warmup_steps": 1})
-    data = instances.training_data(generate.load(settings))
+    data = instances.training_data(read_records(settings))
     model = build_student(settings)
     log = loop.train(model, data, settings, progress=False)
     assert len(log.steps) == 4 and all(row["loss"] > 0 for row in log.steps)
