@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bitsandbytes.functional import dequantize_4bit
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.tuners_utils import BaseTunerLayer
 from sentence_transformers.base.modules import InputModule
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BitsAndBytesConfig
 
@@ -81,8 +79,7 @@ class Backbone(InputModule):
     """A transformer, its tokenizer, its text format and its adapters.
 
     `section` says what it is made of (LabError for a `max_length` that the model does
-    not have). `folder` is one that `save` wrote; `own_weights` says that the weights
-    are those of no named model, and are saved too.
+    not have). `folder` is one that `save` wrote.
 
     `forward` reads `input_ids` and `attention_mask` (batch, tokens) and writes
     `token_embeddings` (batch, tokens, dim) and, for ATA pooling, `received_attention`
@@ -100,14 +97,17 @@ class Backbone(InputModule):
     save_in_root = False
 
     def __init__(
-        self, section: Encoder, device: str = "cpu", *, folder=None, own_weights=False
+        self, section: Encoder, device: str = "cpu", folder: Path | None = None
     ):
         super().__init__()
-        self.section, self.own_weights = section, own_weights
+        self.section = section
         self.compute = models.compute_dtype(section.compute_dtype, device)
         source = section.student
-        if folder and Path(folder, "weights").is_dir():
-            source = str(Path(folder, "weights"))
+        if folder and (folder / "weights").is_dir():
+            source = str(folder / "weights")
+        elif source in models.TINY:
+            source = str(models.tiny_folder(source))
+        self._source = source
         self.tokenizer = models.load_pretrained(AutoTokenizer.from_pretrained, source)
         self.tokenizer.padding_side = "right"
         if self.tokenizer.pad_token is None:
@@ -118,9 +118,9 @@ class Backbone(InputModule):
             make_bidirectional(self.model)
         self.model.requires_grad_(False)
         self._last = (last_attention(self.model),)  # in a tuple: no submodule
-        if folder and Path(folder, "adapter").is_dir():
+        if folder and (folder / "adapter").is_dir():
             with models.quiet():
-                self.model = PeftModel.from_pretrained(self.model, f"{folder}/adapter")
+                self.model = PeftModel.from_pretrained(self.model, folder / "adapter")
         keep_differentiable(self.model)
 
     def _load(self, source: str, device: str):
@@ -192,9 +192,8 @@ class Backbone(InputModule):
         return features
 
     def get_config_dict(self) -> dict[str, Any]:
-        """What is saved: the settings by name, and `own_weights`."""
-        saved = self.section.model_dump(exclude=NOT_SAVED)
-        return {**saved, "own_weights": self.own_weights}
+        """What is saved: the settings by name."""
+        return self.section.model_dump(exclude=NOT_SAVED)
 
     def save(self, output_path: str, *args, **kwargs) -> None:
         """Settings, tokenizer and adapters; the weights only where no name has them."""
@@ -206,12 +205,8 @@ class Backbone(InputModule):
                 adapter.base_model_name_or_path = name
             self.model.save_pretrained(folder / "adapter", save_embedding_layers=False)
             (folder / "adapter" / "README.md").unlink(missing_ok=True)
-        if self.own_weights:
-            self.model.save_pretrained(folder / "weights")
-            self.tokenizer.save_pretrained(folder / "weights")
-        elif name in models.TINY:
-            made = models.tiny_folder(name)
-            shutil.copytree(made, folder / "weights", dirs_exist_ok=True)
+        if self._source != name:  # made in code, or of a folder that holds its weights
+            shutil.copytree(self._source, folder / "weights", dirs_exist_ok=True)
 
     @classmethod
     def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs):
@@ -223,27 +218,6 @@ class Backbone(InputModule):
         saved = cls.load_config(str(folder))
         if not saved.get("tap", True):  # how earlier versions wrote any other pooling
             saved["pooling"] = "mean"
-        own = saved.get("own_weights", False)
         known = {k: v for k, v in saved.items() if k in Encoder.model_fields}
         device = (kwargs.get("model_kwargs") or {}).get("device") or "cpu"
-        return cls(Encoder(**known), str(device), folder=folder, own_weights=own)
-
-
-def dense_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The weights of a backbone in float32, adapters added, under the plain names.
-
-    4-bit weights are the numbers that they stand for, so that nothing is rounded again.
-    """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    state = {}
-    for name, value in base.named_parameters():
-        if "lora_" not in name:
-            if hasattr(value, "quant_state"):
-                value = dequantize_4bit(value.data, value.quant_state)
-            state[name.replace(".base_layer", "")] = value.detach().float()
-    for name, layer in base.named_modules():
-        if isinstance(layer, BaseTunerLayer) and not layer.disable_adapters:
-            for adapter in layer.active_adapters:
-                delta = layer.get_delta_weight(adapter).detach()
-                state[f"{name}.weight"] = state[f"{name}.weight"] + delta
-    return state
+        return cls(Encoder(**known), str(device), folder)

@@ -6,7 +6,8 @@ import contextlib
 import importlib.metadata
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,9 @@ def quiet():
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         transformers_logging.set_verbosity(before)
 
@@ -190,16 +193,3 @@ def tiny_folder(kind: str, cache: Path = ROOT / ".cache") -> Path:
             with contextlib.suppress(OSError):  # another process was faster
                 os.replace(made, folder)
     return folder
-
-
-def token_counter() -> Callable[[Iterable[str]], list[int]]:
-    """A function from texts to their numbers of tokens, by MiniLM's tokenizer."""
-    tokenizer = Tokenizer.from_file(str(minilm_folder() / "tokenizer.json"))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-
-    def count(texts: Iterable[str]) -> list[int]:
-        encoded = tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [len(one.ids) for one in encoded]
-
-    return count

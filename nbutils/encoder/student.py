@@ -1,4 +1,4 @@
-"""Encoders as SentenceTransformers: made, saved, merged and loaded.
+"""Encoders as SentenceTransformers: made, saved, loaded and unpacked.
 
 The student is backbone, pooling and normalisation; teachers and measuring encoders are
 any SentenceTransformer.
@@ -6,17 +6,21 @@ any SentenceTransformer.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn import Linear4bit
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 
 from nbutils.core.errors import LabError
 from nbutils.core.fields import Encoder, Settings
 from nbutils.core.files import atomic_folder
-from nbutils.encoder.backbone import NOT_SAVED, Backbone, dense_state
+from nbutils.encoder.backbone import NOT_SAVED, Backbone
 from nbutils.encoder.models import TINY, device_of, load_pretrained
 from nbutils.encoder.pooling import TokenPooling
 
@@ -64,26 +68,22 @@ def save_student(
     return Path(folder)
 
 
-def merge_student(model: SentenceTransformer) -> SentenceTransformer:
-    """The same encoder with its adapters merged into float32 weights of its own.
+def unpack_student(model: SentenceTransformer) -> SentenceTransformer:
+    """The same encoder, its 4-bit weights as the numbers that they stand for.
 
-    Its folder, once saved, needs no other model. The vectors are the same to 1e-5 with
-    products in float32: the 4-bit weights are kept as the numbers they stand for, and
-    are not rounded to 4 bits again.
+    On a CPU that nearly halves the time of encoding. The vectors are the same to the
+    rounding of the products; what is saved of it is what is saved of `model`.
     """
-    section = model[0].section.model_copy(update={"quantization": "none"})
-    backbone = Backbone(section, own_weights=True)
-    _, unknown = backbone.model.load_state_dict(dense_state(model[0].model), False)
-    if unknown:
-        raise LabError(f"weights {unknown[:3]} cannot be merged: save the adapter")
-    merged = SentenceTransformer(
-        modules=[backbone, *list(model)[1:]],
-        device=str(model.device),
-        prompts=model.prompts,
-        default_prompt_name=model.default_prompt_name,
-        truncate_dim=model.truncate_dim,
-    )
-    return merged.eval()
+    unpacked = copy.deepcopy(model)
+    for parent in list(unpacked.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, Linear4bit):
+                weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+                plain = torch.nn.Linear(*reversed(weight.shape), device="meta")
+                plain.weight = torch.nn.Parameter(weight.float(), requires_grad=False)
+                plain.bias = layer.bias
+                setattr(parent, name, plain)
+    return unpacked
 
 
 def load_student(

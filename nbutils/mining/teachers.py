@@ -17,7 +17,7 @@ import pandas as pd
 
 from nbutils.core.draws import key, uniform
 from nbutils.core.errors import LabError
-from nbutils.encoder.student import load_encoder, merge_student
+from nbutils.encoder.student import load_encoder, unpack_student
 from nbutils.encoder.vectors import VECTORS, embed, fingerprint, kept
 from nbutils.mining.candidates import BYTES, Candidates, Scorer, Search, Teacher, digest
 
@@ -140,10 +140,10 @@ class EncoderTeacher(DenseTeacher):
         """A 4-bit student as teacher, on a CPU with its weights unpacked once.
 
         There that halves the time of a corpus; the vectors are equal to bfloat16's
-        rounding (`encoder.merge_student`). A GPU's 4-bit products need no unpacking.
+        rounding (`encoder.unpack_student`). A GPU's 4-bit products need no unpacking.
         """
         if model.device.type == "cpu":
-            model = merge_student(model)
+            model = unpack_student(model)
         return cls(model, settings, name=name)
 
     def vectors(self, texts: Sequence[str], *, queries: bool = False) -> np.ndarray:

@@ -7,6 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+from bitsandbytes.nn import Linear4bit
 from datasets import Dataset
 from sentence_transformers import (
     SentenceTransformer,
@@ -27,8 +28,8 @@ from nbutils.encoder.student import (
     build_student,
     load_encoder,
     load_student,
-    merge_student,
     save_student,
+    unpack_student,
 )
 from nbutils.encoder.vectors import embed, fingerprint
 
@@ -226,26 +227,22 @@ def test_a_student_saved_by_an_earlier_version_still_opens():
     assert np.allclose(plain, loaded, atol=1e-6)
 
 
-def test_merged_weights_stand_alone_and_give_the_same_vectors(
-    saved, tmp_path, monkeypatch
+def test_unpacked_weights_give_the_same_vectors_and_are_saved_as_before(
+    saved, tmp_path
 ):
     model, _ = saved
-    wanted = model.encode(TEXTS, prompt="Find it")
-    merged = merge_student(model)
-    assert np.allclose(merged.encode(TEXTS, prompt="Find it"), wanted, atol=1e-5)
-    names = [name for name, _ in merged.named_parameters()]
-    assert names and not any("lora" in name for name in names)
-    folder = save_student(merged, tmp_path / "merged")
-    assert not (folder / "0_Backbone" / "adapter").exists()
+    unpacked = unpack_student(model)
+    assert not any(isinstance(module, Linear4bit) for module in unpacked.modules())
+    assert np.allclose(unpacked.encode(TEXTS), model.encode(TEXTS), atol=1e-5)
+    assert fingerprint(unpacked) != fingerprint(model)
+    again = load_student(save_student(unpacked, tmp_path / "model"))
+    assert fingerprint(again) == fingerprint(model)
+
+
+def test_a_folder_that_holds_its_weights_stands_alone(saved, tmp_path, monkeypatch):
+    model, folder = saved
     monkeypatch.delitem(models.TINY, "tiny-mistral")  # not to be looked for
-    opened = SentenceTransformer(str(folder), trust_remote_code=True, device="cpu")
-    assert np.allclose(opened.encode(TEXTS, prompt="Find it"), wanted, atol=1e-5)
-    again = load_student(save_student(opened, folder))  # still its own weights
-    assert np.allclose(again.encode(TEXTS, prompt="Find it"), wanted, atol=1e-5)
-
-
-def test_adapters_that_are_off_are_not_merged(saved, student):
-    model = load_student(saved[1])
-    model[0].model.base_model.disable_adapter_layers()
-    found = merge_student(model).encode(TEXTS)
-    assert np.allclose(found, student.encode(TEXTS), atol=1e-5)
+    for number in range(2):  # also saved again
+        again = load_student(folder)
+        assert np.allclose(again.encode(TEXTS), model.encode(TEXTS), atol=1e-6)
+        folder = save_student(again, tmp_path / str(number))
