@@ -23,7 +23,7 @@ from transformers import AutoModel, BertConfig, MistralConfig, PreTrainedConfig
 from benchmarks import shape
 from benchmarks.harness import Row, row
 from nbutils.core.errors import LabError
-from nbutils.core.fields import MINILM
+from nbutils.core.fields import MINILM, Encoder
 from nbutils.core.records import read_records
 from nbutils.core.settings import resolve
 from nbutils.encoder.attention import TAPPED, attention_tap, last_attention
@@ -203,12 +203,13 @@ def throughput_row(count: int = 512, repeats: int = 5) -> Row:
     items = read_records(resolve()).items
     texts = [text for item in items for text in item.positives][:count]
     plain = SentenceTransformer(str(minilm_folder()), device="cpu")
-    backbone = Backbone(
-        MINILM,
+    section = Encoder(
+        student=MINILM,
         quantization="none",
-        dtype="float32",
-        max_seq_length=plain.max_seq_length,
+        compute_dtype="float32",
+        max_length=plain.max_seq_length,
     )
+    backbone = Backbone(section)
     width = plain.get_embedding_dimension()
     modules = [backbone, TokenPooling("ata", width), Normalize()]
     ours = SentenceTransformer(modules=modules, device="cpu")

@@ -86,7 +86,7 @@ class ShapedBackbone(Backbone):
         super().__init__(*given, **named)
 
     def _load(self, source: str, device: str):
-        nf4 = self.quantization == "nf4"
+        nf4 = self.section.quantization == "nf4"
         return random_model(self.shape, device, nf4=nf4)
 
 

@@ -7,6 +7,7 @@ a corpus. Searching with one is `candidates`; see `nbutils.candidates` for the t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pandas as pd
 
 from nbutils.core.draws import key, uniform
 from nbutils.core.errors import LabError
-from nbutils.encoder.student import load_encoder, merge_student
+from nbutils.encoder.student import load_encoder, unpack_student
 from nbutils.encoder.vectors import VECTORS, embed, fingerprint, kept
 from nbutils.mining.candidates import BYTES, Candidates, Scorer, Search, Teacher, digest
 
@@ -139,10 +140,10 @@ class EncoderTeacher(DenseTeacher):
         """A 4-bit student as teacher, on a CPU with its weights unpacked once.
 
         There that halves the time of a corpus; the vectors are equal to bfloat16's
-        rounding (`encoder.merge_student`). A GPU's 4-bit products need no unpacking.
+        rounding (`encoder.unpack_student`). A GPU's 4-bit products need no unpacking.
         """
         if model.device.type == "cpu":
-            model = merge_student(model)
+            model = unpack_student(model)
         return cls(model, settings, name=name)
 
     def vectors(self, texts: Sequence[str], *, queries: bool = False) -> np.ndarray:
@@ -205,15 +206,16 @@ class ServerTeacher(DenseTeacher):
     def vectors(self, texts: Sequence[str], *, queries: bool = False) -> np.ndarray:
         """Asks for those that no answer holds yet."""
         prompt = self.prompt if queries else ""
-        return _unit(kept(self._path, texts, prompt, self._ask))
+        asked = partial(self._ask, prompt)
+        return _unit(kept(self._path, texts, prompt, asked))
 
-    def _ask(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
+    def _ask(self, prompt: str, texts: Sequence[str]) -> Iterator[list[list[float]]]:
         """Vectors of batches of texts, as they come."""
         import openai
 
         client = self._client or openai.OpenAI()
         for start in range(0, len(texts), SERVER_BATCH):
-            part = list(texts[start : start + SERVER_BATCH])
+            part = [prompt + text for text in texts[start : start + SERVER_BATCH]]
             try:
                 answer = client.embeddings.create(
                     model=self.model, input=part, encoding_format="float"
@@ -229,7 +231,7 @@ class ServerTeacher(DenseTeacher):
                     f"the embeddings server gave {len(rows)} vectors for {len(part)} "
                     "texts"
                 )
-            yield np.array([row.embedding for row in rows], dtype=np.float32)
+            yield [row.embedding for row in rows]
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
