@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -231,6 +232,23 @@ def parse_seeds(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise LabError(f"--seeds takes numbers such as 0,1,2, not {text!r}") from None
+
+
+@app.command()
+def fetch() -> None:
+    """Get the language model SmolLM2-135M-Instruct once; no network afterwards."""
+    from nbutils.core import machine
+    from nbutils.core.fields import SMOLLM2
+
+    try:
+        typer.echo(f"{SMOLLM2} is already in {machine.fetched(SMOLLM2)}")
+    except LabError:
+        # read when these libraries are imported: no hub, no kernels, no bars
+        os.environ |= {"HF_HUB_OFFLINE": "1", "USE_HUB_KERNELS": "NO"}
+        os.environ |= {"TQDM_DISABLE": "1"}
+        from nbutils.encoder import fetch as fetching
+
+        fetching.fetch(typer.echo)
 
 
 @app.command()

@@ -42,6 +42,14 @@ def model() -> str:
     return fields.MINILM
 
 
+def language_model() -> str:
+    """SmolLM2's files are on this machine, as they were written."""
+    from nbutils.encoder import fetch
+
+    fetch.verify_fetched()
+    return fields.SMOLLM2
+
+
 def table() -> str:
     """Every profile resolves, and every setting has a text and a source."""
     for profile in profiles.PROFILES:
@@ -78,6 +86,7 @@ def checks() -> Iterator[tuple[str, Callable[[], str]]]:
     yield "data", data
     yield "prompts", prompts
     yield "model", model
+    yield "model", language_model
     yield "output folder", writable
     for name in PAGES:
         yield f"notebook {name}", lambda n=name: page(ROOT / "notebooks" / f"{n}.ipynb")

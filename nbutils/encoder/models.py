@@ -24,8 +24,9 @@ from transformers.utils import logging as transformers_logging
 
 from nbutils import __version__
 from nbutils.core.errors import LabError
-from nbutils.core.fields import MINILM, Settings
+from nbutils.core.fields import MINILM, SMOLLM2, Settings
 from nbutils.core.files import sha256
+from nbutils.core.machine import fetched
 from nbutils.core.settings import DATA
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -110,6 +111,8 @@ def resolve_model(name: str) -> str:
     """
     if name == MINILM:
         return str(minilm_folder())
+    if name == SMOLLM2:
+        return str(cached_snapshot(name) or fetched(name))
     path = Path(name)
     if path.is_dir():
         if not any((path / f).is_file() for f in ("config.json", "modules.json")):
