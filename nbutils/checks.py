@@ -86,7 +86,7 @@ def checks() -> Iterator[tuple[str, Callable[[], str]]]:
     yield "data", data
     yield "prompts", prompts
     yield "model", model
-    yield "model", language_model
+    yield "language model", language_model
     yield "output folder", writable
     for name in PAGES:
         yield f"notebook {name}", lambda n=name: page(ROOT / "notebooks" / f"{n}.ipynb")
