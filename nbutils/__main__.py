@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -210,6 +211,23 @@ def study(
     folder = out or settings.ROOT / "runs" / "studies"
     for name in names:
         runs.run_study(name, wanted, folder, typer.echo)
+
+
+@app.command()
+def fetch() -> None:
+    """Get the language model SmolLM2-135M-Instruct once; no network afterwards."""
+    from nbutils.core import machine
+    from nbutils.core.fields import SMOLLM2
+
+    try:
+        typer.echo(f"{SMOLLM2} is already in {machine.fetched(SMOLLM2)}")
+    except LabError:
+        # read when these libraries are imported: no hub, no kernels, no bars
+        os.environ |= {"HF_HUB_OFFLINE": "1", "USE_HUB_KERNELS": "NO"}
+        os.environ |= {"TQDM_DISABLE": "1"}
+        from nbutils.encoder import fetch as fetching
+
+        fetching.fetch(typer.echo)
 
 
 @app.command()

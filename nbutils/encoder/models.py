@@ -22,8 +22,9 @@ from transformers.utils import logging as transformers_logging
 
 from nbutils import __version__
 from nbutils.core.errors import LabError
-from nbutils.core.fields import MINILM, Settings
+from nbutils.core.fields import MINILM, SMOLLM2, Settings
 from nbutils.core.files import sha256
+from nbutils.core.machine import fetched
 from nbutils.core.settings import DATA, ROOT
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -110,16 +111,22 @@ def quiet():
         transformers_logging.set_verbosity(before)
 
 
+def local_name(name: str) -> str:
+    """A model's name, or the folder on this machine where the lab keeps it."""
+    if name == MINILM:
+        return str(minilm_folder())
+    if name == SMOLLM2:
+        return str(cached_snapshot(name) or fetched(name))
+    return str(tiny_folder(name)) if name in TINY else name
+
+
 def load_pretrained(load: Callable[..., Any], name: str, **kwargs) -> Any:
     """What `load` makes of a model: a folder, MiniLM, a tiny one or one of the hub.
 
     LabError for one that is unknown or unreachable.
     """
+    name = local_name(name)
     try:
-        if name == MINILM:
-            name = str(minilm_folder())
-        elif name in TINY:
-            name = str(tiny_folder(name))
         with quiet():
             return load(name, **kwargs)
     except (OSError, ValueError) as error:
