@@ -18,7 +18,7 @@ from benchmarks import harness
 from nbutils.core.fields import Settings
 from nbutils.core.settings import resolve
 from nbutils.llm.client import ChatRequest, Client, chat_request
-from nbutils.synthesis import generate, replies
+from nbutils.synthesis import generate
 
 HTTP = import_module(openai.DefaultHttpxClient.__mro__[-2].__module__.split(".")[0])
 """The HTTP library that the SDK is built on; it has changed with the SDK's versions."""
@@ -61,7 +61,7 @@ def ours(settings: Settings, requests: list[ChatRequest], folder: Path) -> None:
     """Ask everything through the client, into a new store."""
     chosen = settings.changed(llm_store=str(folder / "s.sqlite"))
     transport = HTTP.MockTransport(_completion)
-    client = Client(chosen, schemas=replies.SCHEMAS, transport=transport)
+    client = Client(chosen, transport=transport)
     client.complete_many(requests)
     client.close()
 

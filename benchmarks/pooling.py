@@ -23,13 +23,13 @@ from transformers import AutoModel, BertConfig, MistralConfig, PreTrainedConfig
 from benchmarks import shape
 from benchmarks.harness import Row, row
 from nbutils.core.errors import LabError
-from nbutils.core.fields import MINILM
+from nbutils.core.fields import MINILM, Encoder
+from nbutils.core.records import read_records
 from nbutils.core.settings import resolve
 from nbutils.encoder.attention import TAPPED, attention_tap, last_attention
 from nbutils.encoder.backbone import Backbone, make_bidirectional
 from nbutils.encoder.models import minilm_folder
 from nbutils.encoder.pooling import TokenPooling, ata_weights, token_weights
-from nbutils.synthesis import generate
 from nbutils.training.footprint import MISTRAL_7B
 
 LENGTHS = (64, 128, 256, 512)
@@ -200,15 +200,16 @@ def memory_row(kind: str, length: int = LONG, repeats: int = 3) -> Row:
 
 def throughput_row(count: int = 512, repeats: int = 5) -> Row:
     """Row `throughput_vs_st`: texts a second through `encode`; peer: plain MiniLM."""
-    items = generate.load(resolve()).items
+    items = read_records(resolve()).items
     texts = [text for item in items for text in item.positives][:count]
     plain = SentenceTransformer(str(minilm_folder()), device="cpu")
-    backbone = Backbone(
-        MINILM,
+    section = Encoder(
+        student=MINILM,
         quantization="none",
-        dtype="float32",
-        max_seq_length=plain.max_seq_length,
+        compute_dtype="float32",
+        max_length=plain.max_seq_length,
     )
+    backbone = Backbone(section)
     width = plain.get_embedding_dimension()
     modules = [backbone, TokenPooling("ata", width), Normalize()]
     ours = SentenceTransformer(modules=modules, device="cpu")

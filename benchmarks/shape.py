@@ -20,12 +20,11 @@ from transformers import AutoModel, MistralConfig
 from benchmarks import harness
 from nbutils.core import machine
 from nbutils.core.fields import Settings
-from nbutils.core.records import TrainingInstance
+from nbutils.core.records import TrainingInstance, read_records
 from nbutils.core.settings import resolve
 from nbutils.encoder.attention import TAPPED
 from nbutils.encoder.backbone import Backbone
 from nbutils.encoder.student import build_student
-from nbutils.synthesis import generate
 from nbutils.training import gradcache, instances, loop
 
 QUERIES = 64
@@ -87,7 +86,7 @@ class ShapedBackbone(Backbone):
         super().__init__(*given, **named)
 
     def _load(self, source: str, device: str):
-        nf4 = self.quantization == "nf4"
+        nf4 = self.section.quantization == "nf4"
         return random_model(self.shape, device, nf4=nf4)
 
 
@@ -105,7 +104,7 @@ def student(
 
 def recorded(queries: int) -> list[TrainingInstance]:
     """Recorded graded examples with retrieved negatives, the first `queries`."""
-    data = instances.training_data(generate.load(resolve()))
+    data = instances.training_data(read_records(resolve()))
     return [i for i in data if i.graded and len(i.retrieved) > 1][:queries]
 
 

@@ -32,11 +32,11 @@ from benchmarks import harness
 from nbutils.core import machine
 from nbutils.core.errors import LabError
 from nbutils.core.fields import Settings
+from nbutils.core.records import read_records
 from nbutils.core.settings import resolve
 from nbutils.encoder import backbone
 from nbutils.encoder.models import compute_dtype, minilm_folder, quiet
 from nbutils.encoder.student import build_student
-from nbutils.synthesis import generate
 from nbutils.training import gradcache, instances, loop
 
 QUERIES = 32
@@ -60,7 +60,7 @@ def batch_settings(**changes) -> Settings:
 
 def batches(settings: Settings, count: int) -> list[gradcache.Batch]:
     """`count` batches of recorded training texts, the same in every call."""
-    data = [i for i in instances.training_data(generate.load(settings)) if i.graded]
+    data = [i for i in instances.training_data(read_records(settings)) if i.graded]
     starts = [n * QUERIES for n in range(count)]
     return [
         gradcache.make_batch(data[start : start + QUERIES], "N2", settings, step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,50 +31,62 @@ app = typer.Typer(
     add_completion=False,
 )
 
-Profile = Annotated[str, typer.Option(help="smoke, workshop or paper")]
-Out = Annotated[str, typer.Option(help="folder of the runs")]
-Assign = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="change a setting; repeat"),
-]
-Config = Annotated[Path | None, typer.Option(help="YAML file of settings")]
+
+def option(kind: Any, text: str, *names: str, **more: Any):
+    """The type of an option with its line of help."""
+    return Annotated[kind, typer.Option(*names, help=text, **more)]
 
 
-def gather(assignments: list[str], config: Path | None) -> dict[str, Any]:
+def argument(kind: Any, text: str):
+    """The type of an argument with its line of help."""
+    return Annotated[kind, typer.Argument(help=text)]
+
+
+Profile = option(str, "smoke, workshop or paper")
+Assign = option(
+    list[str] | None, "change a setting; repeat", "--set", metavar="NAME=VALUE"
+)
+Config = option(Path | None, "YAML file of settings")
+Stages = argument(list[str] | None, "brainstorm, seed, mgh, syneg, syneg-free; or all")
+Folder = argument(Path, "corpus.jsonl, queries.jsonl and qrels/, as BEIR's")
+Split = option(str, "qrels/SPLIT.tsv names the queries")
+Seeds = option(str, "seeds, such as 0,1,2")
+MaxCost = option(float | None, "stop before the store's answers cost more")
+Batch = option(bool, "use the provider's batch files", "--batch")
+
+
+def gather(assign: list[str] | None, config: Path | None) -> dict[str, Any]:
     """Overrides from a YAML file and `name=value` words; the words win."""
     from nbutils.core import settings
 
     values = settings.read_config(config) if config else {}
-    return {**values, **dict(settings.parse_assignment(text) for text in assignments)}
+    return values | dict(settings.parse_assignment(text) for text in assign or [])
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`0,1,2` as whole numbers; LabError for anything else."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise LabError(f"--seeds takes numbers such as 0,1,2, not {text!r}") from None
 
 
 @app.command()
 def run(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(help="notebooks by name or number, such as 03; the six if none"),
-    ] = None,
+    names: argument(list[str] | None, "notebooks, such as 03; the six if none") = None,
     profile: Profile = "workshop",
     assign: Assign = None,
     config: Config = None,
-    out: Out = "runs",
-    write: Annotated[
-        bool,
-        typer.Option(
-            "--write", help="rewrite notebooks/, the bonus page too, with their outputs"
-        ),
-    ] = False,
-    timeout: Annotated[
-        int | None, typer.Option(help="seconds that one cell may take; 0: no limit")
-    ] = None,
+    out: option(str, "folder of the runs") = "runs",
+    write: option(bool, "rewrite notebooks/ with their outputs", "--write") = False,
+    timeout: option(int | None, "seconds that one cell may take; 0: no limit") = None,
 ) -> None:
     """Run notebooks headless, in order; write them, their metrics and an index."""
-    overrides = gather(assign or [], config)
+    overrides = gather(assign, config)
     from nbutils.pages import execute
 
-    usual = execute.PAGES if write else execute.NAMES
     outcomes = execute.run_all(
-        names or usual, out, profile, overrides, timeout, write, typer.echo
+        names or execute.PAGES, out, profile, overrides, timeout, write, typer.echo
     )
     show(outcomes, out)
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
@@ -88,20 +101,18 @@ def show(outcomes: list[Any], out: str) -> None:
     from rich.table import Table
 
     parts = ("import", "encoding", "training", "other")
-    table = Table(
-        "notebook", "state", title="Wall time in seconds", title_justify="left"
-    )
+    title = "Wall time in seconds"
+    table = Table("notebook", "state", title=title, title_justify="left")
     for head in ("total", *parts, "peak GB"):
         table.add_column(head, justify="right")
     for outcome in outcomes:
-        report = outcome.metrics
-        cells = [f"{report['seconds'][part]:.1f}" if report else "" for part in parts]
-        peak = f"{report['peak_memory_gb']:.2f}" if report else ""
-        total = f"{outcome.seconds:.1f}" if outcome.seconds else ""
-        table.add_row(outcome.name, outcome.state, total, *cells, peak)
-    total = sum(outcome.seconds for outcome in outcomes)
+        cells = [f"{outcome.seconds:.1f}" if outcome.seconds else ""]
+        if report := outcome.metrics:
+            cells += [f"{report['seconds'][part]:.1f}" for part in parts]
+            cells += [f"{report['peak_memory_gb']:.2f}"]
+        table.add_row(outcome.name, outcome.state, *cells)
     table.add_section()
-    table.add_row("all", "", f"{total:.1f}")
+    table.add_row("all", "", f"{sum(outcome.seconds for outcome in outcomes):.1f}")
     console = Console(width=100)
     console.print(table)
     console.print(f"index: {Path(out) / 'index.html'}", highlight=False)
@@ -109,32 +120,21 @@ def show(outcomes: list[Any], out: str) -> None:
 
 @app.command()
 def train(
-    seeds: Annotated[str, typer.Option(help="seeds, such as 0,1,2")] = "0",
-    out: Annotated[
-        Path | None,
-        typer.Option(help="csv of per-query scores; rows of other seeds are kept"),
-    ] = None,
+    seeds: Seeds = "0",
+    out: option(Path | None, "csv of scores; rows of other seeds are kept") = None,
     profile: Profile = "workshop",
     assign: Assign = None,
     config: Config = None,
-    checkpoints: Annotated[
-        Path | None,
-        typer.Option(help="folder for checkpoints; a stopped run goes on from there"),
-    ] = None,
-    students: Annotated[
-        Path | None,
-        typer.Option(
-            help="folder for the trained students, seed0 and so on, each with its log "
-            "and settings; NAME.students beside NAME.csv if not given"
-        ),
-    ] = None,
+    checkpoints: option(Path | None, "a stopped run goes on from this folder") = None,
+    students: option(
+        Path | None, "folder of the students; OUT.students if none"
+    ) = None,
 ) -> None:
     """Train one student a seed, keep it, and score held-out sets before and after.
 
     On several GPUs: `accelerate launch --multi_gpu --num_processes N -m nbutils train`.
     """
-    overrides = gather(assign or [], config)
-    wanted = parse_seeds(seeds)
+    overrides, wanted = gather(assign, config), parse_seeds(seeds)
     from nbutils.core import machine, processes, settings
     from nbutils.evaluation import runs
 
@@ -147,12 +147,11 @@ def train(
         kept = checkpoints and checkpoints / f"seed{seed}"
         student = students / f"seed{seed}"
         rows = runs.run_seed(chosen, checkpoint_folder=kept, student_folder=student)
-        if not processes.is_main():
-            continue
-        runs.add_rows(out, rows, chosen)
-        count = processes.place()[1]
-        made = f"{count} process" + ("es" if count > 1 else "")
-        typer.echo(f"seed {seed}, {made}: scores in {out}, student in {student}")
+        if processes.is_main():
+            runs.add_rows(out, rows, chosen)
+            count = processes.place()[1]
+            made = f"{count} process" + ("es" if count > 1 else "")
+            typer.echo(f"seed {seed}, {made}: scores in {out}, student in {student}")
     if processes.is_main():
         for line in runs.report(out):
             typer.echo(line)
@@ -160,19 +159,10 @@ def train(
 
 @app.command()
 def mine(
-    folder: Annotated[
-        Path, typer.Argument(help="corpus.jsonl, queries.jsonl and qrels/, as BEIR's")
-    ],
-    split: Annotated[str, typer.Option(help="qrels/SPLIT.tsv names the queries")] = (
-        "train"
-    ),
-    teacher: Annotated[
-        str | None,
-        typer.Option(help="bm25, a hub name, a folder …; the settings' last if none"),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="the negatives, .parquet or .csv")
-    ] = None,
+    folder: Folder,
+    split: Split = "train",
+    teacher: option(str | None, "one teacher; the settings' last if none") = None,
+    out: option(Path | None, "the negatives, .parquet or .csv") = None,
     profile: Profile = "workshop",
     assign: Assign = None,
     config: Config = None,
@@ -181,7 +171,7 @@ def mine(
 
     On several GPUs or hosts: `accelerate launch -m nbutils mine …`.
     """
-    overrides = gather(assign or [], config)
+    overrides = gather(assign, config)
     from nbutils.core import machine, processes, retrieval, settings
     from nbutils.core.files import write_table
     from nbutils.mining import audit, miner, teachers
@@ -209,11 +199,9 @@ def mine(
 
 @app.command()
 def study(
-    names: Annotated[list[str], typer.Argument(help="studies, such as pooling")],
-    seeds: Annotated[str, typer.Option(help="seeds, such as 0,1,2")] = "0,1,2",
-    out: Annotated[
-        Path | None, typer.Option(help="folder of the runs; what it holds is kept")
-    ] = None,
+    names: argument(list[str], "studies, such as pooling"),
+    seeds: Seeds = "0,1,2",
+    out: option(Path | None, "folder of the runs; what it holds is kept") = None,
 ) -> None:
     """Train a student for every variant of a study and seed that is not made yet."""
     wanted = parse_seeds(seeds)
@@ -225,12 +213,21 @@ def study(
         runs.run_study(name, wanted, folder, typer.echo)
 
 
-def parse_seeds(text: str) -> list[int]:
-    """`0,1,2` as whole numbers; LabError for anything else."""
+@app.command()
+def fetch() -> None:
+    """Get the language model SmolLM2-135M-Instruct once; no network afterwards."""
+    from nbutils.core import machine
+    from nbutils.core.fields import SMOLLM2
+
     try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise LabError(f"--seeds takes numbers such as 0,1,2, not {text!r}") from None
+        typer.echo(f"{SMOLLM2} is already in {machine.fetched(SMOLLM2)}")
+    except LabError:
+        # read when these libraries are imported: no hub, no kernels, no bars
+        os.environ |= {"HF_HUB_OFFLINE": "1", "USE_HUB_KERNELS": "NO"}
+        os.environ |= {"TQDM_DISABLE": "1"}
+        from nbutils.encoder import fetch as fetching
+
+        fetching.fetch(typer.echo)
 
 
 @app.command()
@@ -255,52 +252,26 @@ def list_settings(profile: Profile = "workshop") -> None:
     settings.resolve(profile)
     table = Table("setting", profile, "default", "unit", "source", "meaning")
     for row in settings.table():
-        value, default = str(row[profile]), str(row["workshop"])
-        table.add_row(
-            row["name"],
-            Text(value, style="bold" if value != default else ""),
-            Text("" if value == default else default),
-            *(row["unit"], row["source"], row["text"]),
-        )
-    console = Console(width=None if Console().is_terminal else 160)
-    console.print(table)
+        value, default = row[profile], row["workshop"]
+        pair = [Text(str(value)), Text("")]
+        if value != default:
+            pair = [Text(str(value), style="bold"), Text(str(default))]
+        table.add_row(row["name"], *pair, row["unit"], row["source"], row["text"])
+    Console(width=None if Console().is_terminal else 160).print(table)
 
 
-Stages = Annotated[
-    list[str] | None,
-    typer.Argument(help="brainstorm, seed, mgh, syneg, syneg-free; all if none"),
-]
-MaxCost = Annotated[
-    float | None, typer.Option(help="stop before the store's answers cost more")
-]
-
-
-def live_settings(
-    profile: str, assign: list[str] | None, config: Path | None, max_cost: float | None
-):
-    """Settings that ask a server: live, unless the user says record."""
+def live_settings(profile, assign, config, max_cost=None, mode: str = "live"):
+    """Settings that ask a server: `mode`, unless the user says another."""
     from nbutils.core import settings
 
-    overrides = {"llm_mode": "live", **gather(assign or [], config)}
+    overrides = {"llm_mode": mode, **gather(assign, config)}
     if max_cost is not None:
         overrides["llm_max_cost"] = max_cost
     return settings.resolve(profile, overrides)
 
 
-@app.command()
-def estimate(
-    stages: Stages = None,
-    profile: Profile = "workshop",
-    assign: Assign = None,
-    config: Config = None,
-) -> None:
-    """Say what a recording would ask and cost; nothing is asked."""
-    chosen = live_settings(profile, assign, config, None)
-    from nbutils.core.settings import ROOT
-    from nbutils.llm.store import Store
-    from nbutils.synthesis import recording
-
-    found = recording.estimate(chosen, Store(ROOT / chosen.llm.store), stages or ())
+def tell_cost(found, chosen) -> None:
+    """Print the table of an estimate, and its sum in words."""
     typer.echo(found.round(4).to_string(index=False))
     total = found.iloc[-1]
     typer.echo(
@@ -311,21 +282,71 @@ def estimate(
 
 
 @app.command()
+def estimate(
+    stages: Stages = None,
+    profile: Profile = "workshop",
+    assign: Assign = None,
+    config: Config = None,
+) -> None:
+    """Say what a recording would ask and cost; nothing is asked."""
+    chosen = live_settings(profile, assign, config)
+    from nbutils.core.settings import ROOT
+    from nbutils.llm.store import Store
+    from nbutils.synthesis import recording
+
+    store = Store(ROOT / chosen.llm.store)
+    tell_cost(recording.estimate(chosen, store, stages or ()), chosen)
+
+
+@app.command()
 def record(
     stages: Stages = None,
     profile: Profile = "workshop",
     assign: Assign = None,
     config: Config = None,
     max_cost: MaxCost = None,
-    batch: Annotated[
-        bool, typer.Option("--batch", help="use the provider's batch files")
-    ] = False,
+    batch: Batch = False,
 ) -> None:
     """Ask a server for every missing answer, and keep each as it arrives."""
     chosen = live_settings(profile, assign, config, max_cost)
     from nbutils.synthesis import recording
 
     recording.run(chosen, stages or [], batch)
+
+
+@app.command()
+def grade(
+    folder: Annotated[
+        Path, typer.Argument(help="corpus.jsonl, queries.jsonl and qrels/, as BEIR's")
+    ],
+    split: Annotated[str, typer.Option(help="qrels/SPLIT.tsv names the queries")] = (
+        "train"
+    ),
+    limit: Annotated[int, typer.Option(help="first queries to take; 0: all")] = 0,
+    out: Annotated[Path | None, typer.Option(help="the examples, .jsonl")] = None,
+    profile: Profile = "workshop",
+    assign: Assign = None,
+    config: Config = None,
+    max_cost: MaxCost = None,
+    batch: Batch = False,
+    only_estimate: Annotated[
+        bool, typer.Option("--estimate", help="say what it would cost, ask nothing")
+    ] = False,
+) -> None:
+    """Have N1 to N4 written for the queries of any retrieval set (MGH); live or replay.
+
+    By `--set mgh_calls=level` each negative is asked for alone.
+    """
+    chosen = live_settings(profile, assign, config, max_cost, mode="replay")
+    from nbutils.core import retrieval, settings
+    from nbutils.synthesis import from_sets
+
+    data = retrieval.read_set(folder, split)
+    requests = from_sets.seeded_requests(data, chosen, limit)
+    if only_estimate:
+        return tell_cost(from_sets.estimate(requests, chosen), chosen)
+    out = out or settings.ROOT / "runs" / profile / f"graded-{data.name}.jsonl"
+    from_sets.run(requests, chosen, out, batch)
 
 
 if __name__ == "__main__":

@@ -6,32 +6,32 @@ Each check is a function that raises LabError for a fault and returns a remark.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 
 from nbutils.core import fields, profiles, settings
 from nbutils.core.errors import LabError
 from nbutils.core.files import verify
 from nbutils.core.settings import DATA, ROOT
-from nbutils.pages.execute import PAGES
+from nbutils.pages.execute import PAGES, find
 from nbutils.pages.source import check_fresh, check_outputs, check_source, load
 
 
 def data() -> str:
     """Every file that a SHA256SUMS under data/ lists is there, unchanged."""
-    sums = sorted(DATA.rglob("SHA256SUMS"))
-    if not sums:
+    folders = sorted(path.parent for path in DATA.rglob("SHA256SUMS"))
+    if not folders:
         raise LabError("data/ holds no SHA256SUMS: restore it with 'git checkout data'")
-    for path in sums:
-        verify(path.parent)
-    return ", ".join(str(path.parent.relative_to(ROOT)) for path in sums)
+    for folder in folders:
+        verify(folder)
+    return ", ".join(str(folder.relative_to(ROOT)) for folder in folders)
 
 
 def prompts() -> str:
     """The prompt templates are those that the recorded answers belong to."""
-    from nbutils.synthesis import plan
+    from nbutils.synthesis import replies
 
-    return ", ".join(plan.prompts())
+    return ", ".join(replies.templates())
 
 
 def model() -> str:
@@ -40,6 +40,14 @@ def model() -> str:
 
     models.minilm_folder()
     return fields.MINILM
+
+
+def language_model() -> str:
+    """SmolLM2's files are on this machine, as they were written."""
+    from nbutils.encoder import fetch
+
+    fetch.verify_fetched()
+    return fields.SMOLLM2
 
 
 def table() -> str:
@@ -63,30 +71,30 @@ def writable() -> str:
         raise LabError(f"{folder} cannot be written to: {error.strerror}") from None
 
 
-def page(path: Path) -> str:
+def page(name: str) -> str:
     """A committed notebook is sound, and its outputs are those of its code."""
+    path = find(name)
     notebook = load(path)
-    check_source(notebook, path.stem)
+    check_source(notebook, name)
     check_fresh(notebook)
     check_outputs(notebook)
     return f"{path.stat().st_size / 1000:.0f} kB"
 
 
-def checks() -> Iterator[tuple[str, Callable[[], str]]]:
-    """(what is checked, the check) in the order in which they are reported."""
-    yield "settings", table
-    yield "data", data
-    yield "prompts", prompts
-    yield "model", model
-    yield "output folder", writable
-    for name in PAGES:
-        yield f"notebook {name}", lambda n=name: page(ROOT / "notebooks" / f"{n}.ipynb")
+CHECKS: dict[str, Callable[[], str]] = {
+    "settings": table,
+    "data": data,
+    "prompts": prompts,
+    "model": model,
+    "language model": language_model,
+    "output folder": writable,
+} | {f"notebook {name}": partial(page, name) for name in PAGES}
 
 
 def check_all(say: Callable[[str], None] = print) -> int:
     """Run every check, say one line each, return the number of faults."""
     faults = 0
-    for subject, check in checks():
+    for subject, check in CHECKS.items():
         try:
             say(f"✓ {subject}: {check()}")
         except LabError as error:

@@ -17,13 +17,17 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from nbutils.core.fields import FAMILIES, Settings
 from nbutils.core.settings import ROOT, resolve
-from nbutils.llm.client import ChatRequest, Client, Store, chat_request
-from nbutils.synthesis import recordings, replies
+from nbutils.llm.client import Client
+from nbutils.llm.store import ChatRequest, Store
+from nbutils.synthesis.recordings import recorded
+from nbutils.synthesis.replies import Planned
 
 FAULTS = (
     "429", "500", "503", "time-out", "dropped", "truncated", "not json",
@@ -35,19 +39,26 @@ LATE_S = 2.5
 """How long the server sleeps for a time-out; the client waits for less."""
 
 
+@cache
+def recordings() -> list[tuple[Planned, str]]:
+    """Every recorded request with its answer."""
+    return [pair for family in FAMILIES for pair in recorded(family)]
+
+
 class FaultServer(ThreadingHTTPServer):
-    """Notes every attempt by the request's key: what it was given, and when it ended.
+    """Notes every attempt: the body it was sent (`seen`), and by key what it was given.
 
     `banned` holds keys whose answers a client has stored: asking for one of them again
     is counted in `asked_twice`. Which fault an attempt meets follows from its key, its
-    number and the seed alone.
+    number and the seed alone. With another `status` than 200 it refuses and shows the
+    key it was sent; `cut` is a finish reason and a text that go out for every answer.
     """
 
     daemon_threads = True
     request_queue_size = 256
 
-    def __init__(self, rate: float, seed: int = 0):
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, rate: float = 0.0, seed: int = 0, handler=None):
+        super().__init__(("127.0.0.1", 0), handler or _Handler)
         self.rate, self.seed = rate, seed
         self.attempts: Counter[str] = Counter()
         self.outcomes: Counter[str] = Counter()
@@ -55,12 +66,9 @@ class FaultServer(ThreadingHTTPServer):
         self.asked_twice: list[str] = []
         self.banned: set[str] = set()
         self.lock = threading.Lock()
-        self.answers: dict[str, str] = {}
-        for family in FAMILIES:
-            responses = recordings.recorded_responses(family)
-            texts = recordings.recorded_texts(responses)
-            for request in recordings.recorded_requests(family, responses):
-                self.answers[request.prompt] = texts[request.id]
+        self.seen: list[dict] = []
+        self.status, self.cut = 200, None
+        self.answers = {request.text: text for request, text in recordings()}
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -77,6 +85,18 @@ class FaultServer(ThreadingHTTPServer):
             self.outcomes[fault] += 1
         return fault
 
+    def completion(self, body: dict) -> dict:
+        """The recorded answer to a chat request, as a server sends it."""
+        said = ("stop", self.answers[body["messages"][0]["content"]])
+        reason, text = self.cut or said
+        message = {"role": "assistant", "content": text}
+        choice = {"index": 0, "message": message, "finish_reason": reason}
+        usage = {"prompt_tokens": 100, "completion_tokens": 200, "total_tokens": 300}
+        return {
+            "id": "x", "object": "chat.completion", "created": 0,
+            "model": body["model"], "choices": [choice], "usage": usage,
+        }  # fmt: skip
+
     def handle_error(self, request, client_address):
         """A client that was killed leaves broken pipes: nothing to print."""
 
@@ -87,6 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         key = self.headers["Idempotency-Key"]
+        self.server.seen.append(body)
         fault = self.server.fault_of(key)
         if fault == "dropped":
             self.close_connection = True
@@ -112,27 +133,22 @@ class _Handler(BaseHTTPRequestHandler):
                 self.server.delivered[key] += 1
 
     def _reply(self, fault: str, body) -> tuple[int, str, bytes]:
+        if self.server.status != 200:
+            error = {"message": f"Incorrect API key: {self.headers['Authorization']}"}
+            value = json.dumps({"error": error}).encode()
+            return self.server.status, "application/json", value
         if fault in ("429", "500", "503"):
             return int(fault), "application/json", b'{"error": {"message": "busy"}}'
         if fault == "not json":
             return 200, "text/html", b"<html>a proxy says hello</html>"
-        text = self.server.answers[body["messages"][0]["content"]]
-        message = {"role": "assistant", "content": text}
-        choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
-        value = {
-            "id": "x", "object": "chat.completion", "created": 0,
-            "model": body["model"],
-            "choices": [] if fault == "empty choices" else choices,
-            "usage": {"prompt_tokens": 100, "completion_tokens": 200,
-                      "total_tokens": 300},
-        }  # fmt: skip
+        value = self.server.completion(body)
+        if fault == "empty choices":
+            value["choices"] = []
         payload = json.dumps(value).encode()
+        if fault == "truncated":
+            payload = payload[: len(payload) // 2]
         kind = "text/plain" if fault == "wrong content type" else "application/json"
-        return (
-            200,
-            kind,
-            payload[: len(payload) // 2] if fault == "truncated" else payload,
-        )
+        return 200, kind, payload
 
     def log_message(self, *_):
         pass
@@ -150,27 +166,26 @@ def settings_for(store: Path) -> Settings:
 
 def requests_of(count: int, settings: Settings) -> list[ChatRequest]:
     """`count` different requests of the recordings; beyond those, new samples."""
-    planned = [
-        request
-        for family in FAMILIES
-        for request in recordings.recorded_requests(
-            family, recordings.recorded_responses(family)
-        )
-    ]
+    planned = [request.chat(settings) for request, _ in recordings()]
     found: dict[str, ChatRequest] = {}
     for sample in range(count):
-        for r in planned:
+        for chat in planned:
             if len(found) == count:
-                return list(found.values())
-            chat = chat_request(r.id, r.prompt, r.template, settings, sample)
+                break
+            chat = replace(chat, sample=sample)
             found.setdefault(chat.key, chat)
     return list(found.values())
+
+
+def texts_in(store: Store) -> dict[str, str]:
+    """Key to text of every answer, in the order of the keys: what two runs share."""
+    return dict(store.read("SELECT key, text FROM answers ORDER BY key"))
 
 
 def ask(store: str, count: int) -> None:
     """The client that is killed: asks for everything that its store lacks."""
     settings = settings_for(Path(store))
-    client = Client(settings, schemas=replies.SCHEMAS)
+    client = Client(settings)
     client.complete_many(requests_of(count, settings))
     client.close()
 
@@ -198,14 +213,14 @@ def prove(count: int, rate: float, kills: int, seed: int, folder: Path) -> dict:
         client.send_signal(signal.SIGKILL)
         client.wait()
         with server.lock:
-            server.banned = {key for key, _ in store.dump()}
+            server.banned = set(texts_in(store))
     assert start(server, path, count).wait() == 0, "the last run did not end well"
     server.shutdown()
     clean = FaultServer(0.0)
     assert start(clean, folder / "clean.sqlite", count).wait() == 0
     clean.shutdown()
-    wanted = list(Store(folder / "clean.sqlite").dump())
-    found, delivered = list(store.dump()), sum(server.delivered.values())
+    wanted = texts_in(Store(folder / "clean.sqlite"))
+    found, delivered = texts_in(store), sum(server.delivered.values())
     return {
         "different requests": count,
         "kills": kills,

@@ -1,68 +1,126 @@
-"""The README's map of modules is complete, in order, and true."""
+"""The house: what each room may import, how long a file is, and the README's map."""
+
+from __future__ import annotations
 
 import ast
+import json
 import re
+from pathlib import Path
+
+import pytest
 
 from nbutils.core.settings import ROOT
 
+PACKAGE = ROOT / "nbutils"
+MAY_IMPORT = {
+    "core": "",
+    "llm": "core",
+    "synthesis": "core llm",
+    "encoder": "core",
+    "mining": "core encoder",
+    "training": "core encoder",
+    "evaluation": "core encoder mining training",
+    "plots": "core",
+    "pages": "core",
+}
+"""What a room may import beside itself; the files at the top may import all."""
+ROOMS = list(MAY_IMPORT)
+PAGES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
-def rows() -> list[list[str]]:
-    text = (ROOT / "README.md").read_text().split("## The map")[1].split("\n## ")[0]
-    cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
-    return [re.findall(r"`(\w+)`", cell) for cell in cells]
+
+def imported(source: str) -> set[str]:
+    """The modules and names of nbutils that a source imports anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = "nbutils" if node.level else (node.module or "")
+            names = {a.name for a in node.names if not a.name.startswith("__")}
+            found |= (
+                {f"{base}.{name}" for name in names} if base == "nbutils" else {base}
+            )
+    return {name for name in found if name.split(".")[0] == "nbutils"}
 
 
-def imports(name: str) -> set[str]:
-    tree = ast.parse((ROOT / "nbutils" / f"{name}.py").read_text())
-    found = set()
+def rooms_of(source: str) -> set[str]:
+    return {parts[1] for name in imported(source) if (parts := name.split("."))[1:]}
+
+
+def code_of(page: Path) -> str:
+    cells = json.loads(page.read_text())["cells"]
+    return "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import nbutils.a", {"a"}),
+        ("import os, nbutils.a.b as c", {"a"}),
+        ("import nbutils", set()),
+        ("from nbutils import a, b", {"a", "b"}),
+        ("def f():\n    from nbutils.a.b import c", {"a"}),
+        ("from . import a", {"a"}),
+        ("from numpy import a", set()),
+        ("from nbutils import __version__", set()),
+    ],
+)
+def test_every_form_of_import_is_seen(source, found):
+    assert rooms_of(source) == found
+
+
+def test_the_rooms_are_the_folders_and_every_file_stands_in_one():
+    assert sorted(ROOMS) == sorted(p.parent.name for p in PACKAGE.glob("*/__init__.py"))
+    top = {path.stem for path in PACKAGE.glob("*.py")}
+    assert top == {"__init__", "__main__", "checks", "backbone", "pooling"}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_what_it_may(room):
+    paths = list((PACKAGE / room).rglob("*.py"))
+    assert len(paths) > 2
+    allowed = {room, *MAY_IMPORT[room].split()}
+    for path in paths:
+        source = path.read_text()
+        assert "from . " not in source and "from .." not in source, path
+        others = rooms_of(source) - allowed
+        assert not others, f"{path.relative_to(ROOT)} imports {others}"
+
+
+def test_no_file_is_longer_than_300_lines():
+    for folder in ("nbutils", "benchmarks"):
+        for path in (ROOT / folder).rglob("*.py"):
+            count = len(path.read_text().splitlines())
+            assert count <= 300, f"{path.relative_to(ROOT)} has {count} lines"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_imports_rooms_and_never_a_file_within(page):
+    for name in imported(code_of(page)):
+        room, *within = name.removeprefix("nbutils.").split(".")
+        assert room in ROOMS, name
+        assert not within, f"{name}: import it from nbutils.{room}"
+    plots = re.findall(r"from nbutils\.plots import (.*)", code_of(page))
+    assert all(re.fullmatch(r"\w+ as plots", names) for names in plots), plots
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_room_hands_out_what_a_page_takes_from_it(page):
+    taken, tree = set(), ast.parse(code_of(page))
     for node in ast.walk(tree):
-        found |= imported(node)
-    return found
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("nbutils."):
+            taken |= {(node.module.split(".")[1], alias.name) for alias in node.names}
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            taken |= {(node.value.id, node.attr)} if node.value.id in ROOMS else set()
+    assert len(taken) > 5
+    for room, name in taken - {("plots", name) for _, name in taken}:
+        door = (PACKAGE / room / "__init__.py").read_text()
+        assert re.search(rf"\b{name}\b", door), f"nbutils.{room} hands out no {name}"
 
 
-def imported(node: ast.AST) -> set[str]:
-    """The modules of the package that a statement imports, however it is written."""
-    if isinstance(node, ast.Import):
-        names = [alias.name.split(".") for alias in node.names]
-        return {parts[1] for parts in names if parts[0] == "nbutils" and parts[1:]}
-    if not isinstance(node, ast.ImportFrom):
-        return set()
-    whole = (node.module or "").split(".")
-    if node.level:
-        whole = ["nbutils", *filter(None, whole)]
-    if whole[0] != "nbutils":
-        return set()
-    if whole[1:]:
-        return {whole[1]}
-    return {a.name for a in node.names if not a.name.startswith("__")}
-
-
-def test_every_form_of_import_is_seen():
-    forms = {
-        "import nbutils.a": {"a"},
-        "import os, nbutils.a.b as c": {"a"},
-        "import nbutils": set(),
-        "from nbutils import a, b": {"a", "b"},
-        "from nbutils.a import b": {"a"},
-        "from . import a": {"a"},
-        "from .a import b": {"a"},
-        "from nbutils import __version__": set(),
-        "from numpy import a": set(),
-    }
-    for source, found in forms.items():
-        assert imported(ast.parse(source).body[0]) == found, source
-
-
-def test_every_module_stands_in_the_map_once():
-    named = [name for row in rows() for name in row]
-    there = {p.stem for p in (ROOT / "nbutils").rglob("*.py")} - {"__init__"}
-    assert sorted(named) == sorted(there)
-
-
-def test_modules_import_only_what_stands_above_them():
-    above: set[str] = set()
-    for row in rows():
-        above |= set(row)
-        for name in row:
-            below = imports(name) - above
-            assert not below, f"{name} imports {below}, which stand below it"
+def test_the_readmes_map_is_one_line_a_room():
+    text = (ROOT / "README.md").read_text().split("## The map")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `([\w/.]+)`", text, re.MULTILINE)
+    assert [row.strip("/").split("/")[-1] for row in rows] == [
+        *ROOMS, "benchmarks", "tests",
+    ]  # fmt: skip

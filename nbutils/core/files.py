@@ -1,52 +1,47 @@
-"""Atomic writes, jsonl, tables, sums."""
+"""Atomic writes, jsonl, tables, sums.
+
+JSONL for records that people read, parquet for tables. Every write is atomic: a file
+is whole or it is not there.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import tempfile
+import secrets
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 from pydantic import BaseModel, ValidationError
 
 from nbutils.core.errors import LabError
-from nbutils.core.records import R
+
+R = TypeVar("R", bound=BaseModel)
 
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path` that replaces it only if the block succeeds."""
+    """A hidden path beside `path` that takes its place only if the block succeeds.
+
+    The block writes a file or a folder there.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix
-    )
-    os.close(handle)
-    os.chmod(name, 0o644)
-    temporary = Path(name)
+    made = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
+    older = Path(f"{made}.older")
     try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def atomic_folder(folder: str | Path) -> Iterator[Path]:
-    """A folder to make that takes the place of `folder` only if the block succeeds."""
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        made = Path(temporary, "made")
         yield made
-        if folder.is_dir():
-            os.replace(folder, Path(temporary, "old"))
-        os.replace(made, folder)
+        if path.is_dir():  # a folder is not replaced while it holds something
+            os.replace(path, older)
+        os.replace(made, path)
+    finally:
+        for left in (made, older):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
 
 def write_jsonl(path: str | Path, records: Iterable[BaseModel | dict]) -> int:
@@ -65,71 +60,67 @@ def read_jsonl(path: str | Path, kind: type[R] | None = None) -> list[Any]:
 
     Raises LabError that names the file, the line and the first fault in it.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise LabError(f"{path} does not exist")
+    read = kind.model_validate_json if kind else json.loads
     rows = []
-    with path.open(encoding="utf-8") as file:
+    with _existing(path).open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
             try:
-                rows.append(
-                    kind.model_validate_json(line) if kind else json.loads(line)
-                )
+                rows += [read(line)] if line.strip() else []
             except ValidationError as error:
                 first = error.errors()[0]
-                where = ".".join(str(part) for part in first["loc"]) or "the record"
-                raise LabError(
-                    f"{path}, line {number}: {where}: {first['msg']}; "
-                    "restore the file or write it anew"
-                ) from None
+                fault = (
+                    f"{'.'.join(map(str, first['loc'])) or 'record'}: {first['msg']}"
+                )
             except json.JSONDecodeError as error:
-                raise LabError(
-                    f"{path}, line {number}: not JSON ({error.msg}); the file is "
-                    "truncated or damaged: restore it or write it anew"
-                ) from None
+                fault = f"not JSON ({error.msg}), truncated or damaged"
+            else:
+                continue
+            raise LabError(f"{path}, line {number}: {fault}: restore the file")
     return rows
 
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write a JSON file, indented, with a newline at its end."""
+    text = json.dumps(value, indent=1, ensure_ascii=False)
     with atomic(path) as temporary:
-        text = json.dumps(value, indent=1, ensure_ascii=False)
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read_json(path: str | Path) -> Any:
     """The value of a JSON file. LabError where it is missing or no JSON."""
-    path = Path(path)
+    path = _existing(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise LabError(f"{path} does not exist") from None
     except ValueError as error:
-        raise LabError(
-            f"{path} is not JSON ({error}): restore it or make it again"
-        ) from None
+        raise LabError(f"{path} is not JSON ({error}): make it again") from None
 
 
 def write_table(path: str | Path, table: pd.DataFrame) -> None:
     """Write a parquet table (or csv, by the file's ending)."""
+    csv = Path(path).suffix == ".csv"
     with atomic(path) as temporary:
-        if temporary.suffix == ".csv":
-            table.to_csv(temporary, index=False)
-        else:
-            table.to_parquet(temporary, index=False)
+        (table.to_csv if csv else table.to_parquet)(temporary, index=False)
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
     """Read a parquet or csv table; LabError where it is missing or damaged."""
-    path = Path(path)
-    if not path.is_file():
-        raise LabError(f"{path} does not exist")
+    path = _existing(path)
     try:
         return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise LabError(f"{path} cannot be read as a table: {error}") from None
+
+
+def _existing(path: str | Path) -> Path:
+    if not Path(path).is_file():
+        raise LabError(f"{path} does not exist")
+    return Path(path)
+
+
+# -- sums ------------------------------------------------------------------------------
+
+SUMS = "SHA256SUMS"
+"""One line a file, `digest  name`; names may hold folders, as in `a/b.json`."""
 
 
 def sha256(path: str | Path) -> str:
@@ -138,49 +129,20 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-SUMS = "SHA256SUMS"
-"""One line a file, `digest  name`; names may hold folders, as in `a/b.json`."""
-
-
 def files_of(folder: str | Path) -> list[str]:
     """Names of all files under `folder`, sorted; hidden ones and its sums left out."""
-    folder = Path(folder)
-    paths = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
-    shown = (p for p in paths if not any(part.startswith(".") for part in p.parts))
-    return sorted(p.as_posix() for p in shown if p.as_posix() != SUMS)
+    names = (p.relative_to(folder) for p in Path(folder).rglob("*") if p.is_file())
+    shown = (name for name in names if not any(p[0] == "." for p in name.parts))
+    return sorted(name.as_posix() for name in shown if name.as_posix() != SUMS)
 
 
 def write_sums(folder: str | Path) -> int:
-    """Write `folder`/SHA256SUMS over every file under it; returns how many.
-
-    This is how the sums of everything under data/ are made.
-    """
-    folder = Path(folder)
-    names = files_of(folder)
+    """Write `folder`/SHA256SUMS over every file under it; returns how many."""
+    folder, names = Path(folder), files_of(folder)
+    lines = [f"{sha256(folder / name)}  {name}\n" for name in names]
     with atomic(folder / SUMS) as temporary:
-        lines = [f"{sha256(folder / name)}  {name}\n" for name in names]
         temporary.write_text("".join(lines), encoding="utf-8")
     return len(names)
-
-
-def verify_shipped(path: str | Path) -> None:
-    """Check a shipped file, or all of a shipped folder, against the sums above it.
-
-    The sums are those of the nearest folder that has a SHA256SUMS. Raises LabError for
-    a file that is missing, changed or not listed.
-    """
-    path = Path(path).resolve()
-    around = path.parents if path.is_file() else (path, *path.parents)
-    folder = next((f for f in around if (f / SUMS).is_file()), None)
-    if folder is None:
-        sums = path.parent / SUMS
-        raise LabError(f"{sums} is missing: restore it with 'git checkout {sums}'")
-    if path.is_file():
-        return verify(folder, [path.relative_to(folder).as_posix()])
-    within = path.relative_to(folder)
-    there = {(within / name).as_posix() for name in files_of(path)}
-    listed = {n for n in read_sums(folder) if Path(n).is_relative_to(within)}
-    return verify(folder, sorted(there | listed))
 
 
 def read_sums(folder: Path) -> dict[str, str]:
@@ -188,27 +150,33 @@ def read_sums(folder: Path) -> dict[str, str]:
     sums = folder / SUMS
     if not sums.is_file():
         raise LabError(f"{sums} is missing: restore it with 'git checkout {sums}'")
-    listed = {}
-    for line in sums.read_text(encoding="utf-8").splitlines():
-        digest, _, name = line.partition("  ")
-        listed[name] = digest
-    return listed
+    lines = sums.read_text(encoding="utf-8").splitlines()
+    return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
 
 
-def verify(folder: Path, names: Iterable[str] | None = None) -> None:
-    """Check files of `folder` against its `SHA256SUMS`.
+def verify(path: str | Path) -> None:
+    """Check a shipped file, or all of a shipped folder, against the sums above it.
 
-    Raises LabError for a file that is missing, changed or not listed.
+    The sums are those of the nearest folder that has a SHA256SUMS. Raises LabError for
+    a file that is missing, changed or not listed.
     """
-    sums, listed = folder / SUMS, read_sums(folder)
-    for name in listed if names is None else names:
-        path = folder / name
+    path = Path(path).resolve()
+    above = [path, *path.parents] if path.is_dir() else path.parents
+    folder = next((f for f in above if (f / SUMS).is_file()), above[0])
+    listed, within = read_sums(folder), path.relative_to(folder)
+    names = {within.as_posix()}
+    if path.is_dir():
+        names = {name for name in listed if Path(name).is_relative_to(within)}
+        names |= {(within / name).as_posix() for name in files_of(path)}
+    for name in sorted(names):
+        file = folder / name
+        mend = f"restore it with 'git checkout {file}'"
         if name not in listed:
-            raise LabError(f"{path} is not listed in {sums}")
-        if not path.is_file():
-            raise LabError(f"{path} is missing: restore it with 'git checkout {path}'")
-        if sha256(path) != listed[name]:
+            raise LabError(f"{file} is not listed in {folder / SUMS}")
+        if not file.is_file():
+            raise LabError(f"{file} is missing: {mend}")
+        if sha256(file) != listed[name]:
             raise LabError(
-                f"{path} is truncated or changed (its sha256 is not in {sums}): "
-                f"restore it with 'git checkout {path}'"
+                f"{file} is truncated or changed (its sha256 is not in SHA256SUMS): "
+                f"{mend}"
             )

@@ -6,31 +6,30 @@ anything starts. PyTorch is imported only where a GPU has to be looked for.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 import psutil
 
 from nbutils.core.errors import LabError
-from nbutils.core.fields import MINILM, Settings
+from nbutils.core.fields import MINILM, SMOLLM2, Settings
 from nbutils.core.settings import ROOT
 
-PACKAGES = ("torch", "transformers", "sentence-transformers", "peft", "bitsandbytes")
+PACKAGES = (
+    "torch", "transformers", "sentence-transformers", "peft", "bitsandbytes", "mteb",
+)  # fmt: skip
 GB = 1024**3
 
 
 def versions() -> dict[str, str]:
-    """Python's, this project's and the main libraries' versions; none is imported."""
+    """Python's, the main libraries' and this project's versions; none is imported."""
     found = {"python": platform.python_version()}
-    for package in (*PACKAGES, "mteb"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "missing"
+    found |= {package: version(package) for package in PACKAGES}
     return {**found, "nbutils": version("hard-negatives-lab")}
 
 
@@ -46,11 +45,11 @@ def describe_machine() -> None:
     """Print versions, device, cores and memory in one line."""
     import torch  # here, so that its import counts as import and not as work
 
-    short = {"sentence-transformers": "ST"}
-    names = [f"{short.get(k, k)} {v}" for k, v in versions().items() if k != "nbutils"]
+    names = [f"{k} {v}" for k, v in versions().items() if k != "nbutils"]
     memory = psutil.virtual_memory().total / GB
     device = device_name() if torch.cuda.is_available() else "CPU"
-    print(f"{', '.join(names)} · {device}, {psutil.cpu_count()} cores, {memory:.0f} GB")
+    libraries = ", ".join(names).replace("sentence-transformers", "ST")
+    print(f"{libraries} · {device}, {psutil.cpu_count()} cores, {memory:.0f} GB")
 
 
 def peak_memory_gb() -> float:
@@ -60,10 +59,8 @@ def peak_memory_gb() -> float:
     memory of the process that launched it.
     """
     status = Path("/proc/self/status")
-    if status.is_file():
-        match = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
-        if match:
-            return int(match[1]) * 1024 / GB
+    if status.is_file() and (found := re.search(r"VmHWM:\D+(\d+)", status.read_text())):
+        return int(found[1]) * 1024 / GB
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024
@@ -77,39 +74,70 @@ def memory_now() -> float:
 
 def forget_peak() -> None:
     """Let `peak_memory_gb` count from now on, where the system can (Linux)."""
-    switch = Path("/proc/self/clear_refs")
-    if switch.is_file():
-        switch.write_text("5")
+    if sys.platform == "linux":
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def cache_folder() -> Path:
+    """The folder of all that can be made again: models and vectors.
+
+    NBUTILS_CACHE where that is set (from the project's root, if relative), else the
+    project's .cache; the user's own cache where the project cannot be written to.
+    """
+    if named := os.environ.get("NBUTILS_CACHE"):
+        return ROOT / Path(named).expanduser()
+    own = ROOT / ".cache"
+    if os.access(own if own.exists() else ROOT, os.W_OK):
+        return own
+    users = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(users) / "nbutils"
+
+
+def model_folder(name: str) -> Path:
+    """Where a fetched model is kept, or would be."""
+    return cache_folder() / "models" / name.rpartition("/")[2]
+
+
+def fetched(name: str) -> Path:
+    """The folder of a fetched model, every file there and of its full length.
+
+    Quick: no file but the short `origin.json` is read. Raises LabError that says how
+    to fetch the model.
+    """
+    folder = model_folder(name)
+    try:
+        sizes = json.loads((folder / "origin.json").read_text())["bytes"]
+        if all((folder / file).stat().st_size == size for file, size in sizes.items()):
+            return folder
+    except (OSError, ValueError):
+        pass
+    raise LabError(
+        f"{name} is not in {folder}, or not whole: "
+        "run 'python -m nbutils fetch' once, with a network"
+    )
 
 
 def network_needs(settings: Settings) -> list[str]:
     """What these settings would fetch or ask for over the network; may be empty.
 
-    Folders, the shipped MiniLM, `bm25` and the tiny random models need none.
+    Folders, MiniLM, the fetched SmolLM2, `bm25` and the tiny random models need none.
     """
     needs = ["a language model"] if settings.llm.mode != "replay" else []
-    models = [
-        settings.encoder.student,
-        settings.encoder.reference,
-        *settings.mining.teachers,
-        *filter(None, [settings.mining.rescore_with]),
-    ]
-    needs += [
-        f"an embeddings server of {name.removeprefix('server:')}"
-        if name.startswith("server:")
-        else name
-        for name in dict.fromkeys(models)
-        if not _is_local(name)
-    ]
-    return needs + [
-        f"mteb's {name}" for name in settings.evaluation.tasks if name != "local"
-    ]
+    encoder, mining = settings.encoder, settings.mining
+    scorers = [*mining.teachers, mining.rescore_with or encoder.reference]
+    for name in dict.fromkeys([encoder.student, encoder.reference, *scorers]):
+        kind, _, model = name.partition(":")
+        if kind == "server":
+            needs.append(f"an embeddings server of {model}")
+        elif not (_is_shipped(name) or Path(name).is_dir() or (ROOT / name).is_dir()):
+            needs.append(name)
+    tasks = settings.evaluation.tasks
+    return needs + [f"mteb's {name}" for name in tasks if name != "local"]
 
 
-def _is_local(model: str) -> bool:
-    shipped = model in ("bm25", "random", MINILM)
-    shipped = shipped or model.startswith(("tiny-", "vectors:"))
-    return shipped or Path(model).is_dir() or (ROOT / model).is_dir()
+def _is_shipped(model: str) -> bool:
+    named = model in ("bm25", "random", MINILM, SMOLLM2)
+    return named or model.startswith(("tiny-", "vectors:"))
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -126,8 +154,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     }
-    hub = [need for need in network_needs(settings) if need != "a language model"]
-    if not hub:
+    if set(network_needs(settings)) <= {"a language model"}:
         offline = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
         values |= dict.fromkeys(offline, "1")
     return values
@@ -147,23 +174,18 @@ def check_machine(settings: Settings) -> None:
             f"{settings.min_memory_gb:g}: close other programs, take the smoke "
             "profile, or lower min_memory_gb"
         )
-    if settings.device == "cuda" and not _has_gpu():
-        raise LabError(
-            f"profile {settings.profile!r} needs a CUDA GPU and PyTorch finds none: "
-            "profiles workshop and smoke run on a CPU"
-        )
+    if settings.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise LabError(
+                f"profile {settings.profile!r} needs a CUDA GPU and PyTorch finds "
+                "none: profiles workshop and smoke run on a CPU"
+            )
     keys = ("OPENAI_API_KEY", "OPENAI_BASE_URL")
-    live = settings.llm.mode != "replay"
-    if live and not any(os.environ.get(key) for key in keys):
+    if settings.llm.mode != "replay" and not any(map(os.environ.get, keys)):
         raise LabError(
-            f"llm_mode is {settings.llm.mode!r}, but OPENAI_API_KEY and "
-            "OPENAI_BASE_URL are not set: "
+            f"llm_mode is {settings.llm.mode!r}, but {' and '.join(keys)} are not set: "
             "export the key (and the URL, for a server other than OpenAI's), or set "
             "llm_mode to 'replay'"
         )
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()

@@ -11,55 +11,32 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from accelerate import PartialState
+from accelerate.utils import (
+    broadcast_object_list,
+    gather_object,
+    parse_flag_from_env,
+    reduce,
+)
 
 from nbutils.core.errors import LabError
 
 
 def place() -> tuple[int, int]:
-    """(number of this process, how many there are), as the launcher set them."""
+    """(number of this process, how many there are), as the launcher set them.
+
+    The first call joins the processes, and gives each its own device.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return 0, 1
-    return _state().process_index, _state().num_processes
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
+    state = PartialState(cpu=cpu)
+    return state.process_index, state.num_processes
 
 
 def is_main() -> bool:
     """Whether this process is the one that writes and evaluates."""
     return place()[0] == 0
-
-
-def wait() -> None:
-    """Wait until every process is here."""
-    if place()[1] > 1:
-        _state().wait_for_everyone()
-
-
-def gather(value: Any) -> list[Any]:
-    """Every process's value (any that pickles), in the order of their numbers."""
-    if place()[1] == 1:
-        return [value]
-    from accelerate.utils import gather_object
-
-    _state()
-    return gather_object([value])
-
-
-def from_main(make: Callable[[], Any]) -> Any:
-    """What `make` returns on the main process, on all of them; so is its LabError."""
-    found: list[Any] = [None, None]
-    if is_main():
-        try:
-            found[0] = make()
-        except LabError as error:
-            found[1] = str(error)
-    if place()[1] > 1:
-        from accelerate.utils import broadcast_object_list
-
-        broadcast_object_list(found)
-    value, problem = found
-    if problem is not None:
-        raise LabError(problem)
-    return value
 
 
 def share(count: int) -> range:
@@ -68,16 +45,32 @@ def share(count: int) -> range:
     return range(number, count, processes)
 
 
-def _state():
-    """accelerate's one state; it joins the processes when it is first made."""
-    from accelerate import PartialState
-    from accelerate.utils import parse_flag_from_env
-
-    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
-    return PartialState(cpu=cpu)
+def wait() -> None:
+    """Wait until every process is here."""
+    if place()[1] > 1:
+        PartialState().wait_for_everyone()
 
 
-def _sum(tensor: Tensor) -> Tensor:
-    from accelerate.utils import reduce
+def gather(value: Any) -> list[Any]:
+    """Every process's value (any that pickles), in the order of their numbers."""
+    return gather_object([value]) if place()[1] > 1 else [value]
 
-    return reduce(tensor, "sum")
+
+def add_up(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum of every process's tensor, on all of them."""
+    return reduce(tensor, "sum") if place()[1] > 1 else tensor
+
+
+def from_main(make: Callable[[], Any]) -> Any:
+    """What `make` returns on the main process, on all of them; so is its LabError."""
+    found: list[Any] = [None]
+    if is_main():
+        try:
+            found = [make()]
+        except LabError as error:
+            found = [error]
+    if place()[1] > 1:
+        broadcast_object_list(found)
+    if isinstance(found[0], LabError):
+        raise found[0]
+    return found[0]

@@ -1,15 +1,26 @@
-"""The records that flow from room to room, and the files that hold them.
+"""The records that flow from room to room, and the folder that holds them.
 
-JSONL for records that people read, parquet for tables. Every write is atomic: a file
-is whole or it is not there.
+Notebook 02 writes them, 03 to 06 read them: one JSONL file a kind.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from nbutils.core.fields import Settings
+from nbutils.core.files import SUMS, read_jsonl, verify
+from nbutils.core.settings import DATA
+
+RECORDS = DATA / "records"
+"""The shipped records: what the recorded answers parse to."""
 
 Level = Literal["N1", "N2", "N3", "N4"]
 LEVELS: tuple[Level, ...] = ("N1", "N2", "N3", "N4")
@@ -126,9 +137,6 @@ class TrainingInstance(Record):
     known_positives: tuple[str, ...] = ()
 
 
-R = TypeVar("R", bound=BaseModel)
-
-
 def split_of(family: str, task_index: int | None, tasks: int, example: int) -> Split:
     """The split of an example of task `task_index` (of `tasks` in its group).
 
@@ -154,3 +162,65 @@ class Records:
     items: list[RetrievalItem] = field(default_factory=list)
     syneg: list[SynegExample] = field(default_factory=list)
     rejections: list[Rejection] = field(default_factory=list)
+
+
+KINDS: dict[str, type[Record]] = {
+    "tasks": Task,
+    "graded": GradedExample,
+    "items": RetrievalItem,
+    "syneg": SynegExample,
+}
+
+
+def read_records(settings: Settings, folder: str | Path = RECORDS) -> Records:
+    """The records in `folder` (KIND.jsonl each) of the settings' families, in order.
+
+    With `max_items`: so many graded examples a family, `spread` over groups and splits,
+    the first items, and SyNeg's negatives of these. Tasks are always all. A folder with
+    sums is verified. LabError for a file that is missing, changed or damaged.
+    """
+    folder, most = Path(folder), settings.synthesis.max_items
+    if (folder / SUMS).is_file():
+        verify(folder)
+    own: dict[str, list] = {kind: [] for kind in KINDS}
+    for kind, record in KINDS.items():
+        by_family = defaultdict(list)
+        for row in read_jsonl(folder / f"{kind}.jsonl", record):
+            by_family[row.family].append(row)
+        for rows in map(by_family.__getitem__, settings.synthesis.families):
+            if kind == "graded":
+                rows = spread(rows, most, lambda e: (e.group, e.split))
+            elif kind == "items":
+                rows = rows[: most or None]
+            own[kind] += rows
+    items = {item.id for item in own["items"]}
+    own["syneg"] = [e for e in own["syneg"] if e.item_id in items]
+    return Records(**own)
+
+
+T = TypeVar("T")
+
+
+def spread(
+    rows: Sequence[T], count: int, stratum: Callable[[T], tuple[str, str]]
+) -> list[T]:
+    """The first `count` (0: all) when groups and splits take turns, in their order.
+
+    A short run then still holds every group, and something to train on and to test.
+    """
+    if not count or count >= len(rows):
+        return list(rows)
+    queues: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for place, row in enumerate(rows):
+        queues[stratum(row)].append(place)
+    groups, splits = (list(dict.fromkeys(part)) for part in zip(*queues, strict=True))
+    lap = math.lcm(len(groups), len(splits))
+    chosen: list[int] = []
+    for turn in itertools.count():
+        # After a lap the pairs come round again: shift, so that all pairs are met.
+        key = groups[turn % len(groups)], splits[(turn + turn // lap) % len(splits)]
+        if queues.get(key):
+            chosen.append(queues[key].pop(0))
+        if len(chosen) == count:
+            break
+    return [rows[place] for place in sorted(chosen)]

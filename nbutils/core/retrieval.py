@@ -1,23 +1,27 @@
-"""Retrieval sets in BEIR's format: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv.
+"""Retrieval sets: read from BEIR's format, or made from the lab's own records.
 
-Lines of the two files hold `_id`, `text` and perhaps `title`; the table has the columns
-query-id, corpus-id and score, and a score above 0 marks a positive.
+A folder in BEIR's format holds corpus.jsonl and queries.jsonl, whose lines have `_id`,
+`text` and perhaps `title`, and qrels/SPLIT.tsv with the columns query-id, corpus-id and
+score; a score above 0 marks a positive.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
 
 from nbutils.core.errors import LabError
 from nbutils.core.files import read_jsonl
-from nbutils.core.records import GradedExample, RetrievalItem, Split
+from nbutils.core.records import GradedExample, Records, RetrievalItem, Split
 from nbutils.core.text import normalise
+
+HELD_OUT = ("held-out-tasks", "held-out-family")
 
 
 @dataclass(frozen=True)
@@ -44,120 +48,91 @@ def read_set(folder: str | Path, split: str = "train") -> RetrievalSet:
     missing, an id that stands twice, and a query or positive that has no text.
     """
     folder = Path(folder)
-    positives = read_qrels(folder, split)
-    queries = read_texts(folder / "queries.jsonl", positives)
-    texts = read_texts(folder / "corpus.jsonl")
-    for query, documents in positives.items():
-        lost = next((name for name in documents if name not in texts), None)
-        if lost is not None:
+    positives = _read_qrels(folder, split)
+    queries = _read_texts(folder / "queries.jsonl")
+    corpus = _read_texts(folder / "corpus.jsonl")
+    for name, known, wanted in (
+        ("queries.jsonl", queries, positives),
+        ("corpus.jsonl", corpus, chain(*positives.values())),
+    ):
+        lost = set(wanted) - known.keys()
+        if lost:
             raise LabError(
-                f"{folder / 'corpus.jsonl'} has no text of {lost!r}, a positive of "
-                f"query {query!r}: add it, or drop its line from qrels/{split}.tsv"
+                f"{folder / name} has no text of {min(lost)!r}, which the qrels name"
             )
-    corpus = pd.DataFrame({"id": list(texts), "text": list(texts.values())})
-    return RetrievalSet(
-        folder.resolve().name, {q: queries[q] for q in positives}, corpus, positives
-    )
+    queries = {query: queries[query] for query in positives}
+    return RetrievalSet(folder.resolve().name, queries, _frame(corpus), positives)
 
 
-def read_qrels(folder: str | Path, split: str) -> dict[str, list[str]]:
-    """Query id to the ids of its positives, in the file's order.
-
-    Raises LabError for a split that is missing, a table that is none, and a split
-    without any positive.
-    """
-    path = Path(folder, "qrels", f"{split}.tsv")
+def _read_qrels(folder: Path, split: str) -> dict[str, list[str]]:
+    """Query id to the ids of its positives, in the file's order."""
+    path = folder / "qrels" / f"{split}.tsv"
     if not path.is_file():
-        there = sorted(p.stem for p in path.parent.glob("*.tsv"))
-        known = f"it has {', '.join(there)}" if there else "it has no qrels"
-        raise LabError(f"{folder} has no split {split!r} in BEIR's format: {known}")
-    positives: dict[str, list[str]] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
-            try:
-                relevant = float(row["score"]) > 0
-                query, document = row["query-id"], row["corpus-id"]
-            except (KeyError, TypeError, ValueError):
-                raise LabError(
-                    f"{path} needs the columns query-id, corpus-id and score, "
-                    "separated by tabs"
-                ) from None
-            if relevant:
-                positives.setdefault(query, []).append(document)
-    if not positives:
+        there = ", ".join(sorted(p.stem for p in path.parent.glob("*.tsv")))
+        raise LabError(
+            f"{folder} has no split {split!r} in BEIR's format: "
+            f"it has {there or 'no qrels'}"
+        )
+    plain = {"sep": "\t", "dtype": str, "quoting": csv.QUOTE_NONE}
+    try:
+        table = pd.read_csv(path, keep_default_na=False, **plain)
+        right = table[table["score"].astype(float) > 0].drop_duplicates()
+        positives = right.groupby("query-id", sort=False)["corpus-id"].agg(list)
+    except (KeyError, ValueError):
+        raise LabError(
+            f"{path} needs the columns query-id, corpus-id and score, separated by tabs"
+        ) from None
+    if positives.empty:
         raise LabError(
             f"{path} marks no positive (a score above 0): name another split"
         )
-    return {query: list(dict.fromkeys(own)) for query, own in positives.items()}
+    return positives.to_dict()
 
 
-def read_texts(path: Path, wanted: Collection[str] | None = None) -> dict[str, str]:
-    """Id to text, title first; only of `wanted`, if given, all of which must be there.
-
-    Raises LabError for a line without an id, an id that stands twice, and a wanted one
-    without a text.
-    """
+def _read_texts(path: Path) -> dict[str, str]:
+    """Id to text, title first, of all that have one."""
     found: dict[str, str] = {}
     for row in read_jsonl(path):
         name = row.get("_id") if isinstance(row, dict) else None
         if not isinstance(name, str):
             raise LabError(f"{path}: a line has no text `_id`; it must hold _id, text")
-        if wanted is not None and name not in wanted:
-            continue
         if name in found:
             raise LabError(f"{path}: id {name!r} stands twice")
-        parts = (row.get("title"), row.get("text"))
-        found[name] = "\n".join(part for part in parts if part)
-    lost = sorted(n for n in (found if wanted is None else wanted) if not found.get(n))
-    if wanted is not None and lost:
-        raise LabError(f"{path} has no text of {lost[0]!r}, which the qrels name")
-    for name in lost:
-        del found[name]
-    return found
+        found[name] = "\n".join(filter(None, (row.get("title"), row.get("text"))))
+    return {name: text for name, text in found.items() if text}
 
 
-@dataclass(frozen=True)
-class LocalSet:
-    """Held-out queries, documents and judgements of one split, ready for tasks.
-
-    `qrels` maps a query id to {document id: 1} with *all* true positives; `ladder` maps
-    a graded query's id to the ids of its documents, P then N1 to N4.
-    """
-
-    name: str
-    queries: dict[str, str]
-    documents: dict[str, str]
-    qrels: dict[str, dict[str, int]]
-    ladder: dict[str, list[str]]
+def _frame(documents: dict[str, str]) -> pd.DataFrame:
+    return pd.DataFrame({"id": list(documents), "text": list(documents.values())})
 
 
-def local_set(
-    name: str, graded: Sequence[GradedExample], items: Sequence[RetrievalItem]
-) -> LocalSet:
+def local_set(name: str, records: Records) -> RetrievalSet:
     """The evaluation set of split `name` (`held-out-tasks`, `held-out-family`, `dev`).
 
-    LabError if the split is empty under these settings.
+    Document ids are blind; planted are an item's other right answers. LabError if no
+    graded example is in the split under these settings.
     """
-    graded = [example for example in graded if example.split == name]
-    items = [item for item in items if item.split == name]
-    if not graded:
+    own = [r for r in (*records.graded, *records.items) if r.split == name]
+    if not any(isinstance(record, GradedExample) for record in own):
         raise LabError(
             f"no recorded example is in split {name!r}: check families and max_items"
         )
-    documents: dict[str, str] = {}
-    qrels: dict[str, dict[str, int]] = {}
-    for record in [*graded, *items]:
-        own = {blind(i): text for i, text in record.documents().items()}
-        documents |= own
-        true = list(own)[:1] if isinstance(record, GradedExample) else list(own)
-        qrels[record.id] = dict.fromkeys(true, 1)
-    return LocalSet(
-        name,
-        {record.id: record.query for record in [*graded, *items]},
-        documents,
-        qrels,
-        {e.id: [blind(i) for i in e.documents()] for e in graded},
-    )
+    texts: dict[str, str] = {}
+    positives, planted = {}, {}
+    for record in own:
+        documents = {blind(i): text for i, text in record.documents().items()}
+        texts |= documents
+        first, *others = documents
+        positives[record.id] = [first]
+        if isinstance(record, RetrievalItem):
+            planted[record.id] = others
+    queries = {record.id: record.query for record in own}
+    return RetrievalSet(name, queries, _frame(texts), positives, planted)
+
+
+def ladder_ids(graded: Iterable[GradedExample]) -> dict[str, list[str]]:
+    """Graded query id to the blind ids of its documents, P then N1 to N4."""
+    return {e.id: [blind(i) for i in e.documents()] for e in graded}
 
 
 def blind(document_id: str) -> str:
@@ -167,9 +142,6 @@ def blind(document_id: str) -> str:
     that ends in N, which flatters BM25, whose scores are often equal (zero).
     """
     return hashlib.sha256(document_id.encode()).hexdigest()[:16]
-
-
-HELD_OUT = ("held-out-tasks", "held-out-family")
 
 
 def passages(
@@ -183,17 +155,10 @@ def passages(
     of a graded example. Passages with the same text are one row under the first id;
     `ids` lists every id that the row stands for.
     """
-    wanted = set(splits)
-    rows: dict[str, dict] = {}
+    splits, columns = set(splits), ["id", "text", "family", "kind"]
+    rows: dict[str, list] = {}
     for record in (*items, *graded):
-        if record.split not in wanted:
-            continue
-        for name, text in record.documents().items():
-            row = rows.setdefault(
-                normalise(text),
-                {"id": name, "text": text, "family": record.family,
-                 "kind": name.rsplit("/", 1)[1], "ids": []},
-            )  # fmt: skip
-            row["ids"].append(name)
-    columns = ["id", "text", "family", "kind", "ids"]
-    return pd.DataFrame(list(rows.values()), columns=columns)
+        for name, text in record.documents().items() if record.split in splits else ():
+            first = [name, text, record.family, name.rsplit("/", 1)[1], []]
+            rows.setdefault(normalise(text), first)[-1].append(name)
+    return pd.DataFrame(list(rows.values()), columns=[*columns, "ids"])

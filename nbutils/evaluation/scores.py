@@ -1,8 +1,4 @@
-"""Scores: mteb tasks from held-out recordings, mteb by name, paired statistics.
-
-The local tasks are ordinary mteb tasks whose data is in the repository, so nothing is
-downloaded; the scores are mteb's own.
-"""
+"""Scores: models as mteb sees them, mteb's own scores, and what each query got."""
 
 from __future__ import annotations
 
@@ -16,42 +12,44 @@ import mteb
 import numpy as np
 import pandas as pd
 import pytrec_eval
-import torch
 from datasets import disable_progress_bars
+from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.model_meta import ModelMeta
 from mteb.types import PromptType
 from sentence_transformers import SentenceTransformer
 
 from nbutils.core.fields import Settings
 from nbutils.core.records import Records
-from nbutils.core.retrieval import LocalSet, local_set
-from nbutils.encoder.vectors import embed
-from nbutils.evaluation.tasks import local_tasks
+from nbutils.core.retrieval import HELD_OUT, RetrievalSet, ladder_ids, local_set
+from nbutils.encoder.vectors import embed, fingerprint
+from nbutils.evaluation.tasks import judgements, local_tasks
 from nbutils.mining.teachers import BM25Teacher
 
-# -- models --------------------------------------------------------------------------
+Run = Mapping[str, Mapping[str, float]]
+"""What a search found: query id to {document id: score}."""
 
 
-def _meta(name: str) -> ModelMeta:
-    return ModelMeta.create_empty(overwrites={"name": f"lab/{name}", "revision": "1"})
+def model_meta(name: str, revision: str) -> ModelMeta:
+    """A model's name and revision, by which mteb keeps scores."""
+    return ModelMeta.create_empty({"name": f"lab/{name}", "revision": revision})
 
 
-class CachedEncoder:
+class CachedEncoder(AbsEncoder):
     """A SentenceTransformer as mteb sees it, through `encoder.embed`.
 
     The four tasks of a set share most texts; each is encoded once. Instructions go on
-    queries only, and only for a student whose text format has a place for them.
+    queries only, and only where the text format has a place for them. Its revision is
+    the model's fingerprint, so that no other student's score is taken for its own.
     """
 
     def __init__(self, model: SentenceTransformer, settings: Settings, name: str):
         self.model, self.settings = model, settings
-        self.mteb_model_meta = _meta(name)
-        self.instructed = getattr(model[0], "text_format", "plain") != "plain"
+        self.mteb_model_meta = model_meta(name, fingerprint(model))
+        section = getattr(model[0], "section", None)
+        self.instructed = section is not None and section.text_format != "plain"
         self.known: dict[tuple[str | None, str], np.ndarray] = {}
 
-    def encode(
-        self, inputs, *, task_metadata, hf_split, hf_subset, prompt_type=None, **kwargs
-    ) -> np.ndarray:
+    def encode(self, inputs, *, task_metadata, prompt_type=None, **kwargs):
         """Unit vectors (texts, dim) of mteb's batches of texts."""
         texts = [text for batch in inputs for text in batch["text"]]
         prompt = None
@@ -63,19 +61,11 @@ class CachedEncoder:
         self.known |= {(prompt, t): v for t, v in zip(new, vectors, strict=True)}
         return np.stack([self.known[prompt, text] for text in texts])
 
-    def similarity(self, a, b) -> torch.Tensor:
-        """Cosines (rows of a, rows of b)."""
-        return torch.as_tensor(a) @ torch.as_tensor(b).T
-
-    def similarity_pairwise(self, a, b) -> torch.Tensor:
-        """Cosines of row i of a and row i of b."""
-        return (torch.as_tensor(a) * torch.as_tensor(b)).sum(-1)
-
 
 class BM25Search:
     """BM25 as an mteb search model: the lexical peer of every retrieval score."""
 
-    mteb_model_meta = _meta("bm25")
+    mteb_model_meta = model_meta("bm25", "1")
 
     def index(self, corpus, **kwargs) -> None:
         """Index the documents."""
@@ -86,25 +76,20 @@ class BM25Search:
         """Query id to {document id: score} of the `top_k` best."""
         found = {}
         scores = self.score(list(queries["text"]))
-        place = {name: i for i, name in enumerate(self.ids)}
         for query, row in zip(queries["id"], scores, strict=True):
-            wanted = [place[d] for d in top_ranked[query]] if top_ranked else None
-            pool = np.arange(len(row)) if wanted is None else np.array(wanted)
-            best = pool[np.argsort(-row[pool], kind="stable")][:top_k]
-            found[query] = {self.ids[i]: float(row[i]) for i in best}
+            row = pd.Series(row, self.ids)
+            row = row[top_ranked[query]] if top_ranked else row
+            best = row.sort_values(ascending=False, kind="stable")
+            found[query] = best[:top_k].astype(float).to_dict()
         return found
-
-
-# -- running -------------------------------------------------------------------------
 
 
 def evaluate(
     model, tasks: Sequence[mteb.AbsTask]
-) -> tuple[pd.DataFrame, dict[str, dict[str, dict[str, float]]]]:
-    """Run mteb tasks; returns (table of task, metric, score; runs per retrieval task).
+) -> tuple[pd.DataFrame, dict[str, Run]]:
+    """(Table of task, type, metric and score; runs by name of the retrieval task).
 
-    A run maps a query id to {document id: score}, for paired statistics. `model` is
-    anything mteb takes. Nothing is cached: an old score is never shown for a new model.
+    `model` is anything mteb takes. mteb's own cache of scores stays unused.
     """
     rows, runs = [], {}
     disable_progress_bars()
@@ -120,39 +105,47 @@ def evaluate(
             show_progress_bar=False,
         )
         for result, task in zip(results.task_results, tasks, strict=True):
-            rows.append(
-                {
-                    "task": task.metadata.name,
-                    "type": task.metadata.type,
-                    "metric": task.metadata.main_score,
-                    "score": float(result.get_score()),
-                }
-            )
-        for path in Path(folder).rglob("*predictions.json"):
-            stored = json.loads(path.read_text())
-            name = path.name.removesuffix("_predictions.json")
-            if "default" in stored and name.endswith(("Retrieval", "Reranking")):
-                runs[name] = stored["default"].get("test", {})
-    return pd.DataFrame(rows), runs
+            told, score = task.metadata, float(result.get_score())
+            rows.append([told.name, told.type, told.main_score, score])
+            if told.type in ("Retrieval", "Reranking"):
+                stored = json.loads(Path(folder, task.prediction_file_name).read_text())
+                runs[told.name] = stored.get("default", {}).get("test", {})
+    return pd.DataFrame(rows, columns=["task", "type", "metric", "score"]), runs
 
 
-def ndcg_per_query(
-    run: Mapping[str, Mapping[str, float]], qrels: Mapping[str, Mapping[str, int]]
-) -> pd.Series:
+def ndcg_per_query(run: Run, data: RetrievalSet) -> pd.Series:
     """NDCG@10 of every query, by pytrec_eval; the mean is mteb's score."""
-    judge = pytrec_eval.RelevanceEvaluator(dict(qrels), {"ndcg_cut.10"})
-    scores = judge.evaluate({q: dict(d) for q, d in run.items()})
+    judge = pytrec_eval.RelevanceEvaluator(judgements(data), {"ndcg_cut.10"})
+    scores = judge.evaluate({query: dict(found) for query, found in run.items()})
     return pd.Series({q: s["ndcg_cut_10"] for q, s in scores.items()}).sort_index()
 
 
-def beats_n1(run: Mapping[str, Mapping[str, float]], data: LocalSet) -> pd.Series:
+def beats_n1(run: Run, ladder: Mapping[str, Sequence[str]]) -> pd.Series:
     """1.0 where the positive scores above N1, by graded query, from a reranking run."""
-    return pd.Series(
-        {
-            query: float(run[query][ids[0]] > run[query][ids[1]])
-            for query, ids in data.ladder.items()
-        }
-    ).sort_index()
+    found = {}
+    for query, scores in run.items():
+        positive, n1, *_ = ladder[query]
+        found[query] = float(scores[positive] > scores[n1])
+    return pd.Series(found).sort_index()
+
+
+def per_query_scores(
+    model: SentenceTransformer,
+    settings: Settings,
+    records: Records,
+    splits: Sequence[str] = HELD_OUT,
+) -> pd.DataFrame:
+    """One row a query of some splits: query_id, ndcg, beats_n1 (graded only), split."""
+    ladder, parts = ladder_ids(records.graded), []
+    for name in splits:
+        data = local_set(name, records)
+        tasks = local_tasks(data, ladder)[:2]
+        _, runs = evaluate(CachedEncoder(model, settings, "student"), tasks)
+        retrieval, reranking = (runs[task.metadata.name] for task in tasks)
+        ndcg, beats = ndcg_per_query(retrieval, data), beats_n1(reranking, ladder)
+        part = pd.DataFrame({"ndcg": ndcg, "beats_n1": beats, "split": name})
+        parts.append(part.rename_axis("query_id").reset_index())
+    return pd.concat(parts, ignore_index=True)
 
 
 def development(
@@ -162,25 +155,9 @@ def development(
 
     Returns NDCG@10 over their documents and the share of positives above N1.
     """
-    data = local_set("dev", records.graded, [])
-    tasks = local_tasks(data)[:2]
 
     def score(model: SentenceTransformer) -> dict[str, float]:
-        per_query = per_query_scores(model, settings, data, tasks)
-        return per_query.drop(columns="query_id").mean().to_dict()
+        found = per_query_scores(model, settings, records, ["dev"])
+        return found[["ndcg", "beats_n1"]].mean().to_dict()
 
     return score
-
-
-def per_query_scores(model, settings, data, tasks=None) -> pd.DataFrame:
-    """One row a query of a held-out set: query_id, ndcg, beats_n1 (graded only)."""
-    tasks = local_tasks(data)[:2] if tasks is None else tasks
-    cached = CachedEncoder(model, settings, "student")
-    _, runs = evaluate(cached, tasks)
-    retrieval, reranking = (runs[task.metadata.name] for task in tasks)
-    return pd.DataFrame(
-        {
-            "ndcg": ndcg_per_query(retrieval, data.qrels),
-            "beats_n1": beats_n1(reranking, data),
-        }
-    ).rename_axis("query_id").reset_index()  # fmt: skip

@@ -1,14 +1,13 @@
 """Sweeps: one short run repeated under several settings and seeds, kept run by run.
 
-A run is known by what it changes in the profile, so runs that two sweeps share are made
-once. Here is what the sweeps are, and how what they left is read and compared; they are
-made by `studies` (`python -m nbutils study NAME`).
+What they are, and how what they left is read and compared; `runs` makes them. A run is
+named by what it changes in the defaults, so one that two sweeps share is made once.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,13 @@ import numpy as np
 import pandas as pd
 
 from nbutils.core import statistics
-from nbutils.core.errors import LabError, nearest
+from nbutils.core.errors import LabError, known
+from nbutils.core.fields import PLACES
 from nbutils.core.files import read_table
 from nbutils.core.settings import DATA, ROOT, resolve
 
 SHIPPED = DATA / "results" / "studies"
 TABLES = ("scores", "steps", "curve")
-UNTRAINED = "untrained"
 SHORT = {"steps_per_level": 6, "warmup_steps": 4}
 """Half the page's steps: what many runs can afford on two cores."""
 
@@ -32,9 +31,8 @@ SHORT = {"steps_per_level": 6, "warmup_steps": 4}
 class Study:
     """Variants (name to changed settings) over one `common` set of changes.
 
-    `curve`: the development set is scored after each level. `mines`: each variant
-    mines its own retrieved negatives instead of reading the shipped ones, and random
-    documents fill what its method leaves short.
+    `curve`: the development set is scored after each level. `mines`: each variant mines
+    its own negatives, filled up at random, instead of reading the shipped ones.
     """
 
     variants: Mapping[str, Mapping[str, Any]]
@@ -45,6 +43,19 @@ class Study:
     def changes(self, variant: str) -> dict[str, Any]:
         """What a variant changes in the profile."""
         return {**self.common, **self.variants[variant]}
+
+    def key(self, variant: str, seed: int | None) -> str:
+        """The name of a run: its differences from the default settings, as JSON.
+
+        Seed None: the student before training, which only the encoder's settings make.
+        """
+        usual = resolve().flat()
+        differs = {k: v for k, v in self.changes(variant).items() if v != usual[k]}
+        if seed is None:
+            differs = {k: v for k, v in differs.items() if PLACES[k][0] == "encoder"}
+            return json.dumps({"untrained": True, **differs}, sort_keys=True)
+        own = {"mines": True} if self.mines else {}
+        return json.dumps({**differs, **own, "seed": seed}, sort_keys=True)
 
 
 def _each(setting: str, *values: Any) -> dict[str, dict[str, Any]]:
@@ -89,37 +100,16 @@ STUDIES = {
 
 def study_of(name: str) -> Study:
     """The study of that name; LabError naming the nearest for another."""
-    if name not in STUDIES:
-        known = ", ".join(STUDIES)
-        raise LabError(
-            f"unknown study {name!r}{nearest(name, STUDIES)} (known: {known})"
-        )
+    known("study", name, STUDIES)
     return STUDIES[name]
-
-
-def run_key(changes: Mapping[str, Any], seed: int, *, trained: bool, mines: bool):
-    """The name of a run: its differences from the default settings, as JSON.
-
-    An untrained student does not depend on what only training reads, so it is named by
-    its pooling alone.
-    """
-    usual = resolve().flat()
-    differs = {name: v for name, v in changes.items() if v != usual[name]}
-    if not trained:
-        differs = {k: v for k, v in differs.items() if k == "pooling"}
-        return json.dumps({UNTRAINED: True, **differs}, sort_keys=True)
-    own = {"mines": True} if mines else {}
-    return json.dumps({**differs, **own, "seed": seed}, sort_keys=True)
 
 
 def read_tables(folder: Path) -> dict[str, pd.DataFrame]:
     """The tables that a folder of runs has so far, by name; empty where none is."""
-    paths = {name: Path(folder, f"{name}.parquet") for name in TABLES}
-    blank = pd.DataFrame({"run": pd.Series(dtype="str")})
-    return {
-        name: read_table(path) if path.is_file() else blank
-        for name, path in paths.items()
-    }
+    tables = dict.fromkeys(TABLES, pd.DataFrame({"run": pd.Series(dtype="str")}))
+    for path in Path(folder).glob("*.parquet"):
+        tables[path.stem] = read_table(path)
+    return tables
 
 
 def read_study(
@@ -128,100 +118,69 @@ def read_study(
     """(scores, steps, curve) of a study, with columns variant and seed instead of run.
 
     scores: split, query_id, ndcg, beats_n1 (nan for retrieval items); the student
-    before training is the variant `untrained`, or `untrained, VARIANT` where variants
-    differ before it. steps and curve: as `training.TrainingLog` has them. LabError,
-    with the command that makes them, where a variant has no run (studies share runs, so
-    one may have some before it was made).
+    before training has seed -1 and is the variant `untrained`, or `untrained, VARIANT`
+    where variants differ before it. steps and curve: as `training.train` returns them.
+    LabError, with the command that makes them, where a variant has no run.
     """
     study, tables = study_of(name), read_tables(folder)
-    names = _names(study, tables["scores"]["run"].unique())
-    made = {v for pairs in names.values() for v, seed in pairs if seed is not None}
+    runs = set(tables["scores"]["run"])
+    seeds = sorted({json.loads(run).get("seed", -1) for run in runs} - {-1})
+    before = {variant: study.key(variant, None) for variant in study.variants}
+    alike = len(set(before.values())) == 1
+    named = {v: "untrained" if alike else f"untrained, {v}" for v in study.variants}
+    rows = [(named[variant], -1, key) for variant, key in before.items()]
+    rows += [(v, seed, study.key(v, seed)) for v in study.variants for seed in seeds]
+    names = pd.DataFrame(rows, columns=["variant", "seed", "run"]).drop_duplicates()
+    made = set(names.loc[names["run"].isin(runs), "variant"])
     missing = [variant for variant in study.variants if variant not in made]
     if missing:
+        shown = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
         raise LabError(
-            f"study {name!r} has no run of {', '.join(missing)} in {_shown(folder)}: "
+            f"study {name!r} has no run of {', '.join(missing)} in {shown}: "
             f"make them with 'python -m nbutils study {name}'"
         )
-    return tuple(_labelled(tables[table], names) for table in TABLES)
-
-
-def _shown(folder: Path) -> str:
-    folder = Path(folder)
-    return str(folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder)
-
-
-def _names(study: Study, runs: Sequence[str]) -> dict[str, list[tuple[str, Any]]]:
-    """Run to the (variant, seed) pairs it stands for; seed None: untrained."""
-    found: dict[str, list[tuple[str, Any]]] = {}
-    seeds = {json.loads(run).get("seed") for run in runs} - {None}
-    before = {
-        variant: run_key(study.changes(variant), 0, trained=False, mines=False)
-        for variant in study.variants
-    }
-    alike = len(set(before.values())) == 1
-    for variant, key in before.items():
-        label = UNTRAINED if alike else f"{UNTRAINED}, {variant}"
-        if key in runs and (label, None) not in found.get(key, []):
-            found.setdefault(key, []).append((label, None))
-        for seed in sorted(seeds):
-            key = run_key(study.changes(variant), seed, trained=True, mines=study.mines)
-            if key in runs:
-                found.setdefault(key, []).append((variant, seed))
-    return found
-
-
-def _labelled(table: pd.DataFrame, names) -> pd.DataFrame:
-    parts = [
-        table[table["run"] == run].assign(
-            variant=variant, seed=-1 if seed is None else seed
-        )
-        for run, pairs in names.items()
-        for variant, seed in pairs
-    ]
-    return pd.concat(parts, ignore_index=True).drop(columns="run")
+    return tuple(
+        names.merge(tables[table], on="run").drop(columns="run") for table in TABLES
+    )
 
 
 def compare(
-    scores: pd.DataFrame,
-    baseline: str,
-    split: str,
-    metric: str = "ndcg",
-    samples: int = 2000,
+    scores: pd.DataFrame, baseline: str, split: str, metric: str = "ndcg"
 ) -> pd.DataFrame:
-    """Every variant against `baseline`, paired over queries and seeds.
+    """Every variant against `baseline`, paired over queries and the seeds in common.
 
     Returns one row a variant: variant, seeds, mean (of the metric), difference, low,
-    high, distinguishable (`statistics.paired_difference`; tasks are the units, seeds
-    in common are paired, an untrained student counts for every seed).
+    high, distinguishable (`statistics.paired_difference`, tasks are the units).
     """
     part = scores[scores["split"] == split].dropna(subset=metric)
     table = part.pivot(index=["variant", "seed"], columns="query_id", values=metric)
     units = [statistics.unit_of(query) for query in table.columns]
-    if baseline not in table.index.get_level_values("variant"):
-        raise LabError(f"the study has no run of {baseline!r} on split {split!r}")
+    variants = table.index.get_level_values("variant").unique()
+    if baseline not in variants:
+        raise LabError(f"there are no scores of {baseline!r} on split {split!r}")
     rows = []
-    for variant in table.index.get_level_values("variant").unique():
+    for variant in variants:
         ours, theirs = _paired(table.loc[variant], table.loc[baseline])
         row = {
             "variant": variant,
             "seeds": len(table.loc[variant]),
-            "mean": float(ours.mean()),
+            "mean": ours.mean(),
         }
         if variant != baseline:
-            found = statistics.paired_difference(
-                theirs, ours, units=units, samples=samples
-            )
+            found = statistics.paired_difference(theirs, ours, units=units)
             row |= {"difference": found.pop("mean"), **found}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
 def _paired(ours: pd.DataFrame, theirs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of the seeds that both have; one untrained row serves for all seeds."""
-    if (ours.index < 0).all() or (theirs.index < 0).all():
-        count = max(len(ours), len(theirs))
-        return tuple(
-            np.broadcast_to(t.to_numpy(), (count, t.shape[1])) for t in (ours, theirs)
-        )
+    """Scores (seeds, queries) of the seeds that both have.
+
+    An untrained student's seed is -1; it stands beside every other's.
+    """
+    if -1 in ours.index:
+        ours = ours.loc[[-1] * len(theirs)].set_axis(theirs.index)
+    elif -1 in theirs.index:
+        theirs = theirs.loc[[-1] * len(ours)].set_axis(ours.index)
     both = ours.index.intersection(theirs.index)
     return ours.loc[both].to_numpy(), theirs.loc[both].to_numpy()

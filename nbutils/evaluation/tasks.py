@@ -1,10 +1,10 @@
-"""Held-out sets as mteb tasks."""
+"""What is scored: held-out sets as mteb tasks, and mteb's own tasks by name."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import mteb
 from datasets import Dataset
@@ -12,136 +12,136 @@ from mteb.abstasks import AbsTaskPairClassification, AbsTaskRetrieval, AbsTaskST
 from mteb.abstasks.task_metadata import TaskMetadata
 
 from nbutils.core.errors import LabError, nearest
-from nbutils.core.retrieval import LocalSet
+from nbutils.core.retrieval import RetrievalSet
 
-NDCG = "ndcg_at_10"
 INSTRUCTION = "Given a query, retrieve the text that matches it"
-LADDER_SCORES = {"P": 4.0, "N1": 3.0, "N2": 2.0, "N3": 1.0, "N4": 0.0}
-"""Similarity that the STS task asks for: the rank on the ladder (ours)."""
 
 
-# -- tasks ---------------------------------------------------------------------------
+def judgements(data: RetrievalSet) -> dict[str, dict[str, int]]:
+    """{query: {document: 1}} of all right answers, labelled and planted."""
+    return {
+        query: dict.fromkeys([*labelled, *data.planted.get(query, ())], 1)
+        for query, labelled in data.positives.items()
+    }
 
 
-def _metadata(name: str, kind: str, score: str, text: str, data: LocalSet):
-    digest = hashlib.sha256(
-        json.dumps([data.queries, data.documents, data.qrels]).encode()
-    ).hexdigest()
-    return TaskMetadata(
-        name=name,
-        description=text,
-        type=kind,
-        category="t2t",
-        main_score=score,
-        eval_splits=["test"],
-        eval_langs=["eng-Latn"],
-        dataset={"path": f"local/{name}", "revision": digest[:16]},
-        prompt={"query": INSTRUCTION},
-        modalities=["text"],
-    )
+class LocalTask:
+    """An mteb task whose data is a retrieval set in memory, not a download.
+
+    `ladder`: graded query id to the ids of its documents, P then N1 to N4.
+    """
+
+    kind: str
+    main_score: str
+
+    def __init__(self, data: RetrievalSet, ladder: Mapping[str, Sequence[str]]):
+        self.queries, self.judged = data.queries, judgements(data)
+        self.texts = dict(zip(data.corpus["id"], data.corpus["text"], strict=True))
+        self.ladder = {q: list(ladder[q]) for q in data.queries if q in ladder}
+        whole = json.dumps([self.queries, self.judged, self.texts, self.ladder])
+        title = data.name.title().replace("-", "")
+        self.metadata = TaskMetadata(
+            name=f"Lab{title}{self.kind}",
+            description=self.__doc__,
+            type=self.kind,
+            category="t2t",
+            main_score=self.main_score,
+            eval_splits=["test"],
+            eval_langs=["eng-Latn"],
+            dataset={
+                "path": f"local/{data.name}",
+                "revision": hashlib.sha256(whole.encode()).hexdigest()[:16],
+            },
+            prompt={"query": INSTRUCTION},
+            modalities=["text"],
+        )
+        super().__init__()
+
+    def load_data(self, *args, **kwargs) -> None:
+        """Make mteb's data set of the one in memory."""
+        self.dataset, self.data_loaded = self.made(), True
+
+    def unload_data(self) -> None:
+        """Let go of mteb's data set; the metadata stays, as does what it is made of."""
+        self.dataset, self.data_loaded = None, False
+
+    def retrieval(self, queries: Iterable[str], top_ranked=None) -> dict:
+        """mteb's form of a retrieval set, for some of the queries."""
+        split = {
+            "corpus": _rows(self.texts),
+            "queries": _rows({query: self.queries[query] for query in queries}),
+            "relevant_docs": {query: self.judged[query] for query in queries},
+            "top_ranked": top_ranked,
+        }
+        return {"default": {"test": split}}
+
+    def pairs(self, column: str, values: Sequence[float]) -> dict:
+        """Graded queries, their first documents, and each place's value in `column`."""
+        rows = [
+            {"sentence1": self.queries[q], "sentence2": self.texts[d], column: value}
+            for q, documents in self.ladder.items()
+            for d, value in zip(documents, values, strict=False)
+        ]
+        return {"test": Dataset.from_list(rows)}
 
 
 def _rows(texts: Mapping[str, str]) -> Dataset:
-    return Dataset.from_list([{"id": i, "text": t} for i, t in texts.items()])
+    return Dataset.from_dict({"id": list(texts), "text": list(texts.values())})
 
 
-def local_tasks(data: LocalSet) -> list[mteb.AbsTask]:
+class LocalRetrieval(LocalTask, AbsTaskRetrieval):
+    """Every true positive among all documents of the held-out set."""
+
+    kind, main_score = "Retrieval", "ndcg_at_10"
+
+    def made(self) -> dict:
+        return self.retrieval(self.queries)
+
+
+class LocalReranking(LocalTask, AbsTaskRetrieval):
+    """The positive among its own four graded negatives."""
+
+    kind, main_score = "Reranking", "map_at_1000"
+
+    def made(self) -> dict:
+        return self.retrieval(self.ladder, top_ranked=self.ladder)
+
+
+class LocalSTS(LocalTask, AbsTaskSTS):
+    """Similarity of query and text against the text's rank on the ladder (ours)."""
+
+    kind, main_score = "STS", "cosine_spearman"
+    max_score = 4
+
+    def made(self) -> dict:
+        return self.pairs("score", [4.0, 3.0, 2.0, 1.0, 0.0])
+
+
+class LocalPairs(LocalTask, AbsTaskPairClassification):
+    """The positive against the hardest negative, N1."""
+
+    kind, main_score = "PairClassification", "max_ap"
+
+    def made(self) -> dict:
+        return self.pairs("labels", [1, 0])
+
+
+def local_tasks(
+    data: RetrievalSet, ladder: Mapping[str, Sequence[str]]
+) -> list[mteb.AbsTask]:
     """Retrieval, reranking, STS and pair classification from one held-out set."""
-    title = "".join(part.capitalize() for part in data.name.split("-"))
-    pairs = [
-        (query, document, place)
-        for query, documents in data.ladder.items()
-        for document, place in zip(documents, LADDER_SCORES, strict=True)
-    ]
-    split = {
-        "corpus": _rows(data.documents),
-        "queries": _rows(data.queries),
-        "relevant_docs": data.qrels,
-        "top_ranked": None,
-    }
-    graded_only = {
-        **split,
-        "queries": _rows({q: data.queries[q] for q in data.ladder}),
-        "relevant_docs": {q: data.qrels[q] for q in data.ladder},
-        "top_ranked": data.ladder,
-    }
-    sts = Dataset.from_list(
-        [
-            {
-                "sentence1": data.queries[q],
-                "sentence2": data.documents[d],
-                "score": LADDER_SCORES[level],
-            }
-            for q, d, level in pairs
-        ]
-    )
-    labelled = Dataset.from_list(
-        [
-            {
-                "sentence1": data.queries[q],
-                "sentence2": data.documents[d],
-                "labels": int(level == "P"),
-            }
-            for q, d, level in pairs
-            if level in ("P", "N1")
-        ]
-    )
-    made = [
-        (
-            AbsTaskRetrieval,
-            "Retrieval",
-            NDCG,
-            {"default": {"test": split}},
-            "Every true positive among all documents of the held-out set.",
-        ),
-        (
-            AbsTaskRetrieval,
-            "Reranking",
-            "map_at_1000",
-            {"default": {"test": graded_only}},
-            "The positive among its own four graded negatives.",
-        ),
-        (
-            AbsTaskSTS,
-            "STS",
-            "cosine_spearman",
-            {"test": sts},
-            "Similarity of query and text against the text's place on the ladder.",
-        ),
-        (
-            AbsTaskPairClassification,
-            "PairClassification",
-            "max_ap",
-            {"test": labelled},
-            "The positive against the hardest negative, N1.",
-        ),
-    ]
-    tasks = []
-    for base, kind, score, dataset, text in made:
-        metadata = _metadata(f"Lab{title}{kind}", kind, score, text, data)
-        attributes = {
-            "metadata": metadata,
-            "min_score": 0,
-            "max_score": 4,
-            "__doc__": text,
-        }
-        task = type(metadata.name, (base,), attributes)()
-        task.dataset = dataset
-        task.data_loaded = True
-        tasks.append(task)
-    return tasks
+    kinds = LocalRetrieval, LocalReranking, LocalSTS, LocalPairs
+    return [kind(data, ladder) for kind in kinds]
 
 
 def named_tasks(names: Sequence[str]) -> list[mteb.AbsTask]:
-    """mteb tasks by name, their English part; LabError for an unknown name.
-
-    LLM2Vec's subset is English; some of its tasks hold many languages.
-    """
-    known = {task.metadata.name for task in mteb.get_tasks()}
+    """mteb tasks by name, their English part; LabError for an unknown name."""
+    english = {"languages": ["eng"], "exclusive_language_filter": True}
+    found: list[mteb.AbsTask] = []
     for name in names:
-        if name not in known:
-            raise LabError(f"mteb knows no task {name!r}{nearest(name, known)}")
-    english = mteb.get_tasks(
-        tasks=list(names), languages=["eng"], exclusive_language_filter=True
-    )
-    return list(english)
+        try:
+            found += mteb.get_tasks(tasks=[name], **english)
+        except KeyError:
+            near = nearest(name, [task.metadata.name for task in mteb.get_tasks()])
+            raise LabError(f"mteb knows no task {name!r}{near}") from None
+    return found

@@ -11,15 +11,15 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from nbutils.core.errors import LabError
-from nbutils.core.files import write_json
-from nbutils.llm import sdk
+from nbutils.core.files import read_json, write_json
 from nbutils.llm.client import Client
+from nbutils.llm.sdk import FAULTS, answer_of, response_format
 from nbutils.llm.store import Answer, ChatRequest
 
 ENDPOINT = "/v1/chat/completions"
@@ -32,49 +32,31 @@ FEWEST = 20
 ENDED = ("completed", "failed", "expired", "cancelled")
 
 
-def line(request: ChatRequest, client: Client) -> str:
+def line(request: ChatRequest, form: str) -> str:
     """One line of a batch file; its `custom_id` is the request's key."""
     body = {
         "model": request.model,
         "messages": list(request.messages),
         **request.decoding,
-        **sdk.response_format(request, client.form, client.schemas),
+        **response_format(request, form),
     }
     value = {"custom_id": request.key, "method": "POST", "url": ENDPOINT, "body": body}
     return json.dumps(value, ensure_ascii=False)
 
 
-def answers_in(text: str) -> Iterable[tuple[str, Answer | None]]:
-    """(key, answer) of each line of an output or error file; None where it failed.
+def answers_in(text: str, requests: Mapping[str, ChatRequest]) -> Iterator[Answer]:
+    """The answers to `requests` (by key) in an output or error file.
 
-    A line that is no whole answer counts as failed: it will be asked live.
+    A line that is cut, foreign, or no whole answer is left out: it is asked live.
     """
     for row in text.splitlines():
         try:
             value = json.loads(row)
-            key = value["custom_id"]
-        except (ValueError, LookupError, TypeError):
-            continue  # cut or foreign: its request stays unanswered
-        yield key, _answer(key, value)
-
-
-def _answer(key: str, value: Mapping[str, Any]) -> Answer | None:
-    try:
-        if value["response"]["status_code"] != 200:
-            return None
-        body = value["response"]["body"]
-        choice = body["choices"][0]
-        usage = body.get("usage") or {}
-        return Answer(
-            key=key,
-            text=choice["message"]["content"] or "",
-            usage={k: v for k, v in usage.items() if isinstance(v, int)},
-            model=body.get("model", ""),
-            time=datetime.now(UTC).isoformat(timespec="seconds"),
-            finish=choice.get("finish_reason") or "",
-        )
-    except (LookupError, TypeError, AttributeError):
-        return None
+            request, response = requests[value["custom_id"]], value["response"]
+            if response["status_code"] == 200:
+                yield answer_of(request, response["body"])
+        except (ValueError, LookupError, TypeError, AttributeError):
+            continue
 
 
 class Batches:
@@ -85,13 +67,9 @@ class Batches:
     """
 
     def __init__(
-        self,
-        client: Client,
-        say: Callable[[str], None] = print,
-        poll_s: float = 30.0,
-        sleep: Callable[[float], None] = time.sleep,
+        self, client: Client, say: Callable[[str], None] = print, poll_s: float = 30.0
     ):
-        self.client, self.say, self.poll_s, self.sleep = client, say, poll_s, sleep
+        self.client, self.say, self.poll_s = client, say, poll_s
         self.notes = Path(f"{client.store.path}.batches.json")
 
     def run(self, requests: list[ChatRequest]) -> None:
@@ -99,41 +77,33 @@ class Batches:
         by_key = {request.key: request for request in requests}
         for noted in self._read():  # begun by an earlier run
             self._finish(noted, by_key)
-        stored = self.client.store.get
-        left = [request for key, request in by_key.items() if stored(key) is None]
+        known = self.client.store.get(by_key)
+        left = [request for key, request in by_key.items() if key not in known]
         if len(left) < FEWEST:
             return
         for start in range(0, len(left), MOST):
-            part = left[start : start + MOST]
-            self._finish(self._submit(part), by_key)
+            self._finish(self._submit(left[start : start + MOST]), by_key)
 
     def _submit(self, requests: list[ChatRequest]) -> dict[str, Any]:
-        content = "\n".join(line(request, self.client) for request in requests) + "\n"
-        noted = {"file": "", "batch": "", "keys": [r.key for r in requests]}
-        with _named("could not be submitted", self.client):
-            upload = ("requests.jsonl", io.BytesIO(content.encode()))
-            noted["file"] = self.client.sdk.files.create(
-                file=upload, purpose="batch"
-            ).id
-            self._write([*self._read(), noted])
+        rows = "".join(line(one, self.client.server.form) + "\n" for one in requests)
+        upload = ("requests.jsonl", io.BytesIO(rows.encode()))
+        with self._faults_named("could not be submitted"):
+            file = self.client.server.sdk.files.create(file=upload, purpose="batch").id
+            noted = {"file": file, "batch": "", "keys": [r.key for r in requests]}
+            write_json(self.notes, [*self._read(), noted])
             noted = self._started(noted)
         self.say(f"batch {noted['batch']}: {len(requests)} requests submitted")
         return noted
 
     def _started(self, noted: dict[str, Any]) -> dict[str, Any]:
         """The note with its batch: the one the server has of its file, or a new one."""
-        batches = self.client.sdk.batches
+        batches, file = self.client.server.sdk.batches, noted["file"]
         known = {batch.input_file_id: batch.id for batch in batches.list()}
-        name = known.get(noted["file"])
-        if name is None:
-            name = batches.create(
-                input_file_id=noted["file"],
-                endpoint=ENDPOINT,
-                completion_window="24h",
-            ).id
-        others = [n for n in self._read() if n["file"] != noted["file"]]
+        name = known.get(file) or batches.create(
+            input_file_id=file, endpoint=ENDPOINT, completion_window="24h"
+        ).id  # fmt: skip
         noted = {**noted, "batch": name}
-        self._write([*others, noted])
+        write_json(self.notes, [*(n for n in self._read() if n["file"] != file), noted])
         return noted
 
     def _finish(self, noted: dict[str, Any], requests: Mapping[str, ChatRequest]):
@@ -143,69 +113,43 @@ class Batches:
         """
         if not set(noted["keys"]) <= set(requests):
             return
-        with _named("could not be fetched", self.client):
+        with self._faults_named("could not be fetched"):
             noted = noted if noted["batch"] else self._started(noted)
             batch = self._wait(noted["batch"])
-            files = (batch.output_file_id, batch.error_file_id)
-            texts = [self.client.sdk.files.content(f).text for f in files if f]
-        count = self._merge(texts, requests)
-        self._write([n for n in self._read() if n["batch"] != noted["batch"]])
-        lost = len(noted["keys"]) - count
+            files = filter(None, (batch.output_file_id, batch.error_file_id))
+            texts = [self.client.server.sdk.files.content(name).text for name in files]
+        found = {a.key: a for text in texts for a in answers_in(text, requests)}
+        for key, answer in found.items():
+            self.client.store.keep(requests[key], answer)
+        write_json(
+            self.notes, [n for n in self._read() if n["batch"] != noted["batch"]]
+        )
+        lost = len(noted["keys"]) - len(found)
         self.say(
-            f"batch {noted['batch']} {batch.status}: {count} answers"
+            f"batch {noted['batch']} {batch.status}: {len(found)} answers"
             + (f", {lost} without one are asked live" if lost else "")
         )
 
     def _wait(self, name: str):
         while True:
-            batch = self.client.sdk.batches.retrieve(name)
+            batch = self.client.server.sdk.batches.retrieve(name)
             if batch.status in ENDED:
                 return batch
             counts = batch.request_counts
             done = f"{counts.completed} of {counts.total}" if counts else "no count"
             self.say(f"batch {name} {batch.status}: {done}")
-            self.sleep(self.poll_s)
-
-    def _merge(self, texts: list[str], requests: Mapping[str, ChatRequest]) -> int:
-        found = [pair for text in texts for pair in answers_in(text)]
-        kept = [(k, a) for k, a in found if a is not None and k in requests]
-        for key, answer in kept:
-            self.client.store.put(requests[key], answer)
-        return len({key for key, _ in kept})
+            time.sleep(self.poll_s)
 
     def _read(self) -> list[dict[str, Any]]:
-        if not self.notes.is_file():
-            return []
+        return read_json(self.notes) if self.notes.is_file() else []
+
+    @contextmanager
+    def _faults_named(self, what: str) -> Iterator[None]:
+        """Faults of the SDK inside the block become a LabError without credentials."""
         try:
-            return json.loads(self.notes.read_text(encoding="utf-8"))
-        except ValueError:
+            yield
+        except FAULTS as error:
             raise LabError(
-                f"{self.notes} is damaged: look up the batches at the provider, then "
-                "remove the file"
+                f"a batch {what} ({self.client.server.in_short(error)}): run again "
+                "to go on with it, or leave out --batch to ask live"
             ) from None
-
-    def _write(self, notes: list[dict[str, Any]]) -> None:
-        if notes:
-            write_json(self.notes, notes)
-        else:
-            self.notes.unlink(missing_ok=True)
-
-
-class _named:
-    """Faults of the SDK inside the block become a LabError without credentials."""
-
-    def __init__(self, what: str, client: Client):
-        self.what, self.client = what, client
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        if isinstance(error, sdk.sdk_errors()):
-            text = " ".join(str(error).split())[:300]
-            text = sdk.without_keys(text, self.client.sdk.api_key)
-            raise LabError(
-                f"a batch {self.what} ({type(error).__name__}: {text}): run again to "
-                "go on with it, or leave out --batch to ask live"
-            ) from None
-        return False

@@ -1,32 +1,30 @@
-"""Requests, answers, and the file that keeps every answer as it arrives.
+"""Requests, answers, and the shelf that keeps every answer as it arrives.
 
 An answer's key is a hash of the whole request. Answers are stored raw, as they come;
-reading them as records is a separate, pure step (`nbutils.parsing`).
+reading them as records is a separate, pure step that can be repeated for nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
-import threading
-from collections import deque
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from nbutils.core.errors import LabError
-
-UNFINISHED = {"length": "cut_off", "content_filter": "filtered"}
-"""Why a server stopped in the middle of an answer, and the reason it is refused for."""
+from nbutils.core.shelf import Shelf
 
 
 @dataclass(frozen=True)
 class ChatRequest:
     """What is asked. `id` is for people; the key does not depend on it.
 
-    `messages` are {"role", "content"} dicts; `schema` is a name or ""; `decoding` holds
+    `messages` are {"role", "content"} dicts; `schema` is the name of the answer's form
+    or "", `json_schema` the form itself, for servers that take one; `decoding` holds
     temperature, top_p and max_tokens; `sample` tells repeated askings apart.
     """
 
@@ -36,6 +34,7 @@ class ChatRequest:
     model: str
     decoding: Mapping[str, float]
     sample: int = 0
+    json_schema: Mapping[str, Any] | None = field(default=None, compare=False)
 
     def canonical(self) -> str:
         """The request as JSON with sorted keys and no spaces: what the key hashes."""
@@ -55,6 +54,16 @@ class ChatRequest:
         """Hex sha256 of the canonical request."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()
 
+    @property
+    def tokens(self) -> int:
+        """A guess, rather too high, of the prompt's tokens: for limits and budgets."""
+        return sum(rough_tokens(message["content"]) for message in self.messages)
+
+
+def rough_tokens(text: str) -> int:
+    """A third of a text's bytes (English has 4 to 5 a token)."""
+    return math.ceil(len(text.encode()) / 3)
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -69,145 +78,48 @@ class Answer:
     finish: str = ""
 
 
-@dataclass
-class _Row:
-    """An answer on its way to the disk."""
-
-    values: tuple
-    kept: bool = False
+class Unanswered(LabError):
+    """One request got no answer, after all retries."""
 
 
-class Store:
-    """Answers in one sqlite file (WAL), on disk before `put` returns.
+class Store(Shelf):
+    """Every answer of a live model, with its request. No credential is among them.
 
-    Several threads and processes may write. An answer that is there stays, also one
-    that was cut off: it was paid for, and what it leads to is another request. Answers
-    that arrive while the disk is busy are written together, so that a commit costs the
-    same for one as for sixty. The file is made on the first write. No credential is
-    ever among its columns.
+    An answer that is there stays, also one that was cut off: it was paid for, and what
+    it leads to is another request. `rejections` (id, reason, detail) says of an answer
+    by its key why it became no record.
     """
 
-    COLUMNS = "key, id, request, text, usage, model, latency, time, finish"
+    COLUMNS = ("id", "request", "text", "usage", "model", "latency", "time", "finish")
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
-        self._lock = threading.Lock()
-        self._writing = threading.Lock()  # one writer at a time; readers do not wait
-        self._waiting: deque[_Row] = deque()
-        self._connection: sqlite3.Connection | None = None
+        advice = "move it away or set llm_store to another file"
+        super().__init__(path, "answers", self.COLUMNS, advice)
+        self.rejections = Shelf(path, "rejections", ("id", "reason", "detail"), advice)
 
-    def get(self, key: str) -> Answer | None:
+    def answer(self, key: str) -> Answer | None:
         """The stored answer of `key`, or None. LabError if the file is no store."""
-        rows = self._read(
-            "SELECT key, text, usage, model, latency, time, finish "
-            "FROM answers WHERE key = ?",
-            (key,),
-        )
-        if not rows:
-            return None
-        key, text, usage, *rest = rows[0]
-        return Answer(key, text, json.loads(usage), *rest)
+        for _, _, text, usage, *rest in self.get([key]).values():
+            return Answer(key, text, json.loads(usage), *rest)
+        return None
 
-    def put(self, request: ChatRequest, answer: Answer) -> None:
-        """Keep an answer; it is on disk when this returns."""
-        row = _Row((
-            answer.key, request.id, request.canonical(), answer.text,
-            json.dumps(dict(answer.usage)), answer.model, answer.latency,
-            answer.time, answer.finish,
-        ))  # fmt: skip
-        self._waiting.append(row)
-        with self._writing:
-            if row.kept:
-                return  # it went with another thread's commit
-            rows = [self._waiting.popleft() for _ in range(len(self._waiting))]
-            try:
-                with self._lock:
-                    self._run(
-                        f"INSERT OR IGNORE INTO answers ({self.COLUMNS}) "
-                        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                        [one.values for one in rows],
-                    )
-            except LabError:
-                self._waiting.extend(rows)  # each of their threads tries for itself
-                raise
-            for one in rows:
-                one.kept = True
-
-    def reject(self, request: ChatRequest, reason: str, detail: str) -> None:
-        """Note why the stored answer to `request` did not become a record."""
-        with self._lock:
-            self._run(
-                "INSERT OR REPLACE INTO rejections VALUES (?, ?, ?, ?)",
-                [(request.key, request.id, reason, detail)],
-            )
-
-    def rejections(self) -> list[tuple[str, str, str, str]]:
-        """(key, id, reason, detail) of every answer that was rejected, by key."""
-        return self._read("SELECT * FROM rejections ORDER BY key")
-
-    def dump(self) -> Iterator[tuple[str, str]]:
-        """(key, text) of every answer in the order of the keys: what two runs share."""
-        yield from self._read("SELECT key, text FROM answers ORDER BY key")
+    def keep(self, request: ChatRequest, answer: Answer) -> None:
+        """Keep an answer; it is written when this returns."""
+        row = {**vars(answer), "usage": json.dumps(answer.usage), "id": request.id}
+        row["request"] = request.canonical()
+        self.put([(request.key, *(row[name] for name in self.COLUMNS))])
 
     def usage(self) -> list[tuple[str, str, int, int]]:
-        """(request id, model asked, prompt tokens, completion tokens) of each answer.
-
-        Tokens are the server's own count; 0 where it gave none.
-        """
-        return self._read(
+        """(request id, model asked, prompt tokens, answer tokens) of each answer."""
+        return self.read(
             "SELECT id, json_extract(request, '$.model'), "
             "coalesce(json_extract(usage, '$.prompt_tokens'), 0), "
             "coalesce(json_extract(usage, '$.completion_tokens'), 0) FROM answers"
         )
 
-    def __len__(self) -> int:
-        rows = self._read("SELECT count(*) FROM answers")
-        return rows[0][0] if rows else 0
-
     def close(self) -> None:
-        """Close the file; the next call opens it again."""
-        with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+        self.rejections.close()
+        super().close()
 
-    def _read(self, statement: str, values: tuple = ()) -> list[tuple]:
-        if self._connection is None and not self.path.is_file():
-            return []
-        with self._lock:
-            return self._run(statement, values)
-
-    def _run(self, statement: str, values: tuple | list[tuple]) -> list[tuple]:
-        """Run a statement, once or (a list) for many rows, under the lock."""
-        try:
-            if self._connection is None:
-                self._connection = self._open()
-            with self._connection as connection:
-                if isinstance(values, list):
-                    return connection.executemany(statement, values).fetchall()
-                return connection.execute(statement, values).fetchall()
-        except (sqlite3.Error, OSError) as error:
-            raise LabError(
-                f"the answer store {self.path} cannot be used ({error}): "
-                "move it away or set llm_store to another file"
-            ) from None
-
-    def _open(self) -> sqlite3.Connection:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(self.path, timeout=60, check_same_thread=False)
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, id TEXT, "
-                "request TEXT, text TEXT, usage TEXT, model TEXT, latency REAL, "
-                "time TEXT, finish TEXT)"
-            )
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS rejections (key TEXT PRIMARY KEY, id TEXT, "
-                "reason TEXT, detail TEXT)"
-            )
-        except sqlite3.Error:
-            connection.close()
-            raise
-        return connection
+    def __len__(self) -> int:
+        return sum(count for (count,) in self.read("SELECT count(*) FROM answers"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from nbutils.core.errors import LabError
 from nbutils.core.fields import Settings
 from nbutils.core.retrieval import RetrievalSet
 from nbutils.encoder.models import device_of
-from nbutils.encoder.student import load_encoder, merge_student
+from nbutils.encoder.student import load_encoder, unpack_student
 from nbutils.encoder.vectors import VECTORS, embed, fingerprint, kept
 from nbutils.mining.scoring import RowScores, Teacher, VectorScores, digest, places
 
@@ -143,7 +143,7 @@ class EncoderTeacher(TextTeacher):
         There that halves the time; vectors are equal to bfloat16's rounding.
         """
         if model.device.type == "cpu":
-            model = merge_student(model)
+            model = unpack_student(model)
         return cls(model, settings, name=name)
 
     def vectors(self, texts: Sequence[str], *, queries: bool = False) -> np.ndarray:
@@ -169,14 +169,15 @@ class ServerTeacher(TextTeacher):
     def vectors(self, texts: Sequence[str], *, queries: bool = False) -> np.ndarray:
         """Unit vectors of texts; asks for those that no answer holds yet."""
         prompt = self.prompt if queries else ""
-        return _unit(kept(self._path, texts, prompt, self._ask))
+        asked = partial(self._ask, prompt)
+        return _unit(kept(self._path, texts, prompt, asked))
 
-    def _ask(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
+    def _ask(self, prompt: str, texts: Sequence[str]) -> Iterator[list[list[float]]]:
         """Vectors of batches of texts, as they come."""
         import openai
 
         for start in range(0, len(texts), SERVER_BATCH):
-            part = list(texts[start : start + SERVER_BATCH])
+            part = [prompt + text for text in texts[start : start + SERVER_BATCH]]
             try:
                 answer = openai.OpenAI().embeddings.create(
                     model=self.model, input=part, encoding_format="float"
@@ -191,7 +192,7 @@ class ServerTeacher(TextTeacher):
                 raise LabError(
                     f"the embeddings server gave {len(rows)} vectors of {len(part)}"
                 )
-            yield np.array([row.embedding for row in rows], dtype=np.float32)
+            yield [row.embedding for row in rows]
 
 
 class VectorTeacher:

@@ -1,22 +1,31 @@
 """Strict headless runs: a notebook either did all its work, or the run is an error.
 
-Papermill executes; the checks of `notebooks` stand before and after it, because by
-itself it only warns of a misspelt parameter and lets an early exit pass.
+Papermill executes; the checks of `source` stand before and after it, because by itself
+it only warns of a misspelt parameter and lets an early exit pass.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import zmq
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
+from papermill.engines import papermill_engines
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
+from traitlets import default
 
 from nbutils.core.errors import LabError, nearest
 from nbutils.core.fields import Settings
@@ -26,16 +35,14 @@ from nbutils.pages.index import write_index, write_page
 from nbutils.pages.run import HEADLESS
 from nbutils.pages.source import (
     check_outputs,
-    check_parameters,
     check_source,
     committed,
     label,
     load,
-    parameters,
     write,
 )
 
-NAMES = (
+PAGES = (
     "01_task_brainstorming",
     "02_graded_negative_synthesis",
     "03_positive_aware_mining",
@@ -43,9 +50,6 @@ NAMES = (
     "05_qlora_curriculum_training",
     "06_evaluation",
 )
-"""The six that a run means if none is named."""
-PAGES = NAMES
-"""All that are committed with their outputs."""
 DEFAULT_PROFILE = "workshop"
 TIMEOUT = 600
 """Seconds that one cell may take, unless the caller says otherwise."""
@@ -68,38 +72,38 @@ def find(name: str) -> Path:
 
     Raises LabError that names the nearest for anything else.
     """
-    path = Path(name)
-    if path.suffix == ".ipynb":
-        return path.resolve()
-    match = [known for known in PAGES if known == name or known.startswith(f"{name}_")]
-    if not match:
-        near = nearest(name, PAGES)
-        raise LabError(f"unknown notebook {name!r}{near} (known: {', '.join(PAGES)})")
-    return ROOT / "notebooks" / f"{match[0]}.ipynb"
+    if name.endswith(".ipynb"):
+        return Path(name).resolve()
+    for known in PAGES:
+        if name in (known, known.split("_")[0]):
+            return ROOT / "notebooks" / f"{known}.ipynb"
+    near = nearest(name, PAGES)
+    raise LabError(f"unknown notebook {name!r}{near} (known: {', '.join(PAGES)})")
+
+
+# -- one notebook --------------------------------------------------------------------
 
 
 def execute(
     notebook: str | Path,
     out: str | Path = "runs",
-    profile: str = "workshop",
+    profile: str = DEFAULT_PROFILE,
     overrides: dict[str, Any] | None = None,
     timeout: int | None = None,
-    **parameters: Any,
 ) -> dict[str, Any]:
     """Run one notebook in a fresh kernel at the repository root; returns its metrics.
 
     The executed page is OUT/PROFILE/NAME/NAME.ipynb; after a failure there is instead
-    NAME.failed.ipynb, with what had run. `parameters` are passed beside `profile`,
-    `overrides` and `out`; `timeout` is in seconds for each cell (0: no limit).
-    Raises LabError of one line that names the cell and the cause.
+    NAME.failed.ipynb, with what had run. `timeout` is in seconds for each cell (0: no
+    limit). Raises LabError of one line that names the cell and the cause.
     """
     name, overrides = Path(notebook).stem, overrides or {}
     settings = resolve(profile, overrides)
-    passed = {**parameters, "profile": profile, "overrides": overrides, "out": str(out)}
-    page = check(notebook, passed)
+    page = check(notebook)
     check_machine(settings)
     folder = Path(ROOT, out, settings.profile, name)
     _clear(folder)
+    passed = {"profile": profile, "overrides": overrides, "out": str(out)}
     page, fault, last = _run(page, passed, settings, timeout)
     try:
         if fault:
@@ -117,13 +121,11 @@ def execute(
     return report
 
 
-def check(notebook: str | Path, passed: dict[str, Any]) -> NotebookNode:
-    """The notebook, if it may be run with the parameters `passed`; else LabError."""
-    name = Path(notebook).stem
-    page = load(notebook)
+def check(notebook: str | Path) -> NotebookNode:
+    """The notebook, if it may be run; else LabError."""
+    name, page = Path(notebook).stem, load(notebook)
     try:
         check_source(page, name)
-        check_parameters(parameters(page), passed)
     except LabError as error:
         raise LabError(f"{name}: {error}") from None
     return page
@@ -150,6 +152,29 @@ def _metrics(folder: Path, last_cell_began: float) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+class OwnKernel(AsyncKernelManager):
+    """Starts this very Python as "python3", whatever kernels of that name there are."""
+
+    @default("kernel_spec_manager")
+    def _no_installed_ones(self) -> KernelSpecManager:
+        return KernelSpecManager(kernel_dirs=[])  # then ipykernel gives its own
+
+    @default("transport_encryption")
+    def _other_users_share_the_loopback(self) -> str:
+        return "auto" if zmq.has("curve") else "disabled"
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 def _run(
     page: NotebookNode, passed: dict[str, Any], settings: Settings, timeout: int | None
 ) -> tuple[NotebookNode, str, float]:
@@ -157,30 +182,28 @@ def _run(
 
     An exception in a cell is no fault here: the page shows it, `check_outputs` sees it.
     """
-    from nbclient.exceptions import CellTimeoutError, DeadKernelError
-    from papermill.engines import papermill_engines
-    from papermill.iorw import load_notebook_node
-    from papermill.parameterize import parameterize_notebook
-
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
     page = load_notebook_node(page)
     page = parameterize_notebook(page, passed, kernel_name="python3", language="python")
     limit = TIMEOUT if timeout is None else timeout
+    quiet = {"TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", HEADLESS: "1"}
     began: dict[int, float] = {}
     fault = ""
     try:
-        papermill_engines.execute_notebook_with_engine(
-            None,
-            page,
-            kernel_name="python3",
-            progress_bar=False,
-            execution_timeout=limit or None,
-            resources={"metadata": {"path": str(ROOT)}},
-            kernel_manager_class=own_kernel(environment(settings)),
-            on_cell_start=lambda cell, cell_index: began.update(
-                {cell_index: time.time()}
-            ),
-        )
+        with _environment({**environment(settings), **quiet}):
+            papermill_engines.execute_notebook_with_engine(
+                None,
+                page,
+                kernel_name="python3",
+                progress_bar=False,
+                execution_timeout=limit or None,
+                resources={"metadata": {"path": str(ROOT)}},
+                kernel_manager_class=OwnKernel,
+                extra_arguments=["--log-level=CRITICAL"],  # errors come as outputs
+                on_cell_start=lambda cell, cell_index: began.update(
+                    {cell_index: time.time()}
+                ),
+            )
     except CellTimeoutError:
         fault = f" took longer than {limit} s: raise --timeout, or take less data"
     except DeadKernelError:
@@ -190,49 +213,13 @@ def _run(
     return page, where + fault, began.get(last, 0.0)
 
 
-def own_kernel(variables: dict[str, str]) -> type:
-    """A kernel manager whose kernel is this very Python, with `variables` set.
-
-    The name "python3" is only a label here: a kernel of that name that is installed
-    for the user, of another Python, cannot take this one's place.
-    """
-    import zmq
-    from jupyter_client.kernelspec import KernelSpec
-    from jupyter_client.manager import AsyncKernelManager
-
-    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    command.append("--log-level=CRITICAL")  # errors come as outputs and as LabError
-    quiet = {"TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    spec = KernelSpec(
-        argv=command,
-        display_name="Python 3",
-        language="python",
-        env={**variables, **quiet, HEADLESS: "1"},
-        metadata={"supported_encryption": ["curve"]},
-    )
-
-    class OwnKernel(AsyncKernelManager):
-        """Starts `sys.executable`, whatever kernels Jupyter knows."""
-
-        def __init__(self, **kwargs: Any) -> None:
-            super().__init__(**kwargs)
-            if self.has_trait("transport_encryption") and zmq.has("curve"):
-                self.transport_encryption = "auto"  # other users share the loopback
-
-        @property
-        def kernel_spec(self) -> KernelSpec:
-            return spec
-
-    return OwnKernel
-
-
-# -- the six in order ----------------------------------------------------------------
+# -- several in order ----------------------------------------------------------------
 
 
 def run_all(
-    names: Sequence[str] = NAMES,
+    names: Sequence[str] = PAGES,
     out: str = "runs",
-    profile: str = "workshop",
+    profile: str = DEFAULT_PROFILE,
     overrides: dict[str, Any] | None = None,
     timeout: int | None = None,
     keep: bool = False,
@@ -252,7 +239,7 @@ def run_all(
     paths = [find(name) for name in names]
     settings = resolve(profile, overrides)
     for path in paths:
-        check(path, {"profile": profile, "overrides": overrides or {}, "out": out})
+        check(path)
     check_machine(settings)
     outcomes = [Outcome(p.stem, Path(ROOT, out, profile, p.stem)) for p in paths]
     for path, outcome in zip(paths, outcomes, strict=True):
@@ -262,7 +249,9 @@ def run_all(
             executed = outcome.folder / f"{outcome.name}.ipynb"
             write_page(executed)
             if keep:
-                _keep(path, executed)
+                page = committed(load(path), load(executed))
+                check_outputs(page)
+                write(path, page)
             outcome.state = "done"
         except LabError as error:
             outcome.state, outcome.error = "failed", str(error)
@@ -272,9 +261,3 @@ def run_all(
             break
     write_index(Path(ROOT, out))
     return outcomes
-
-
-def _keep(original: Path, executed: Path) -> None:
-    page = committed(load(original), load(executed))
-    check_outputs(page)
-    write(original, page)

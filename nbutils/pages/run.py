@@ -1,7 +1,7 @@
 """A notebook's own run: its settings, its files, its figures, its clock, its metrics.
 
 A notebook calls `start`, works, and ends with `Run.finish`. How notebooks are executed
-from the command line is in `headless`; nothing here needs Jupyter to be running.
+from the command line is in `execute`; nothing here needs Jupyter to be running.
 """
 
 from __future__ import annotations
@@ -11,19 +11,17 @@ import json
 import math
 import os
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from nbutils.core.errors import LabError
+from nbutils.core.errors import LabError, known
 from nbutils.core.fields import Settings
-from nbutils.core.files import atomic, verify_shipped, write_json
+from nbutils.core.files import atomic, verify, write_json
 from nbutils.core.machine import (
     check_machine,
     device_name,
@@ -36,46 +34,6 @@ from nbutils.core.settings import ROOT, resolve
 
 PARTS = ("encoding", "training")
 HEADLESS = "NBUTILS_HEADLESS"
-
-
-# -- the clock -----------------------------------------------------------------------
-
-
-class ImportClock:
-    """Adds up the wall seconds that first imports of Python modules take.
-
-    It wraps the loader of source files, so that lazy imports inside functions count
-    too; only the outermost import of a chain is timed, in the main thread.
-    """
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self._depth = 0
-        self._original = SourceFileLoader.exec_module
-
-    def start(self) -> None:
-        """Begin to count."""
-        original, clock = self._original, self
-
-        def exec_module(loader: SourceFileLoader, module: Any) -> None:
-            main = threading.current_thread() is threading.main_thread()
-            if clock._depth or not main:
-                return original(loader, module)
-            clock._depth, began = 1, time.perf_counter()
-            try:
-                return original(loader, module)
-            finally:
-                clock._depth = 0
-                clock.seconds += time.perf_counter() - began
-
-        SourceFileLoader.exec_module = exec_module
-
-    def stop(self) -> None:
-        """Give the loader back as it was."""
-        SourceFileLoader.exec_module = self._original
-
-
-# -- the run -------------------------------------------------------------------------
 
 
 def start(
@@ -93,7 +51,10 @@ def start(
     settings = resolve(profile, overrides)
     os.chdir(ROOT)
     check_machine(settings)
-    _apply(environment(settings))
+    os.environ.update(environment(settings))
+    hub = sys.modules.get("huggingface_hub.constants")
+    if hub is not None and "HF_HUB_OFFLINE" in environment(settings):
+        hub.HF_HUB_OFFLINE = True  # it read the environment when it was imported
     run = Run(name, settings, Path(ROOT, out, settings.profile, name))
     needs = network_needs(settings)
     print(f"{name}: profile {settings.profile}, seed {settings.seed}")
@@ -101,13 +62,6 @@ def start(
     for key, value in (overrides or {}).items():
         print(f"changed: {key} = {value!r}")
     return run
-
-
-def _apply(values: Mapping[str, str]) -> None:
-    os.environ.update(values)
-    hub = sys.modules.get("huggingface_hub.constants")
-    if hub is not None and "HF_HUB_OFFLINE" in values:
-        hub.HF_HUB_OFFLINE = True  # it read the environment when it was imported
 
 
 def _shown(path: Path) -> str:
@@ -119,23 +73,22 @@ class Run:
     """One notebook's run: `settings`, its output `folder`, and what it reports.
 
     `seconds` of the metrics file: *total* is the age of the kernel process in a
-    headless run, else the time since `start`; *import* is everything before `start`
-    in a headless run plus every first import after it; *encoding* and *training* are
-    what `timed` measured, less the imports and timed parts inside; *other* is the rest.
+    headless run, else the time since `start`; *import* is what passed before `start` in
+    a headless run; *encoding* and *training* are what `timed` measured, less the timed
+    parts inside; *other* is the rest.
     """
 
     def __init__(self, name: str, settings: Settings, folder: Path) -> None:
         self.name, self.settings, self.folder = name, settings, folder
-        self._seconds = dict.fromkeys(PARTS, 0.0)
+        self._seconds = dict.fromkeys(("import", *PARTS), 0.0)
         self._figures: list[dict[str, str]] = []
-        now = time.time()
+        self._began = now = time.time()
         # only the first run of a headless kernel owns the time since the kernel began
-        first = os.environ.pop(HEADLESS, "") == "1"
-        self.interactive = not first  # somebody watches: progress bars are welcome
-        self._began = psutil.Process().create_time() if first else now
-        self._boot = now - self._began
-        self._imports = ImportClock()
-        self._imports.start()
+        headless = os.environ.pop(HEADLESS, "") == "1"
+        self.interactive = not headless  # somebody watches: progress bars are welcome
+        if headless:
+            self._began = psutil.Process().create_time()
+            self._seconds["import"] = now - self._began
         folder.mkdir(parents=True, exist_ok=True)
         self.path("metrics.json").unlink(missing_ok=True)  # never an older run's
 
@@ -145,8 +98,10 @@ class Run:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def input(self, notebook: str, filename: str, shipped: Path | None = None) -> Path:
-        """A file or folder that `notebook` wrote, else the shipped one; says which.
+    def input(
+        self, notebook: str, filename: str = "", shipped: Path | None = None
+    ) -> Path:
+        """A file that `notebook` wrote (its folder), else the shipped one; says which.
 
         Only a run of the same profile and `out` counts, and only one that finished:
         its metrics.json stands beside its files. The shipped one is checked against
@@ -159,7 +114,7 @@ class Run:
             print(f"reads {_shown(made)}{self._other_settings(notebook)}")
             return made
         if shipped is not None and Path(shipped).exists():
-            verify_shipped(shipped)
+            verify(shipped)
             state = "has not finished" if made.exists() else "has not run"
             print(f"reads {_shown(Path(shipped))} (shipped; {notebook} {state})")
             return Path(shipped)
@@ -194,9 +149,9 @@ class Run:
         if not description:
             raise LabError(f"figure {name!r} has no description: say what it shows")
         path = self.path(f"figures/{name}.png")
-        with atomic(path) as temporary:
-            _write_png(figure, temporary)
-        _close(figure)
+        _write_png(figure, path)
+        if pyplot := sys.modules.get("matplotlib.pyplot"):
+            pyplot.close(figure)  # or the inline backend shows it again, without alt
         display(Image(filename=path, alt=description))
         print(description)
         entry = {"name": name, "file": f"figures/{name}.png", "alt": description}
@@ -205,24 +160,19 @@ class Run:
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
         """Add the wall seconds of the block to `part`: "encoding" or "training"."""
-        if part not in PARTS:
-            raise LabError(f"timed({part!r}): known parts are {', '.join(PARTS)}")
-        began, counted = time.perf_counter(), self._counted()
+        known("part of the time", part, PARTS)
+        began, counted = time.perf_counter(), sum(self._seconds.values())
         try:
             yield
         finally:
-            inside = self._counted() - counted
+            inside = sum(self._seconds.values()) - counted
             self._seconds[part] += time.perf_counter() - began - inside
-
-    def _counted(self) -> float:
-        return sum(self._seconds.values()) + self._imports.seconds
 
     def seconds(self) -> dict[str, float]:
         """Wall seconds so far: total, import, encoding, training and other."""
         total = time.time() - self._began
-        parts = {"import": self._boot + self._imports.seconds, **self._seconds}
-        rest = max(0.0, total - sum(parts.values()))
-        everything = {"total": total, **parts, "other": rest}
+        other = max(0.0, total - sum(self._seconds.values()))
+        everything = {"total": total, **self._seconds, "other": other}
         return {name: round(value, 3) for name, value in everything.items()}
 
     def finish(self, metrics: Mapping[str, tuple[Any, str]]) -> None:
@@ -230,12 +180,10 @@ class Run:
 
         Raises LabError for a value that is not a finite number.
         """
-        self._imports.stop()
         rows = [
             {"name": name, "value": _number(name, value), "unit": unit}
             for name, (value, unit) in metrics.items()
         ]
-        seconds = self.seconds()
         report = {
             "notebook": self.name,
             "profile": self.settings.profile,
@@ -243,7 +191,7 @@ class Run:
             "settings": self.settings.flat(),
             "versions": versions(),
             "device": device_name(),
-            "seconds": seconds,
+            "seconds": self.seconds(),
             "peak_memory_gb": round(peak_memory_gb(), 3),
             "metrics": rows,
             "figures": self._figures,
@@ -251,8 +199,10 @@ class Run:
         write_json(self.path("metrics.json"), report)
         width = max((len(row["name"]) for row in rows), default=0)
         for row in rows:
-            print(f"{row['name']:<{width}}  {_text(row['value']):>10}  {row['unit']}")
-        print(f"{seconds['total']:.0f} s, peak {report['peak_memory_gb']:.1f} GB")
+            form = "" if isinstance(row["value"], int) else ".4g"
+            print(f"{row['name']:<{width}}  {row['value']:>10{form}}  {row['unit']}")
+        total, peak = report["seconds"]["total"], report["peak_memory_gb"]
+        print(f"{total:.0f} s, peak {peak:.1f} GB")
 
 
 def _write_png(figure: Any, path: Path) -> None:
@@ -264,18 +214,8 @@ def _write_png(figure: Any, path: Path) -> None:
 
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
-    picture = Image.open(buffer).convert("RGB")
-    picture.quantize(128).save(path, optimize=True)
-
-
-def _close(figure: Any) -> None:
-    pyplot = sys.modules.get("matplotlib.pyplot")
-    if pyplot is not None:
-        pyplot.close(figure)  # or the inline backend shows it again, without alt text
-
-
-def _text(value: float | int) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.4g}"
+    with atomic(path) as temporary:
+        Image.open(buffer).convert("RGB").quantize(128).save(temporary, optimize=True)
 
 
 def _number(name: str, value: Any) -> float | int:

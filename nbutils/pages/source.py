@@ -11,29 +11,33 @@ from __future__ import annotations
 import ast
 import copy
 import hashlib
-from collections.abc import Iterator, Mapping
+import re
 from pathlib import Path
-from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
 
-from nbutils.core.errors import LabError, nearest
+from nbutils.core.errors import LabError
 from nbutils.core.files import atomic
 
 MAX_BYTES = 400_000
 """Largest notebook file with its outputs; above it, pages render slowly or not."""
-
-TYPES = {kind.__name__: kind for kind in (str, int, float, bool, dict, list)}
 WIDGET = "application/vnd.jupyter.widget-view+json"
-BARS = ("tqdm.auto", "tqdm.notebook", "tqdm.autonotebook")
-SHELL = ("os.system", "os.popen", "get_ipython().system", "get_ipython().getoutput")
+PARAMETERS = {"profile": "str", "overrides": "dict", "out": "str"}
+"""What every page takes; all else is a setting."""
+REFUSED = {
+    r"\btqdm(\.| import )(auto|notebook|autonotebook)\b": "stores a bar stuck at 0 %: "
+    "use 'from tqdm import tqdm'",
+    r"(?<![\w.])(exit|quit)\(": "ends the notebook early: raise LabError",
+    r"\bos\.(system|popen)\(|\bget_ipython\(\)\.(system|getoutput)\(": "hides a "
+    "command's failure: use subprocess.run(…, check=True)",
+}
+"""What code may not hold (as a pattern), and why."""
 
 
 def load(path: str | Path) -> NotebookNode:
     """Read a notebook as nbformat 4. LabError where it is missing or no notebook."""
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise LabError(f"notebook {path} does not exist")
     try:
         return nbformat.read(path, as_version=4)
@@ -60,76 +64,29 @@ def label(number: int, cell: NotebookNode) -> str:
     return f'cell {number} ("{first if len(first) < 41 else first[:40] + "…"}")'
 
 
-# -- parameters ----------------------------------------------------------------------
+# -- source --------------------------------------------------------------------------
 
 
-def parameters(notebook: NotebookNode) -> dict[str, tuple[type, Any]]:
-    """Name to (type, default) of the parameters that the notebook declares.
+def check_parameters(notebook: NotebookNode) -> None:
+    """Refuse a page that does not declare PARAMETERS, and those alone, in one cell.
 
-    Exactly one code cell is tagged `parameters`; it holds assignments of literals and
-    nothing else, because a value derived there would keep the default's value when the
-    parameter is changed. Raises LabError otherwise.
+    The cell is tagged `parameters`. A value derived there would keep the default's
+    value when a parameter is passed, and papermill only warns of an unknown one.
     """
-    tagged = [
-        (number, cell)
-        for number, cell in enumerate(notebook.cells, 1)
-        if "parameters" in cell.metadata.get("tags", [])
-    ]
-    if len(tagged) != 1 or tagged[0][1].cell_type != "code":
+    from papermill.translators import PythonTranslator
+
+    tagged = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    if len(tagged) != 1 or tagged[0].cell_type != "code":
         raise LabError(
             f"{len(tagged)} cells are tagged 'parameters': tag exactly one code cell"
         )
-    number, cell = tagged[0]
-    return dict(_declaration(node) for node in _parse(cell.source, number).body)
-
-
-def _declaration(node: ast.stmt) -> tuple[str, tuple[type, Any]]:
-    text = ast.unparse(node)
-    annotation = None
-    if isinstance(node, ast.AnnAssign):
-        target, annotation = node.target, ast.unparse(node.annotation)
-    elif isinstance(node, ast.Assign) and len(node.targets) == 1:
-        target = node.targets[0]
-    else:
-        raise LabError(f"parameters cell: {text!r} is no plain assignment")
-    try:
-        default = ast.literal_eval(node.value)
-    except (ValueError, TypeError):
+    found = {p.name: p.inferred_type_name for p in PythonTranslator.inspect(tagged[0])}
+    if found != PARAMETERS or len(ast.parse(tagged[0].source).body) != len(found):
+        wanted = ", ".join(f"{name}: {kind}" for name, kind in PARAMETERS.items())
         raise LabError(
-            f"parameters cell: {text!r} is derived, it would stay stale when a "
-            "parameter is passed: compute it in a later cell"
-        ) from None
-    kind = TYPES.get(annotation, type(default)) if annotation else type(default)
-    if not isinstance(target, ast.Name) or not _fits(default, kind):
-        raise LabError(f"parameters cell: {text!r} does not fit its annotation")
-    return target.id, (kind, default)
-
-
-def _fits(value: Any, kind: type) -> bool:
-    if isinstance(value, bool) or kind is bool:
-        return isinstance(value, bool) and kind is bool
-    return isinstance(value, (int, float) if kind is float else kind)
-
-
-def check_parameters(
-    declared: Mapping[str, tuple[type, Any]], passed: Mapping[str, Any]
-) -> None:
-    """Refuse a passed parameter that is not declared or is of another type."""
-    for name, value in passed.items():
-        if name not in declared:
-            raise LabError(
-                f"the notebook has no parameter {name!r}{nearest(name, declared)} "
-                f"(it has: {', '.join(declared)})"
-            )
-        kind = declared[name][0]
-        if not _fits(value, kind):
-            raise LabError(
-                f"parameter {name!r} must be {kind.__name__}, not the "
-                f"{type(value).__name__} {value!r}"
-            )
-
-
-# -- source --------------------------------------------------------------------------
+            f"the parameters cell must set {wanted} and nothing else: what is derived "
+            "there stays stale when a parameter is passed"
+        )
 
 
 def check_source(notebook: NotebookNode, name: str) -> None:
@@ -139,60 +96,32 @@ def check_source(notebook: NotebookNode, name: str) -> None:
     `pages.start` with the notebook's own name, and `run.finish` in the last code cell
     and nowhere else. Raises LabError that names the cell.
     """
-    parameters(notebook)
-    cells = [(n, _parse(cell.source, n)) for n, cell in code_cells(notebook)]
-    starts, ends = [], []
-    for number, tree in cells:
-        for node in ast.walk(tree):
-            _check_node(node, number)
-            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-            starts += [node] if called == "pages.start" else []
-            ends += [number] if called == "run.finish" else []
-    first = starts[0].args[0] if len(starts) == 1 and starts[0].args else None
-    if not isinstance(first, ast.Constant) or first.value != name:
+    check_parameters(notebook)
+    code = {
+        number: _plain(cell.source, number) for number, cell in code_cells(notebook)
+    }
+    for number, source in code.items():
+        for pattern, reason in REFUSED.items():
+            if found := re.search(pattern, source):
+                raise LabError(f"cell {number}: {found[0].rstrip('(')} {reason}")
+    whole = "\n".join(code.values())
+    if re.findall(r"\bpages\.start\(([^,)]*)", whole) != [repr(name)]:
         raise LabError(f"the notebook must call pages.start({name!r}, …) once")
-    if ends != [cells[-1][0]]:
+    if [n for n, source in code.items() if "run.finish(" in source] != [max(code)]:
         raise LabError("the last code cell, and no other, must call run.finish(…)")
 
 
-def _parse(source: str, number: int) -> ast.Module:
+def _plain(source: str, number: int) -> str:
+    """A cell's code in Python's own layout, without comments."""
     try:
         flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-        return compile(source, f"cell {number}", "exec", flags)
+        return ast.unparse(compile(source, f"cell {number}", "exec", flags))
     except SyntaxError as error:
         line = (error.text or "").strip()
         raise LabError(
             f"cell {number}: {line!r} is not plain Python: shell lines and magics are "
             "refused, because their failures go unseen"
         ) from None
-
-
-def _check_node(node: ast.AST, number: int) -> None:
-    for module in _imported(node):
-        if module in BARS:
-            raise LabError(
-                f"cell {number}: {module} stores a bar stuck at 0 %: use "
-                "'from tqdm import tqdm'"
-            )
-    if isinstance(node, ast.Name) and node.id in ("exit", "quit"):
-        raise LabError(
-            f"cell {number}: {node.id} ends the notebook early: raise LabError"
-        )
-    if isinstance(node, ast.Call) and ast.unparse(node.func) in SHELL:
-        raise LabError(
-            f"cell {number}: {ast.unparse(node.func)} hides a command's failure: use "
-            "subprocess.run(…, check=True)"
-        )
-
-
-def _imported(node: ast.AST) -> Iterator[str]:
-    if isinstance(node, ast.Import):
-        yield from (alias.name for alias in node.names)
-    elif isinstance(node, ast.ImportFrom) and node.module:
-        yield node.module
-        yield from (f"{node.module}.{alias.name}" for alias in node.names)
-    elif isinstance(node, ast.Attribute):
-        yield ast.unparse(node)
 
 
 def source_sha256(notebook: NotebookNode) -> str:
@@ -227,30 +156,25 @@ def check_outputs(notebook: NotebookNode) -> None:
 
 def _check_output(output: NotebookNode, where: str) -> None:
     if output.output_type == "error":
-        raise LabError(f"{where}{error_text(output)}")
+        raise LabError(where + _error_text(output))
     data = output.get("data", {})
     if WIDGET in data:
         raise LabError(f"{where} shows a widget: print or plot instead")
+    about = output.get("metadata", {})
     for kind in data:
-        alt = output.get("metadata", {}).get(kind, {})
-        if kind.startswith("image/") and not (isinstance(alt, dict) and alt.get("alt")):
+        if kind.startswith("image/") and not about.get(kind, {}).get("alt"):
             raise LabError(
                 f"{where} shows an image without alternative text: use "
                 "run.figure(name, (figure, description))"
             )
 
 
-def error_text(output: NotebookNode) -> str:
-    """An error output as the end of one line: `: ValueError: …`.
-
-    An early exit is called that; a LabError is its own message alone.
-    """
-    value = (output.get("evalue") or "").strip().splitlines() or [""]
+def _error_text(output: NotebookNode) -> str:
+    """The end of one line: an early exit is called that, a LabError is its message."""
+    last = ((output.get("evalue") or "").strip().splitlines() or [""])[-1]
     if output.ename in ("SystemExit", "KeyboardInterrupt"):
-        return f" left the notebook early ({output.ename} {value[-1]}".rstrip() + ")"
-    if output.ename == "LabError":
-        return f": {value[-1]}"
-    return f": {output.ename}: {value[-1]}".rstrip(": ")
+        return f" left the notebook early ({f'{output.ename} {last}'.rstrip()})"
+    return f": {last}" if output.ename == "LabError" else f": {output.ename}: {last}"
 
 
 # -- the committed page --------------------------------------------------------------
@@ -271,19 +195,16 @@ def committed(original: NotebookNode, executed: NotebookNode) -> NotebookNode:
     cells = [cell for _, cell in code_cells(page)]
     for count, (cell, result) in enumerate(zip(cells, done, strict=True), 1):
         cell.outputs = copy.deepcopy(result.outputs)
-        cell.execution_count = count
-        for output in cell.outputs:
-            if output.output_type == "execute_result":
-                output.execution_count = count
+        for counted in (cell, *cell.outputs):
+            if "execution_count" in counted:
+                counted.execution_count = count
     for cell in page.cells:
-        kept = {key: cell.metadata[key] for key in ("tags",) if key in cell.metadata}
-        cell.metadata = NotebookNode(kept)
+        cell.metadata = NotebookNode(
+            {key: value for key, value in cell.metadata.items() if key == "tags"}
+        )
+    kernel = "Python 3 (ipykernel)"
     page.metadata = NotebookNode(
-        kernelspec={
-            "display_name": "Python 3 (ipykernel)",
-            "language": "python",
-            "name": "python3",
-        },
+        kernelspec={"display_name": kernel, "language": "python", "name": "python3"},
         language_info={"name": "python"},
         nbutils={"source_sha256": source_sha256(original)},
     )

@@ -1,1 +1,4 @@
-"""One file a page: each plot returns a figure and a sentence that says what is seen."""
+"""One file a page: each plot returns a figure and a sentence that says what is seen.
+
+Data frames and arrays in, nothing of the other rooms; `style` holds what all share.
+"""

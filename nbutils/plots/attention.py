@@ -1,53 +1,30 @@
-"""Plots of anchor tokens: blocks, layers, directions, poolings before and after.
-
-As in `figures`: data frames and arrays in, a figure and its one-line description out.
-"""
+"""Plots of page 04: attention, anchor tokens by class and layer, poolings."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from nbutils.plots.style import (
-    LINES,
-    MARKERS,
-    PALETTE,
-    Plot,
-    canvas,
-    dots_with_intervals,
-    theme,
-)
+from nbutils.plots import style
+from nbutils.plots.style import REFERENCE, Plot, canvas, readable, told
 
 
-def attention_with_columns(tokens: list[str], attention: np.ndarray) -> Plot:
-    """Mean attention over heads (n, n) as a matrix, with what each column receives."""
-    theme()
-    mean, received = attention.mean(0), attention.mean(0).sum(0)
-    fig, (top, bottom) = plt.subplots(
-        2,
-        1,
-        figsize=(7, 6.4),
-        layout="constrained",
-        sharex=True,
-        gridspec_kw={"height_ratios": [4, 1]},
-    )
-    sns.heatmap(
-        mean,
-        ax=top,
-        cmap="cividis",
-        cbar_kws={"label": "attention"},
-        yticklabels=tokens,
-        xticklabels=tokens,
-    )
+def attention_with_columns(tokens: Sequence[str], attention: np.ndarray) -> Plot:
+    """Mean over heads of (heads, n, n) as a matrix, with what each column receives."""
+    mean = attention.mean(0)
+    received, places = mean.sum(0), np.arange(len(tokens)) + 0.5
+    ratio = {"height_ratios": [4, 1]}
+    fig, (top, bottom) = canvas(7, 6.4, rows=2, sharex=True, gridspec_kw=ratio)
+    colours = {"cmap": "cividis", "cbar_kws": {"label": "attention"}}
+    sns.heatmap(mean, ax=top, yticklabels=tokens, **colours)
     top.set(ylabel="token that attends", title="Last layer, mean over heads")
-    bottom.bar(np.arange(len(tokens)) + 0.5, received, color=PALETTE[0])
-    bottom.axhline(1, color="black", linestyle="--", linewidth=1)
+    bottom.bar(places, received, color=style.PALETTE[0])
+    bottom.axhline(1, **REFERENCE)
     bottom.set(ylabel="received", xlabel="token that is attended to")
-    bottom.set_xticks(np.arange(len(tokens)) + 0.5, tokens, rotation=90, fontsize=8)
+    bottom.set_xticks(places, tokens, rotation=90)
     best = int(received.argmax())
     return fig, (
         f"Attention matrix of a sentence of {len(tokens)} tokens and its column sums: "
@@ -55,165 +32,94 @@ def attention_with_columns(tokens: list[str], attention: np.ndarray) -> Plot:
     )
 
 
-def heat_strips(
-    entries: list[dict], weights: list[np.ndarray], width: int = 16
-) -> Plot:
-    """ATA weights of whole texts, `width` tokens a row, in even shares (1 = 1/n)."""
-    theme()
-    rows = []
-    for entry, weight in zip(entries, weights, strict=True):
-        share = weight * len(weight)
-        for start in range(0, len(share), width):
-            stop = start + width
-            rows.append((entry["tokens"][start:stop], share[start:stop]))
-        rows.append(([], np.array([])))
-    rows = rows[:-1]
-    fig, axis = plt.subplots(figsize=(8, 0.36 * len(rows) + 0.6), layout="constrained")
-    grid = np.full((len(rows), width), np.nan)
-    for r, (_, share) in enumerate(rows):
-        grid[r, : len(share)] = share
-    image = axis.imshow(grid, cmap="cividis", aspect="auto")
-    middle = (np.nanmax(grid) + np.nanmin(grid)) / 2
-    for r, (tokens, share) in enumerate(rows):
-        for c, token in enumerate(tokens):
-            colour = "black" if share[c] > middle else "white"
-            shown = token if len(token) < 10 else token[:8] + "…"
-            axis.text(c, r, shown, ha="center", va="center", color=colour, fontsize=6.5)
-    axis.axis("off")
-    fig.colorbar(image, ax=axis, label="weight, in even shares", shrink=0.9)
-    last = [
-        e["tokens"][int(np.argmax(w))] for e, w in zip(entries, weights, strict=True)
-    ]
-    return fig, (
-        f"ATA weights of {len(entries)} texts as heat strips; the heaviest tokens are "
-        + ", ".join(repr(token) for token in last)
-        + "."
-    )
-
-
-def anchor_classes(means: pd.DataFrame) -> Plot:
-    """Mean relative weight by token class with 95 % intervals."""
-    fig, axis = canvas(6.5, 2.6)
-    place = np.arange(len(means))
-    error = [means["mean"] - means["low"], means["high"] - means["mean"]]
-    axis.barh(place, means["mean"], xerr=error, color=PALETTE[0], capsize=4)
-    axis.axvline(1, color="black", linestyle="--", linewidth=1)
-    axis.set_yticks(place, means["class"])
-    axis.invert_yaxis()
-    axis.set_xlabel("ATA weight, in even shares (1 = every token alike)")
-    told = [
-        f"{r['class']} {r['mean']:.2f} [{r['low']:.2f}, {r['high']:.2f}]"
-        for _, r in means.iterrows()
-    ]
-    return fig, "ATA weight by class of token, in even shares: " + "; ".join(told) + "."
-
-
-def pooling_scores(table: pd.DataFrame) -> Plot:
-    """NDCG@10 of each pooling with its interval: columns pooling, mean, low, high."""
-    fig, axis = canvas(6.5, 2.8)
-    dots_with_intervals(axis, table, table["pooling"])
-    axis.set_xlabel("NDCG@10 on the development queries")
-    told = "; ".join(
-        f"{r['pooling']} {r['mean']:.3f} [{r['low']:.3f}, {r['high']:.3f}]"
-        for _, r in table.iterrows()
-    )
-    return fig, (f"NDCG@10 before training by pooling, with 95 % intervals: {told}.")
-
-
 def sums_by_block(tokens: Sequence[str], running: np.ndarray, rows: int) -> Plot:
     """Running sums (blocks, tokens) of what each token received, `rows` queries each.
 
     Drawn in even shares of the final sum, so the last row is ATA's weights.
     """
-    theme()
     shares = running / running[-1].mean()
-    height = 0.4 * len(running) + 1.6
-    figure, axis = plt.subplots(figsize=(7.5, height), layout="constrained")
-    sns.heatmap(
-        shares,
-        ax=axis,
-        cmap="cividis",
-        xticklabels=list(tokens),
-        yticklabels=[f"{(i + 1) * rows}" for i in range(len(running))],
-        cbar_kws={"label": "even shares"},
-    )
-    axis.set_ylabel("after so many queries")
-    axis.set_xticklabels(axis.get_xticklabels(), rotation=90, fontsize=8)
+    fig, axis = canvas(height=0.4 * len(running) + 1.6)
+    queries = [(block + 1) * rows for block in range(len(running))]
+    colours = {"cmap": "cividis", "cbar_kws": {"label": "even shares"}}
+    sns.heatmap(shares, ax=axis, xticklabels=tokens, yticklabels=queries, **colours)
+    axis.set(xlabel="token that is attended to", ylabel="after so many queries")
+    axis.tick_params("x", rotation=90)
+    axis.tick_params("y", rotation=0)
     first, last = int(shares[0].argmax()), int(shares[-1].argmax())
-    return figure, (
+    return fig, (
         f"Sums of attention received, in {len(running)} blocks of {rows} queries: "
         f"{tokens[first]!r} leads after the first block, {tokens[last]!r} after the "
         f"last with {shares[-1][last]:.2f} even shares."
     )
 
 
-def _lines(axis, table: pd.DataFrame, by: str, along: str) -> None:
-    """A line for each value of `by` with its interval, told apart without colour."""
-    for number, (name, part) in enumerate(table.groupby(by, sort=False)):
-        error = [part["mean"] - part["low"], part["high"] - part["mean"]]
-        axis.errorbar(
-            part[along],
-            part["mean"],
-            yerr=error,
-            label=name,
-            color=PALETTE[number],
-            marker=MARKERS[number],
-            linestyle=LINES[number],
-            capsize=3,
-        )
-    axis.axhline(1, color="black", linestyle="--", linewidth=1)
+def heat_strips(entries: list[dict], weights: list[np.ndarray], width=12) -> Plot:
+    """ATA weights of whole texts, `width` tokens a row, in even shares (1 = 1/n)."""
+    shares, shown, heaviest = [], [], []
+    for entry, weight in zip(entries, weights, strict=True):
+        tokens, count = entry["tokens"], len(weight)
+        rest = width + -count % width  # fills the last row, and leaves a row between
+        shares += [*weight * count, *[np.nan] * rest]
+        shown += [t if len(t) < 9 else f"{t[:7]}…" for t in tokens] + [""] * rest
+        heaviest.append(repr(tokens[int(np.argmax(weight))]))
+    grid, labels = (np.reshape(cells, (-1, width))[:-1] for cells in (shares, shown))
+    fig, axis = canvas(8, 0.32 * len(grid) + 0.6)
+    sns.heatmap(
+        grid, ax=axis, xticklabels=False, yticklabels=False, **style.LIGHT,
+        annot=labels, fmt="", cbar_kws={"label": "weight, in even shares"},
+    )  # fmt: skip
+    return fig, (
+        f"ATA weights of {len(entries)} texts as heat strips; the heaviest tokens are "
+        f"{', '.join(heaviest)}."
+    )
+
+
+def anchor_classes(means: pd.DataFrame) -> Plot:
+    """Mean weight of a token by its class: columns class, mean, low, high."""
+    fig, axis = canvas(height=2.6)
+    axis.axvline(1, **REFERENCE)
+    style.forest(axis, means, "class")
+    axis.set_xlabel("ATA weight, in even shares (1 = every token alike)")
+    axis.set_xlim(0, None)
+    found = told(means, "class", form=".2f")
+    return fig, f"ATA weight by class of token, in even shares: {found}."
+
+
+def weights_along(table: pd.DataFrame, along: str, series: str, label: str) -> Plot:
+    """Weight of a token along layers or parts of a text, a line for each `series`.
+
+    Columns `along` (numbers, whose axis is called `label`), `series`, mean, low, high.
+    """
+    fig, axis = canvas()
+    axis.axhline(1, **REFERENCE)
+    style.curves(axis, table, along, series=series)
+    axis.set(xlabel=label, ylabel="ATA weight, in even shares")
     axis.set_xticks(sorted(table[along].unique()))
-    axis.set_ylabel("weight, in even shares")
-    axis.legend(frameon=False, fontsize=8)
+    ends = table.sort_values(along).groupby(series, sort=False)["mean"]
+    ends = ends.agg(["first", "last"]).itertuples()
+    found = "; ".join(f"{name} {a:.2f} to {b:.2f}" for name, a, b in ends)
+    return fig, f"ATA weight in even shares, first to last {label}: {found}."
 
 
-def classes_by_layer(table: pd.DataFrame) -> Plot:
-    """Weight of each class of token by layer: layer, class, mean, low, high."""
-    figure, axis = canvas(6.5, 3.2)
-    _lines(axis, table, "class", "layer")
-    axis.set_xlabel("layer")
-    told = []
-    for number in (table["layer"].min(), table["layer"].max()):
-        part = table[table["layer"] == number]
-        best = part.loc[part["mean"].idxmax()]
-        told.append(f"in layer {number} {best['class']} ({best['mean']:.2f})")
-    return figure, (
-        "ATA weight by class of token and layer, with 95 % intervals; the heaviest "
-        f"class is {' and '.join(told)}."
-    )
-
-
-def by_direction(table: pd.DataFrame) -> Plot:
-    """Weight by part of the text: direction, part, mean, low, high."""
-    figure, axis = canvas(6.5, 3.0)
-    _lines(axis, table, "direction", "part")
-    axis.set_xlabel("part of the text, from first to last")
-    ends = table.sort_values("part").groupby("direction", sort=False)["mean"]
-    told = "; ".join(
-        f"{name} {values.iloc[0]:.2f} to {values.iloc[-1]:.2f}" for name, values in ends
-    )
-    return figure, (
-        "ATA weight of the first to the last part of a text by direction of "
-        f"attention, random weights, in even shares: {told}."
-    )
+def pooling_scores(table: pd.DataFrame) -> Plot:
+    """NDCG@10 of each pooling with its interval: columns pooling, mean, low, high."""
+    fig, axis = canvas(height=2.8)
+    style.forest(axis, table, "pooling")
+    axis.set_xlabel("NDCG@10 on the development queries")
+    found = told(table, "pooling")
+    return fig, f"NDCG@10 before training by pooling, with 95 % intervals: {found}."
 
 
 def pooling_before_after(table: pd.DataFrame, split: str) -> Plot:
     """NDCG@10 of each pooling before and after training: pooling, before, after."""
-    figure, axis = canvas(6.5, 2.8)
-    place = np.arange(len(table))
-    axis.hlines(place, table["before"], table["after"], color="grey", linewidth=1)
-    for number, when in enumerate(("before", "after")):
-        axis.scatter(
-            table[when], place, marker=MARKERS[number], color=PALETTE[number],
-            label=f"{when} training", zorder=3,
-        )  # fmt: skip
-    axis.set_yticks(place, table["pooling"])
-    axis.invert_yaxis()
-    axis.set_xlabel("NDCG@10")
-    axis.legend(frameon=False, fontsize=8)
-    told = "; ".join(
-        f"{r['pooling']} {r['before']:.3f} to {r['after']:.3f}"
-        for _, r in table.iterrows()
+    fig, axis = canvas(height=2.8)
+    axis.hlines(range(len(table)), table["before"], table["after"], color="grey", lw=1)
+    both = table.melt("pooling", ["before", "after"], var_name="when")
+    both["when"] += " training"
+    style.forest(axis, both, "pooling", "value", "when", gap=0)
+    axis.set_xlabel(f"NDCG@10, {split}")
+    found = "; ".join(
+        f"{readable(row.pooling)} {row.before:.3f} to {row.after:.3f}"
+        for row in table.itertuples()
     )
-    return figure, f"NDCG@10 before and after training by pooling, {split}: {told}."
+    return fig, f"NDCG@10 before and after training by pooling, {split}: {found}."

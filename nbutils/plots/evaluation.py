@@ -1,64 +1,49 @@
-"""Plots of scores: data frames in, a figure and its one-line description out."""
+"""Plots of page 06: scores of tasks, gains from training, published averages."""
 
 from __future__ import annotations
+
+import re
 
 import numpy as np
 import pandas as pd
 
-from nbutils.plots.style import MARKERS, PALETTE, Plot, canvas, dots_with_intervals
+from nbutils.plots.style import REFERENCE, Plot, canvas, forest, readable, told
 
 
 def task_scores(table: pd.DataFrame) -> Plot:
-    """mteb's main score by task and model: columns task, model, score."""
-    fig, axis = canvas(8, 4.0)
-    tasks, models = table["task"].unique(), table["model"].unique()
-    for i, model in enumerate(models):
-        part = table[table["model"] == model].set_index("task").reindex(tasks)
-        place = np.arange(len(tasks)) + (i - (len(models) - 1) / 2) * 0.18
-        axis.plot(part["score"], place, MARKERS[i], color=PALETTE[i], label=model)
-    axis.set_yticks(np.arange(len(tasks)), tasks)
-    axis.invert_yaxis()
-    axis.set_xlabel("main score of the task")
-    axis.legend(fontsize=8)
-    told = []
-    for task, part in table[table["metric"] == "ndcg_at_10"].groupby(
-        "task", sort=False
-    ):
-        scores = ", ".join(
-            f"{row['model']} {row['score']:.3f}" for _, row in part.iterrows()
-        )
-        told.append(f"{task}: {scores}")
-    return fig, "mteb scores by task and model; NDCG@10 of " + "; ".join(told) + "."
+    """mteb's main score by task and model: columns task, model, metric, score."""
+    table = table.assign(task=table["task"].map(_in_words))
+    named = table.assign(row=table["task"] + "\n" + table["metric"].map(readable))
+    fig, axis = canvas(height=1 + 0.42 * table["task"].nunique())
+    forest(axis, named, "row", "score", "model", gap=0.16)
+    axis.set_xlabel("score, in the metric that is named at the left")
+    ndcg = table[table["metric"] == "ndcg_at_10"].groupby("task", sort=False)
+    found = "; ".join(f"{task}: {told(part, 'model', 'score')}" for task, part in ndcg)
+    return fig, f"mteb scores by task and model; NDCG@10 of {found}."
+
+
+def _in_words(task: str) -> str:
+    """`LabHeldOutTasksSTS` as "held out tasks STS"; mteb's own names as they are."""
+    if not task.startswith("Lab"):
+        return task
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z]+", task.removeprefix("Lab"))
+    return " ".join(word if word.isupper() else word.lower() for word in words)
 
 
 def paired_gains(table: pd.DataFrame) -> Plot:
     """Gain over the untrained student with its interval: name, mean, low, high."""
-    fig, axis = canvas(7, 0.4 * len(table) + 1.2)
-    dots_with_intervals(axis, table, table["name"])
-    axis.axvline(0, color="black", linestyle="--", linewidth=1)
-    axis.set_xlabel("after − before, with 95 % interval")
-    told = "; ".join(
-        f"{r['name']} {r['mean']:+.3f} [{r['low']:+.3f}, {r['high']:+.3f}]"
-        for _, r in table.iterrows()
-    )
-    return fig, f"Gain from training: {told}."
+    fig, axis = canvas(height=1.0 + 0.4 * len(table))
+    axis.axvline(0, **REFERENCE)
+    forest(axis, table, "name")
+    axis.set_xlabel("score after training − before, with 95 % interval")
+    return fig, f"Gain from training: {told(table, 'name', form='+.3f')}."
 
 
 def published_average(table: pd.DataFrame, title: str) -> Plot:
-    """A paper's own averages as dots: columns model, average; MGH is highlighted."""
-    fig, axis = canvas(7, 0.3 * len(table) + 1.1)
-    place = np.arange(len(table))
-    colours = [
-        PALETTE[1] if m.startswith("MGH") else PALETTE[0] for m in table["model"]
-    ]
-    axis.scatter(table["average"], place, c=colours)
-    for y, value in zip(place, table["average"], strict=True):
-        axis.annotate(f" {value:.1f}", (value, y), fontsize=8, va="center")
-    axis.set_yticks(place, table["model"])
-    axis.invert_yaxis()
+    """A paper's own averages: columns model, average; MGH has a look of its own."""
+    whose = np.where(table["model"].str.startswith("MGH"), "the paper's own", "others")
+    fig, axis = canvas(height=1.2 + 0.3 * len(table))
+    forest(axis, table.assign(whose=whose), "model", "average", "whose", gap=0)
     axis.set(xlabel="MTEB average (56 tasks), as published", title=title)
-    best = table.loc[table["average"].idxmax()]
-    return fig, (
-        f"{title}: published MTEB averages; highest is {best['model']} at "
-        f"{best['average']:.1f}."
-    )
+    found = told(table, "model", "average", ".1f")
+    return fig, f"{title}, published MTEB averages: {found}."

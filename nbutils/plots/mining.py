@@ -1,26 +1,14 @@
-"""The plots of mining: data frames in, a figure and its one-line description out."""
+"""Plots of page 03: teachers' ranks, ceilings, false negatives, hardness."""
 
 from __future__ import annotations
 
-import itertools
-
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.ticker import PercentFormatter
 
-from nbutils.plots.style import (
-    LINES,
-    MARKERS,
-    PALETTE,
-    Plot,
-    canvas,
-    dots,
-    share_with_interval,
-    theme,
-    with_interval,
-)
+from nbutils.plots import style
+from nbutils.plots.style import BESIDE, PALETTE, Plot, canvas, look, readable, told
 
 
 def rank_curves(ranks: pd.DataFrame, depth: int) -> Plot:
@@ -29,23 +17,18 @@ def rank_curves(ranks: pd.DataFrame, depth: int) -> Plot:
     ranks: teacher, kind ("labelled" or "planted"), query_id, rank. `depth` is the
     candidate table's.
     """
-    fig, axis = canvas(7.0, 3.2)
+    fig, axis = canvas()
     found = []
-    groups = ranks.groupby(["teacher", "kind"], sort=False)
     teachers = list(dict.fromkeys(ranks["teacher"]))
-    for (teacher, kind), part in groups:
-        order = np.sort(part["rank"].to_numpy())
-        axis.step(
-            order, np.arange(1, len(order) + 1) / len(order), where="post",
-            color=PALETTE[teachers.index(teacher)], ls=LINES[kind != "labelled"],
-            label=f"{teacher}, {kind}",
-        )  # fmt: skip
-        first = share_with_interval(part["rank"] <= 10, part["query_id"])
-        found.append(f"{teacher}, {kind} {first}")
+    for (teacher, kind), part in ranks.groupby(["teacher", "kind"], sort=False):
+        label, line = f"{readable(teacher)}, {kind}", style.LINES[kind == "planted"]
+        colour = PALETTE[teachers.index(teacher)]
+        axis.ecdf(part["rank"], label=label, color=colour, linestyle=line)
+        first = style.share_with_interval(part["rank"] <= 10, part["query_id"])
+        found.append(f"{label} {first}")
     axis.axvline(depth, color="black", lw=1, ls=":", label=f"table's depth, {depth}")
     axis.set(xscale="log", xlabel="rank in the corpus", ylabel="share at or above")
-    axis.set_ylim(0, 1)
-    axis.legend(frameon=False, fontsize=8, loc="lower right")
+    axis.legend(**BESIDE)
     return fig, f"True positives among a teacher's first 10: {', '.join(found)}."
 
 
@@ -55,29 +38,23 @@ def score_clouds(candidates: pd.DataFrame, ceilings: pd.DataFrame) -> Plot:
     candidates: query_id, positive_score, score, planted (bool); ceilings: method,
     positive_score, ceiling.
     """
-    fig, axis = canvas(7.0, 3.6)
+    fig, axis = canvas(height=3.8)
     others, planted = (candidates[candidates["planted"] == flag] for flag in (0, 1))
-    axis.scatter(
-        others["positive_score"], others["score"], s=5, color="0.7", lw=0,
-        antialiased=False, label="other candidates",
-    )  # fmt: skip
-    axis.scatter(
-        planted["positive_score"], planted["score"], s=14, marker="^", lw=0,
-        antialiased=False, color=PALETTE[3], label="planted positives",
-    )  # fmt: skip
+    plain = {"x": "positive_score", "y": "score", "lw": 0, "antialiased": False}
+    others.plot.scatter(**plain, s=5, color="0.7", label="other candidates", ax=axis)
+    planted.plot.scatter(
+        **plain, s=14, color=PALETTE[3], marker="^", label="planted positives", ax=axis
+    )
     share = []
     for number, (method, line) in enumerate(ceilings.groupby("method", sort=False)):
-        axis.plot(
-            line["positive_score"], line["ceiling"], color=PALETTE[number], lw=2,
-            ls=LINES[number % len(LINES)], label=f"ceiling of {method}",
-        )  # fmt: skip
-        limit = np.interp(
-            planted["positive_score"], line["positive_score"], line["ceiling"]
-        )
-        below = share_with_interval(planted["score"] < limit, planted["query_id"])
-        share.append(f"{method} {below}")
+        at, limit = line["positive_score"], line["ceiling"]
+        lines = look(number) | {"marker": "", "label": f"ceiling of {readable(method)}"}
+        axis.plot(at, limit, lw=2, **lines)
+        below = planted["score"] < np.interp(planted["positive_score"], at, limit)
+        found = style.share_with_interval(below, planted["query_id"])
+        share.append(f"{readable(method)} {found}")
     axis.set(xlabel="score of the labelled positive", ylabel="score of the candidate")
-    axis.legend(bbox_to_anchor=(1.01, 1), loc="upper left", fontsize=8, frameon=False)
+    axis.legend(**BESIDE)
     return fig, (
         f"Planted positives that stay below each ceiling and can be mined: "
         f"{', '.join(share)} of {len(planted)} in the tables."
@@ -89,26 +66,15 @@ def false_negative_rates(rates: pd.DataFrame, published: float) -> Plot:
 
     rates: method, selection, value, low, high; `published` is the paper's naive share.
     """
-    methods, selections = (
-        list(dict.fromkeys(rates[name])) for name in ("method", "selection")
-    )
-    fig, axis = canvas(7.4, 1.2 + 0.5 * len(methods))
-    for number, selection in enumerate(selections):
-        rows = rates[rates["selection"] == selection].set_index("method").loc[methods]
-        places = np.arange(len(methods)) + 0.22 * (number - (len(selections) - 1) / 2)
-        dots(axis, rows, places, number, selection)
-    axis.axvline(published, color="black", ls=":", label="paper, naive on NQ (judge)")
-    axis.set(xlabel="share of mined negatives that are planted answers", xlim=(0, None))
-    axis.set_yticks(range(len(methods)), methods)
-    axis.invert_yaxis()
-    axis.legend(bbox_to_anchor=(1.01, 1), loc="upper left", fontsize=8, frameon=False)
-    top = rates[rates["selection"] == selections[0]].dropna()
-    found = ", ".join(
-        f"{r.method} {r.value:.0%} ({r.low:.0%} to {r.high:.0%})"
-        for r in top.itertuples()
-    )
+    fig, axis = canvas(height=1.2 + 0.5 * rates["method"].nunique())
+    axis.axvline(published, **style.REFERENCE, label="paper, Naive on\nNQ (judge)")
+    style.forest(axis, rates, "method", "value", "selection")
+    axis.set_xlabel("share of mined negatives that are planted answers")
+    axis.set_xlim(-0.01, None)
+    first = rates["selection"].iloc[0]
+    found = told(rates[rates["selection"] == first], "method", "value", ".0%")
     return fig, (
-        f"False negatives with {selections[0]}: {found}; the paper's judge found "
+        f"False negatives with {readable(first)}: {found}; the paper's judge found "
         f"{published:.1%} with naive mining on NQ."
     )
 
@@ -116,35 +82,24 @@ def false_negative_rates(rates: pd.DataFrame, published: float) -> Plot:
 def hardness_tradeoff(grid: pd.DataFrame) -> Plot:
     """False negatives against hardness over each method's grid.
 
-    grid: method, setting, rate, low, high, hardness, best (the paper's setting), full
-    (share of queries with all negatives).
+    grid: method, setting, rate, low, high, hardness, best (the paper's setting).
     """
-    fig, axis = canvas(7.0, 3.8)
+    fig, axis = canvas(height=3.8)
     found = []
     for number, (method, part) in enumerate(grid.groupby("method", sort=False)):
-        part = part.sort_values("hardness")
-        colour, marker = PALETTE[number], MARKERS[number]
-        axis.plot(
-            part["hardness"], part["rate"], color=colour, marker=marker, ms=3,
-            ls=LINES[number % len(LINES)], label=method,
-        )  # fmt: skip
-        for row in part[part["best"]].itertuples():
-            axis.plot(row.hardness, row.rate, marker, ms=11, color=colour, mec="k")
-            text = f"{method} {row.setting:g}" if row.setting else method
-            axis.annotate(
-                text, (row.hardness, row.rate), xytext=(-8, 8), fontsize=8,
-                textcoords="offset points", ha="right",
-            )  # fmt: skip
-            rate = with_interval(row.rate, row.low, row.high)
-            found.append(f"{text} {row.hardness:.2f} and {rate}")
-    axis.set(
-        xlabel="hardness: true negatives' mean score / positives' mean score",
-        ylabel="share of false negatives",
-    )
+        part, label = part.sort_values("hardness"), readable(method)
+        for best in part[part["best"]].itertuples():
+            axis.plot(best.hardness, best.rate, ms=11, mec="k", **look(number))
+            label = f"{label} {best.setting:g}" if best.setting else label
+            rate = style.with_interval(best.rate, best.low, best.high)
+            found.append(f"{label} {best.hardness:.2f} and {rate}")
+        axis.plot(part["hardness"], part["rate"], ms=3, label=label, **look(number))
+    axis.set_xlabel("hardness: true negatives' mean score / positives' mean score")
+    axis.set_ylabel("share of false negatives")
     if len(grid):
         low, high = grid["hardness"].min(), grid["hardness"].max()
         axis.set_xlim(max(low, high - 0.4) - 0.02, None)
-        axis.legend(frameon=False, fontsize=8, loc="upper left")
+        axis.legend(**BESIDE, title="large mark: the\npaper's setting")
     return fig, (
         "Hardness and false negatives at the paper's best settings (large marks): "
         f"{'; '.join(found) or 'none mined enough here'}."
@@ -153,25 +108,27 @@ def hardness_tradeoff(grid: pd.DataFrame) -> Plot:
 
 def overlap_matrix(pairs: pd.DataFrame) -> Plot:
     """Mean Jaccard overlap of every pair of teachers: one, other, jaccard."""
-    means = pairs.groupby(["one", "other"], sort=False)["jaccard"].mean()
     names = list(dict.fromkeys([*pairs["one"], *pairs["other"]]))
-    table = pd.DataFrame(1.0, index=names, columns=names)
-    for (one, other), value in means.items():
-        table.loc[one, other] = table.loc[other, one] = value
+    means = pairs.groupby(["one", "other"], sort=False)["jaccard"].mean()
+    table = pd.concat([means, means.swaplevel()]).unstack()
+    table = table.reindex(index=names, columns=names).fillna(1.0)  # each with itself
     fig, axis = canvas(6.4, 4.2)
+    labels = [readable(name) for name in names]
     sns.heatmap(
-        table, annot=True, fmt=".2f", cmap="cividis", vmin=0, vmax=1, ax=axis,
-        cbar_kws={"label": "Jaccard overlap"},
+        table, annot=True, fmt=".2f", vmin=0, vmax=1, ax=axis, **style.LIGHT,
+        xticklabels=labels, yticklabels=labels, cbar_kws={"label": "Jaccard overlap"},
     )  # fmt: skip
-    least, most = means.idxmin(), means.idxmax()
+    axis.set(xlabel="", ylabel="")
+    least, most = (map(readable, pair) for pair in (means.idxmin(), means.idxmax()))
     return fig, (
         f"Overlap of what {len(names)} teachers mine: least {' and '.join(least)} "
         f"({means.min():.2f}), most {' and '.join(most)} ({means.max():.2f})."
     )
 
 
-RANKS = [*range(1, 17), 21, 31, 51, 101]
-"""First rank of each bar of a rank histogram; the last bar has no end."""
+RANKS = [*range(1, 17), 21, 31, 51, 101, np.inf]
+"""First rank of each bar of a rank histogram, and where the last one ends."""
+BARS = [*map(str, range(1, 16)), "16–20", "21–30", "31–50", "51–100", "> 100"]
 
 
 def rank_histogram(negatives: pd.DataFrame) -> Plot:
@@ -180,56 +137,30 @@ def rank_histogram(negatives: pd.DataFrame) -> Plot:
     Ranks are the teacher's in the whole corpus, positives counted; planted answers are
     the dark part of a bar.
     """
-    labels = [
-        str(first) if last - first == 1 else f"{first}–{last - 1}"
-        for first, last in itertools.pairwise(RANKS)
-    ] + [f"> {RANKS[-1] - 1}"]
-    methods = list(dict.fromkeys(negatives["method"]))
-    theme()
-    fig, axes = plt.subplots(
-        len(methods), figsize=(7.4, 0.6 + 0.95 * len(methods)), sharex=True,
-        sharey=True, squeeze=False, layout="constrained",
+    bars = pd.cut(negatives["rank"], RANKS, right=False, labels=BARS)
+    methods = list(negatives.assign(bar=bars).groupby("method", sort=False))
+    fig, axes = canvas(
+        height=0.9 + 0.95 * len(methods), rows=len(methods), sharex=True, sharey=True,
+        squeeze=False,
     )  # fmt: skip
-    told = []
-    for number, (method, axis) in enumerate(zip(methods, axes[:, 0], strict=True)):
-        own = negatives[negatives["method"] == method]
-        bar = np.digitize(own["rank"], RANKS) - 1
+    found = []
+    for (method, own), axis in zip(methods, axes[:, 0], strict=True):
         for rows, colour, label in (
-            (np.ones(len(own), bool), PALETTE[number], "not known to answer"),
-            (own["planted"].to_numpy(bool), "black", "planted answer"),
+            (own, PALETTE[0], "not known to answer"),
+            (own[own["planted"]], "black", "planted answer"),
         ):
-            share = np.bincount(bar[rows], minlength=len(RANKS)) / max(1, len(own))
-            axis.bar(range(len(RANKS)), share, color=colour, width=0.85, label=label)
+            share = rows["bar"].value_counts(sort=False) / len(own)
+            axis.bar(BARS, share, color=colour, width=0.85, label=label)
         low, middle, high = own["rank"].quantile([0.1, 0.5, 0.9])
-        told.append(f"{method} {middle:.0f} ({low:.0f} to {high:.0f})")
-        axis.set_ylabel(method, rotation=0, ha="right", va="center")
+        found.append(f"{readable(method)} {middle:.0f} ({low:.0f} to {high:.0f})")
+        axis.set_ylabel(readable(method), rotation=0, ha="right", va="center")
         axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axis.grid(axis="x", visible=False)
-    axes[0, 0].legend(fontsize=8, frameon=False, loc="upper right")
-    axes[-1, 0].set_xticks(range(len(RANKS)), labels, rotation=90, fontsize=8)
-    axes[-1, 0].set_xlabel("rank in the teacher's list (the last bars hold many ranks)")
+    handles = axes[0, 0].get_legend_handles_labels()
+    fig.legend(*handles, loc="outside upper center", ncols=2, frameon=False)
+    axis.tick_params("x", rotation=90)
+    axis.set_xlabel("rank in the teacher's list (the last bars hold many ranks)")
     return fig, (
         "Rank of the mined negatives, median (and 10th to 90th percentile): "
-        f"{', '.join(told)}."
+        f"{', '.join(found)}."
     )
-
-
-def scaling(curve: pd.DataFrame) -> Plot:
-    """Seconds and memory against documents: documents, ours, bare (s), memory (MB)."""
-    fig, (left, right) = canvas(8.4, 3.4, columns=2)
-    left.plot(curve["documents"], curve["ours"], "o-", color=PALETTE[0], label="search")
-    left.plot(
-        curve["documents"], curve["bare"], "s--", color=PALETTE[1],
-        label="bare float32 product and top-k",
-    )  # fmt: skip
-    left.set(xscale="log", yscale="log", xlabel="documents", ylabel="seconds")
-    left.legend(frameon=False, fontsize=8)
-    right.plot(curve["documents"], curve["memory"], "o-", color=PALETTE[0])
-    right.set(xscale="log", xlabel="documents", ylabel="MB beside the vectors")
-    right.set_ylim(0, None)
-    told = "; ".join(
-        f"{row.documents:,}: {row.ours / row.bare:.2f} of the bare time, "
-        f"{row.memory:.0f} MB"
-        for row in curve.itertuples()
-    )
-    return fig, f"Exact search as the corpus grows, documents: {told}."

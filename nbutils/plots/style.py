@@ -1,11 +1,13 @@
-"""What the plots share: the look, marks with intervals, numbers in words.
+"""What the plots share: the look, marks with intervals, names and numbers in words.
 
-A plot takes data frames and gives a figure and its one-line description, which states
-the finding with its numbers; it is printed under the figure and is the image's
-alternative text. Colours are colour-blind safe and never the only cue.
+The line of text that comes with a figure states what is seen with its numbers: it is
+printed below, and is the image's alternative text. Colours are colour-blind safe and
+never the only cue; legends stand beside the data.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,25 +17,45 @@ from matplotlib.figure import Figure
 
 from nbutils.core.statistics import interval
 
+Plot = tuple[Figure, str]
+
 PALETTE = sns.color_palette("colorblind")
 MARKERS = "os^Dv*XP"
 LINES = ["-", "--", ":", "-."]
+REFERENCE = {"color": "black", "linestyle": "--", "linewidth": 1}
+LIGHT = {"cmap": "Wistia", "annot_kws": {"color": "black", "fontsize": 8}}
+"""Matrices with text in their cells: every colour is light enough for black."""
+BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "frameon": False}
+"""Where a legend stands: to the right of the data."""
 
-Plot = tuple[Figure, str]
+NAMES = {
+    "naive": "Naive", "shifted": "Shifted", "abs": "Abs", "margin_pos": "MarginPos",
+    "perc_pos": "PercPos", "top_k": "top k", "top1_sampled": "top 1, rest sampled",
+    "bm25": "BM25", "ata": "ATA", "weighted_mean": "weighted mean",
+    "ndcg_at_10": "NDCG@10", "map_at_1000": "MAP@1000", "max_ap": "average precision",
+    "cosine_spearman": "Spearman correlation", "ndcg_at_10_percent": "NDCG@10 in %",
+    "mteb_subset_score": "score on a subset of MTEB", "score": "score, as printed",
+}  # fmt: skip
+"""What readers call that which settings and libraries name otherwise."""
 
 
-def theme() -> None:
-    """Set the lab's look once: white grid, small type, 100 dots per inch."""
-    sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
-    plt.rcParams.update({"figure.dpi": 100, "savefig.dpi": 100, "font.size": 10})
+def canvas(width: float = 7.6, height: float = 3.4, rows=1, columns=1, **grid):
+    """A figure of so many inches and its axes, in the lab's look, as `plt.subplots`."""
+    dots = {"figure.dpi": 160, "savefig.dpi": 160}
+    sns.set_theme("paper", "whitegrid", "colorblind", font_scale=1.05, rc=dots)
+    size = (width, height)
+    return plt.subplots(rows, columns, figsize=size, layout="constrained", **grid)
 
 
-def canvas(width: float = 7.0, height: float = 3.6, columns: int = 1, **grid):
-    """A themed figure with `columns` axes in a row; returns (figure, axes)."""
-    theme()
-    return plt.subplots(
-        1, columns, figsize=(width, height), layout="constrained", **grid
-    )
+def look(number: int) -> dict:
+    """Colour, marker and line style of the series of that number."""
+    cues = {"color": PALETTE, "marker": MARKERS, "linestyle": LINES}
+    return {cue: kinds[number % len(kinds)] for cue, kinds in cues.items()}
+
+
+def readable(name: object) -> str:
+    """The name as readers know it; an unknown one as it is."""
+    return NAMES.get(name, str(name))
 
 
 def with_interval(value: float, low: float, high: float, form: str = ".0%") -> str:
@@ -41,31 +63,70 @@ def with_interval(value: float, low: float, high: float, form: str = ".0%") -> s
     return f"{value:{form}} ({low:{form}} to {high:{form}})"
 
 
-def share_with_interval(flags: pd.Series, units: pd.Series | None = None) -> str:
+def share_with_interval(flags: pd.Series, units: pd.Series) -> str:
     """`52% (48% to 56%)`: the mean of 0/1 flags and its interval over units."""
-    flags = pd.Series(np.asarray(flags, dtype=float))
-    if flags.empty:
-        return "none"
-    if units is not None:
-        flags = flags.groupby(np.asarray(units)).mean()
-    return with_interval(*interval(flags))
+    means = pd.Series(np.asarray(flags, float)).groupby(np.asarray(units)).mean()
+    return with_interval(*interval(means)) if len(means) else "none"
 
 
-def dots(axis, rows, places, number: int, label: str | None = None) -> None:
-    """Rows (value, low, high) as marks at `places`, in the look of that number."""
-    errors = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
-    axis.errorbar(
-        rows["value"], places, xerr=errors, label=label, capsize=3, ls="none",
-        color=PALETTE[number], marker=MARKERS[number],
-    )  # fmt: skip
+def told(table: pd.DataFrame, name: str, value="mean", form=".3f", sep=" ") -> str:
+    """`a 0.40 (0.35 to 0.45), b …`: name and number of each row that has a number.
+
+    With its interval where the table has columns low and high.
+    """
+    found = []
+    for row in table.dropna(subset=value).to_dict("records"):
+        shown = f"{row[value]:{form}}"
+        if "low" in row:
+            shown = with_interval(row[value], row["low"], row["high"], form)
+        found.append(f"{readable(row[name])}{sep}{shown}")
+    return ", ".join(found)
 
 
-def dots_with_intervals(axis, table: pd.DataFrame, labels) -> None:
-    """One row a label, from top to bottom: its mean with the interval low to high."""
-    place = np.arange(len(table))
-    error = [table["mean"] - table["low"], table["high"] - table["mean"]]
-    axis.errorbar(
-        table["mean"], place, xerr=error, fmt="o", color=PALETTE[0], capsize=4
-    )
-    axis.set_yticks(place, labels)
-    axis.invert_yaxis()
+def curves(axis, table: pd.DataFrame, x: str, value="mean", series=None) -> None:
+    """A line over column `x` for each value of column `series`, and its legend.
+
+    Columns `low` and `high` are the intervals, where the table has them.
+    """
+    for number, label, part in _series(table, series):
+        axis.errorbar(
+            part[x], part[value], yerr=_whiskers(part, value), label=label, capsize=3,
+            **look(number),
+        )  # fmt: skip
+    if series:
+        axis.legend(**BESIDE)
+
+
+def forest(axis, table: pd.DataFrame, row: str, value="mean", series=None, gap=0.2):
+    """Marks with their intervals, a line of the axis for each value of column `row`.
+
+    Lines stand from top to bottom in the table's order. The values of column `series`
+    have each a look of their own, a line in the legend, and stand `gap` apart within a
+    line. Columns `low` and `high` are the intervals, where the table has them.
+    """
+    names = list(dict.fromkeys(table[row]))
+    count = table[series].nunique() if series else 1
+    for number, label, part in _series(table, series):
+        shift = gap * (number - (count - 1) / 2)
+        places = [names.index(name) + shift for name in part[row]]
+        axis.errorbar(
+            part[value], places, xerr=_whiskers(part, value), label=label, capsize=3,
+            **look(number) | {"linestyle": "none"},
+        )  # fmt: skip
+    axis.set_yticks(range(len(names)), [readable(name) for name in names])
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    if series:
+        axis.legend(**BESIDE)
+
+
+def _series(table: pd.DataFrame, by: str | None) -> Iterator[tuple]:
+    """(number, label, rows) of each value of column `by`; all rows where it is None."""
+    groups = table.groupby(by, sort=False) if by else [(None, table)]
+    for number, (name, part) in enumerate(groups):
+        yield number, name and readable(name), part
+
+
+def _whiskers(table: pd.DataFrame, value: str) -> list[pd.Series] | None:
+    if "low" not in table:
+        return None
+    return [table[value] - table["low"], table["high"] - table[value]]

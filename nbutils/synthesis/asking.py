@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from nbutils.core.fields import Settings
 from nbutils.core.records import Rejection
-from nbutils.llm.client import Answer, ChatRequest, Client
-from nbutils.llm.store import UNFINISHED
-from nbutils.synthesis.parsing import PARSERS, REASONS, Parser
-from nbutils.synthesis.plan import Planned, prompts
+from nbutils.llm.client import Client
+from nbutils.llm.store import Answer, ChatRequest
+from nbutils.synthesis.parsing import REASONS, parse
+from nbutils.synthesis.replies import Planned, templates
 
 Watch = Callable[[Any], None]
 """Is shown each outcome as it arrives: a record, a list of them, or a Rejection."""
-
-Check = Callable[[Any], Rejection | None]
-"""Looks at a record and says why it is refused, or None."""
-
-
-def parse(
-    request: Planned, answer: Answer, parsers: Mapping[str, Parser] = PARSERS
-) -> Any:
-    """What an answer holds, by its request's template: a record, a list, a Rejection.
-
-    Where the server says that it stopped in the middle, that is the reason.
-    """
-    outcome = parsers[request.template](request, answer.text)
-    stopped = UNFINISHED.get(answer.finish)
-    if stopped and isinstance(outcome, Rejection) and outcome.reason == "not_json":
-        return outcome.model_copy(update={"reason": stopped})
-    return outcome
 
 
 def fulfil(
@@ -39,16 +22,13 @@ def fulfil(
     settings: Settings,
     client: Client,
     watch: Watch | None = None,
-    parsers: Mapping[str, Parser] = PARSERS,
-    check: Check | None = None,
 ) -> tuple[list, list[Rejection]]:
     """Ask, parse, and ask again: (accepted, rejected), in the order of the requests.
 
     A rejected answer is asked for again at most `llm_reasks` times, as a request of
     its own that holds the failed answer and its fault; so a run that was broken off
     goes on where it stood, and replay takes the same way as far as it is stored. The
-    last outcome counts. `watch` is called with each outcome as it arrives. `check`
-    may reject what was parsed, by a named rule of its own (`ladder.in_order`, say).
+    last outcome counts. `watch` is called with each outcome as it arrives.
     """
     outcomes: list[Any] = [None] * len(requests)
     asked = [(place, request.chat(settings)) for place, request in enumerate(requests)]
@@ -56,18 +36,17 @@ def fulfil(
         first_with = {chat.key: requests[place] for place, chat in reversed(asked)}
 
         def arrived(chat, answer, first_with=first_with):
-            watch(parse(first_with[chat.key], answer, parsers))
+            watch(parse(first_with[chat.key], answer.text, answer.finish))
 
         answers = client.complete_many([c for _, c in asked], watch and arrived)
         refused = []
         for (place, chat), answer in zip(asked, answers, strict=True):
-            outcome = parse(requests[place], answer, parsers)
-            if check and not isinstance(outcome, Rejection):
-                outcome = check(outcome) or outcome
+            outcome = parse(requests[place], answer.text, answer.finish)
             outcomes[place] = outcome
             if isinstance(outcome, Rejection):
                 if client.live:
-                    client.store.reject(chat, outcome.reason, outcome.detail)
+                    noted = (chat.key, chat.id, outcome.reason, outcome.detail)
+                    client.store.rejections.put([noted])
                 refused.append((place, reask(chat, answer, outcome, again + 1)))
         asked = [p for p in refused if client.live or client.find(p[1])]
         if not asked:
@@ -80,14 +59,13 @@ def reask(
     chat: ChatRequest, answer: Answer, fault: Rejection, number: int
 ) -> ChatRequest:
     """The request that tells the model what was wrong with its answer."""
-    told = prompts()["reask"].format(reason=REASONS[fault.reason], detail=fault.detail)
-    failed = {"role": "assistant", "content": answer.text}
+    told = templates()["reask"].format(
+        reason=REASONS[fault.reason], detail=fault.detail
+    )
+    failed = [{"role": "assistant", "content": answer.text}]
+    said = failed if answer.text.strip() else []
     return replace(
         chat,
         id=f"{chat.id.split('#')[0]}#{number}",
-        messages=(
-            *chat.messages,
-            *([failed] if answer.text.strip() else []),
-            {"role": "user", "content": told},
-        ),
+        messages=(*chat.messages, *said, {"role": "user", "content": told}),
     )

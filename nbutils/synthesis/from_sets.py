@@ -7,20 +7,25 @@ reading): in one call for the whole ladder, or in one call for each level.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from nbutils.core.fields import Settings
-from nbutils.core.records import LEVELS, GradedExample, Record, Rejection, RetrievalItem
-from nbutils.core.retrieval import read_qrels, read_texts
-from nbutils.llm.client import Client
-from nbutils.synthesis import replies
-from nbutils.synthesis.asking import Watch, fulfil
-from nbutils.synthesis.parsing import Rejected, check_texts, guarded, read_reply
-from nbutils.synthesis.plan import Planned
-from nbutils.synthesis.replies import LadderReply, LevelReply
+import pandas as pd
 
+from nbutils.core.fields import Settings
+from nbutils.core.files import write_jsonl
+from nbutils.core.records import LEVELS, GradedExample, Rejection
+from nbutils.core.retrieval import RetrievalSet
+from nbutils.core.settings import ROOT
+from nbutils.llm.client import Client
+from nbutils.llm.store import Store
+from nbutils.synthesis import recording
+from nbutils.synthesis.asking import Watch, fulfil
+from nbutils.synthesis.parsing import Rejected, check_texts, ladder_texts
+from nbutils.synthesis.replies import LadderReply, LevelReply, Planned, Prompt
+
+STAGE = "mgh-seeded"
 TASK = "Given a query, retrieve the text that matches it"
 LEVEL_TEXTS = {
     "N1": "nearly the matching text in topic, wording and form, but one decisive fact, "
@@ -33,147 +38,104 @@ LEVEL_TEXTS = {
 """The levels in words, as the one-call prompt has them."""
 
 
-@dataclass(frozen=True)
-class Seed:
-    """A query and its positive from some retrieval set; `source` names the set."""
+def seeded_requests(
+    data: RetrievalSet, settings: Settings, limit: int = 0
+) -> list[Planned]:
+    """What is asked for the first `limit` queries (0: all) and their first positives.
 
-    id: str
-    source: str
-    query: str
-    positive: str
-
-
-class Level(Record):
-    """One negative of a seed, asked for alone."""
-
-    id: str
-    level: str
-    text: str
-
-
-SCHEMAS = {
-    "mgh_seeded": LadderReply.model_json_schema(),
-    "mgh_level": LevelReply.model_json_schema(),
-}
-
-
-def from_items(items: Iterable[RetrievalItem]) -> list[Seed]:
-    """Seeds from the recorded retrieval items: query and labelled positive."""
-    return [
-        Seed(item.id, "recordings", item.query, item.positives[0]) for item in items
-    ]
-
-
-def from_beir(folder: str | Path, split: str = "train", limit: int = 0) -> list[Seed]:
-    """Seeds from a folder in BEIR's format: each query with its first relevant text.
-
-    Reads corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv (query-id, corpus-id, score);
-    `limit` 0: all. Raises LabError for a file, split or text that is missing.
+    One request a query, or one a level (setting `mgh_calls`); languages take turns.
     """
-    folder = Path(folder)
-    first = {query: own[0] for query, own in read_qrels(folder, split).items()}
-    if limit:
-        first = dict(list(first.items())[:limit])
-    queries = read_texts(folder / "queries.jsonl", first)
-    corpus = read_texts(folder / "corpus.jsonl", set(first.values()))
-    return [
-        Seed(query, folder.name, queries[query], corpus[document])
-        for query, document in first.items()
-    ]
+    texts = dict(zip(data.corpus["id"], data.corpus["text"], strict=True))
+    languages = settings.synthesis.languages
+    requests = []
+    for number, query in enumerate(list(data.queries)[: limit or None]):
+        variables = {
+            "query": data.queries[query],
+            "positive": texts[data.positives[query][0]],
+            "language": languages[number % len(languages)],
+        }
+        name = f"{data.name}/{STAGE}/{query}"
+        if settings.synthesis.mgh_calls == "ladder":
+            requests.append(Planned(name, LADDER, variables))
+            continue
+        for level, words in LEVEL_TEXTS.items():
+            by_level = {**variables, "level": words}
+            requests.append(Planned(f"{name}/{level}", LEVEL, by_level))
+    return requests
 
 
-def graded_from_seeds(
-    seeds: Sequence[Seed],
+def graded(
+    requests: Sequence[Planned],
     settings: Settings,
     client: Client,
     watch: Watch | None = None,
 ) -> tuple[list[GradedExample], list[Rejection]]:
-    """Ask for the four negatives of every seed, by the setting `mgh_calls`.
+    """Ask `seeded_requests`: the graded examples, and what was rejected for good.
 
-    `ladder`: one call; `level`: four calls, each with its level in words, and a seed
-    with a level that stays rejected is rejected whole.
+    Asked level by level, a query with a level that stays rejected is left out whole.
     """
-    client.schemas = {**client.schemas, **SCHEMAS}
-    if settings.synthesis.mgh_calls == "ladder":
-        requests = [
-            _request(seed, "mgh_seeded", _language(n, settings))
-            for n, seed in enumerate(seeds)
-        ]
-        parsers = {"mgh_seeded": _parse_ladder}
-        return fulfil(requests, settings, client, watch, parsers)
-    requests = [
-        _request(seed, "mgh_level", _language(n, settings), level)
-        for n, seed in enumerate(seeds)
-        for level in LEVELS
-    ]
-    parsers = {"mgh_level": _parse_level}
-    levels, rejections = fulfil(requests, settings, client, watch, parsers)
-    found: dict[str, dict[str, str]] = {}
-    for one in levels:
-        found.setdefault(one.id.rsplit("/", 1)[0], {})[one.level] = one.text
+    made, rejections = fulfil(requests, settings, client, watch)
+    if all(request.prompt is LADDER for request in requests):
+        return made, rejections
+    texts = dict(made)
     examples = []
-    for seed in seeds:
-        name = _id(seed)
-        ladder = found.get(name, {})
-        texts = [ladder[level] for level in LEVELS if level in ladder]
-        if len(texts) == len(LEVELS):
-            fault = guarded(lambda s, _, t=texts: _example(s, t), seed, "")
-            keep = rejections if isinstance(fault, Rejection) else examples
-            keep.append(fault)
+    for first in requests[:: len(LEVELS)]:
+        name = first.id.removesuffix(f"/{LEVELS[0]}")
+        ladder = [texts.get(f"{name}/{level}") for level in LEVELS]
+        try:
+            if None not in ladder:
+                examples.append(_example(replace(first, id=name), ladder))
+        except Rejected as fault:  # two levels are the same text
+            reason, detail = fault.args
+            rejections.append(Rejection(id=name, reason=reason, detail=detail))
     return examples, rejections
 
 
-def _language(number: int, settings: Settings) -> str:
-    return settings.synthesis.languages[number % len(settings.synthesis.languages)]
-
-
-def _id(seed: Seed) -> str:
-    return f"{seed.source}/mgh-seeded/{seed.id}"
-
-
-def _request(seed: Seed, template: str, language: str, level: str = "") -> Planned:
-    variables = {"query": seed.query, "positive": seed.positive, "language": language}
-    name = _id(seed)
-    if level:
-        variables |= {"level": LEVEL_TEXTS[level], "name": level}
-        name = f"{name}/{level}"
-    return Planned(name, template, {**variables, "seed": seed})
-
-
-def _parse_ladder(request: Planned, text: str) -> GradedExample | Rejection:
-    return guarded(_ladder, request, text)
-
-
-def _ladder(request: Planned, text: str) -> GradedExample:
-    reply = read_reply(LadderReply, text)
-    levels = [negative.similarity_level for negative in reply.hard_negative_examples]
-    if levels != replies.LEVEL_NAMES:
-        raise Rejected("wrong_levels", f"levels are {', '.join(levels)}")
-    texts = [negative.text for negative in reply.hard_negative_examples]
-    return _example(request.variables["seed"], texts)
-
-
-def _example(seed: Seed, negatives: Sequence[str]) -> GradedExample:
-    check_texts([seed.query, seed.positive, *negatives], None)
+def _example(request: Planned, negatives: Sequence[str]) -> GradedExample:
+    query, positive = request.variables["query"], request.variables["positive"]
+    check_texts([query, positive, *negatives])
     return GradedExample(
-        id=_id(seed),
-        family=seed.source,
+        id=request.id,
+        family=request.family,
         group="retrieval",
-        task_id=f"{seed.source}/retrieval",
+        task_id=f"{request.family}/retrieval",
         task=TASK,
-        query=seed.query,
-        positive=seed.positive,
+        query=query,
+        positive=positive,
         negatives=tuple(negatives),
         split="train",
     )
 
 
-def _parse_level(request: Planned, text: str) -> Level | Rejection:
-    return guarded(_level, request, text)
+def _ladder(request: Planned, reply: LadderReply) -> GradedExample:
+    return _example(request, ladder_texts(reply))
 
 
-def _level(request: Planned, text: str) -> Level:
-    reply = read_reply(LevelReply, text)
-    seed = request.variables["seed"]
-    check_texts([seed.query, seed.positive, reply.text], None)
-    return Level(id=request.id, level=request.variables["name"], text=reply.text)
+def _level(request: Planned, reply: LevelReply) -> tuple[str, str]:
+    check_texts([request.variables["query"], request.variables["positive"], reply.text])
+    return request.id, reply.text
+
+
+LADDER = Prompt("mgh_seeded", LadderReply, _ladder)
+LEVEL = Prompt("mgh_level", LevelReply, _level)
+
+
+def estimate(requests: Sequence[Planned], settings: Settings) -> pd.DataFrame:
+    """What grading would ask and cost: each negative as long as the positive."""
+    positives = recording.token_counter()(r.variables["positive"] for r in requests)
+    lengths = [
+        (4 if request.prompt is LADDER else 1) * (count + 12)  # 12: keys and quotes
+        for request, count in zip(requests, positives, strict=True)
+    ]
+    store = Store(ROOT / settings.llm.store)
+    return recording.estimated({STAGE: (requests, lengths)}, settings, store)
+
+
+def run(
+    requests: Sequence[Planned], settings: Settings, out: Path, batch: bool
+) -> None:
+    """Grade with a live table on the terminal, and write the examples as JSONL."""
+    with recording.on_terminal(settings, batch) as (client, watch):
+        made, rejected = graded(requests, settings, client, watch(STAGE))
+    count = write_jsonl(out, made)
+    print(f"{count} graded examples, {len(rejected)} rejected for good: {out}")

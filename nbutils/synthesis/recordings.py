@@ -1,88 +1,54 @@
-"""The shipped answers as a read-only store."""
+"""The shipped answers: what a large language model once said to the whole plan."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Any
 
-from nbutils.core.errors import LabError
 from nbutils.core.fields import Settings, field_of
 from nbutils.core.files import read_jsonl, verify
-from nbutils.llm.client import Answer
-from nbutils.synthesis.plan import (
-    RECORDINGS,
-    Planned,
-    _damaged_line,
-    brainstorm_requests,
-    domains,
-    mgh_requests,
-    recording_plan,
-    seed_requests,
-    syneg_requests,
-)
+from nbutils.llm.store import Answer
+from nbutils.synthesis import plan
+from nbutils.synthesis.replies import Planned
 
 
-def recorded_responses(family: str, folder: Path | None = None) -> dict[str, Any]:
-    """Request id to recorded response, from verified files.
+def recorded(family: str) -> list[tuple[Planned, str]]:
+    """Every planned request of a family with the recorded text of its answer.
 
-    Raises LabError that names the file, and the line where it can be told.
+    LabError for an unknown family, and for a file that is missing or changed.
     """
-    folder = folder or RECORDINGS
+    plan.domains(family)
     name = f"answers/{family}.jsonl"
-    try:
-        verify(folder, [name])
-    except LabError as error:
-        line = _damaged_line(folder, name)
-        where = f"; the first fault is in line {line}" if line else ""
-        raise LabError(f"{error}{where}") from None
-    return {row["id"]: row["response"] for row in read_jsonl(folder / name)}
-
-
-def recorded_requests(family: str, responses: Mapping[str, Any]) -> Iterator[Planned]:
-    """Every planned request of a family whose recorded answers are `responses`."""
-    yield from brainstorm_requests(family)
-    yield from seed_requests(family)
+    verify(plan.RECORDINGS / name)
+    said = {row["id"]: row["response"] for row in read_jsonl(plan.RECORDINGS / name)}
     tasks = {
-        group: dict(enumerate(responses.get(f"{family}/brainstorm/{group}", [])))
-        for group in recording_plan()["groups"]
+        group: dict(enumerate(said[f"{family}/brainstorm/{group}"]))
+        for group in plan.recording_plan()["groups"]
     }
-    yield from mgh_requests(family, tasks)
-    items = {}
-    for i in range(recording_plan()["seed"]["per_family"]):
-        if seed := responses.get(f"{family}/seed/{i:02d}"):
-            items[i] = (seed["query"], seed["positives"][0])
-    yield from syneg_requests(family, items)
+    seeds = list(plan.seed_requests(family))
+    items = {
+        number: (said[seed.id]["query"], said[seed.id]["positives"][0])
+        for number, seed in enumerate(seeds)
+    }
+    requests = [
+        *plan.brainstorm_requests(family),
+        *seeds,
+        *plan.mgh_requests(family, tasks),
+        *plan.syneg_requests(family, items),
+    ]
+    return [(r, json.dumps(said[r.id], ensure_ascii=False)) for r in requests]
 
 
-def recorded_answers(
-    families: Iterable[str], settings: Settings, folder: Path | None = None
-) -> dict[str, Answer]:
-    """Key to recorded answer, the raw JSON text, for every recorded request.
+def recorded_answers(settings: Settings) -> dict[str, Answer]:
+    """Key to recorded answer, the raw JSON text, of the settings' families.
 
     The recordings stand for the model "recorded" and the default decoding settings;
     under any others the same prompt is another request.
     """
     names = ("llm_model", "llm_temperature", "llm_top_p", "llm_max_tokens")
-    default = {name: field_of(name).default for name in names}
-    recorded_with = settings.changed(**default)
+    recorded_with = settings.changed(**{n: field_of(n).default for n in names})
     answers = {}
-    for family in families:
-        domains(family)
-        responses = recorded_responses(family, folder)
-        texts = recorded_texts(responses)
-        for request in recorded_requests(family, responses):
-            if request.id in texts:
-                key = request.chat(recorded_with).key
-                text = texts[request.id]
-                answers[key] = Answer(key, text, model="recorded", time="2026-11")
+    for family in settings.synthesis.families:
+        for request, text in recorded(family):
+            key = request.chat(recorded_with).key
+            answers[key] = Answer(key, text, model="recorded", time="2026-11")
     return answers
-
-
-def recorded_texts(responses: Mapping[str, Any]) -> dict[str, str]:
-    """Request id to the answer's text, as a server would have sent it."""
-    return {
-        name: json.dumps(response, ensure_ascii=False)
-        for name, response in responses.items()
-    }

@@ -1,69 +1,135 @@
-"""What an answer must look like: one reply type a prompt."""
+"""A prompt: its template, what an answer to it must look like, and who reads it."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, RootModel
+
+from nbutils.core.fields import Settings
+from nbutils.core.files import read_sums, verify
+from nbutils.core.settings import DATA
+from nbutils.llm.client import ChatRequest, chat_request
+
+TEMPLATES = DATA / "prompts"
 
 
-class JudgeReply(BaseModel):
+@cache
+def templates() -> dict[str, str]:
+    """The shipped templates by name: a changed one would be another request."""
+    verify(TEMPLATES)
+    return {Path(n).stem: (TEMPLATES / n).read_text() for n in read_sums(TEMPLATES)}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """`template` is the name of a file; `reply` what must come back.
+
+    `read` makes a record (or a list of them) of a request and its checked reply, or
+    raises `parsing.Rejected`.
+    """
+
+    template: str
+    reply: type[BaseModel]
+    read: Callable[[Planned, Any], Any]
+
+    @cached_property
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of the reply, for servers with structured output."""
+        return self.reply.model_json_schema()
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A request before it is rendered: a prompt and what fills it.
+
+    `variables` may hold more than the template names: what the answer's reader needs.
+    `sample` numbers the askings of a stage: the draws of two examples of a task often
+    coincide, and the same text asked twice must not be answered once.
+    """
+
+    id: str
+    prompt: Prompt
+    variables: Mapping[str, Any]
+    sample: int = 0
+
+    @property
+    def family(self) -> str:
+        return self.id.split("/")[0]
+
+    @property
+    def stage(self) -> str:
+        return self.id.split("/")[1]
+
+    @property
+    def text(self) -> str:
+        """The prompt as the model reads it."""
+        return templates()[self.prompt.template].format(**self.variables)
+
+    def chat(self, settings: Settings) -> ChatRequest:
+        """The request that goes to the client."""
+        name, schema = self.prompt.template, self.prompt.schema
+        return chat_request(self.id, self.text, name, settings, self.sample, schema)
+
+
+class Reply(BaseModel):
+    """No unknown key, no silent conversion."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    reason: str
-    answers: bool
+
+class TasksReply(RootModel[list[str]]):
+    model_config = ConfigDict(strict=True)
 
 
-class _Reply(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class SeedReply(_Reply):
+class SeedReply(Reply):
     query: str
     title: str
     positives: list[str] = Field(min_length=3, max_length=3)
 
 
-class GradedText(_Reply):
+class GradedText(Reply):
     similarity_level: Literal["high", "medium", "low"]
     text: str
 
 
-class MghReply(_Reply):
+LEVEL_NAMES = ["high", "medium", "medium", "low"]
+"""What a prompt calls N1 to N4."""
+
+
+Ladder = Annotated[list[GradedText], Field(min_length=4, max_length=4)]
+
+
+class LadderReply(Reply):
+    hard_negative_examples: Ladder
+
+
+class MghReply(Reply):  # in this order a server with structured output writes them
     query: str
     positive_example: str
-    hard_negative_examples: list[GradedText] = Field(min_length=4, max_length=4)
+    hard_negative_examples: Ladder
 
 
-class SynegPlainReply(_Reply):
-    hard_negatives: list[str] = Field(min_length=2, max_length=2)
-
-
-class SynegReply(SynegPlainReply):
-    reasoning: str
-
-
-REPLIES: dict[str, type[_Reply]] = {
-    "seed": SeedReply,
-    "mgh": MghReply,
-    "syneg": SynegReply,
-    "syneg_no_attributes": SynegReply,
-    "syneg_no_reflection": SynegPlainReply,
-    "syneg_plain": SynegPlainReply,
-}
-SCHEMAS = {name: reply.model_json_schema() for name, reply in REPLIES.items()}
-"""The JSON schema of each stage's answer, for servers with structured output."""
-
-LEVEL_NAMES = ["high", "medium", "medium", "low"]
-
-
-class LadderReply(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    hard_negative_examples: list[GradedText] = Field(min_length=4, max_length=4)
-
-
-class LevelReply(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
+class LevelReply(Reply):
     text: str
+
+
+Pair = Annotated[list[str], Field(min_length=2, max_length=2)]
+
+
+class SynegPlainReply(Reply):
+    hard_negatives: Pair
+
+
+class SynegReply(Reply):
+    reasoning: str
+    hard_negatives: Pair
+
+
+class JudgeReply(Reply):
+    reason: str
+    answers: bool

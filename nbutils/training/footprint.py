@@ -1,12 +1,11 @@
 """What training takes on one GPU, computed from shapes: memory and matrix work.
 
-Nothing is measured here. For a decoder of Mistral's architecture with LoRA on every
-linear layer (QLoRA, LLM2Vec); what a card measures comes from `bench_gpu`.
+For a decoder of Mistral's architecture with LoRA on every linear layer (QLoRA,
+LLM2Vec); `python -m benchmarks gpu` measures the same on a card.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,12 @@ from nbutils.core.settings import DATA
 MISTRAL_7B = MistralConfig(sliding_window=None)
 """Mistral-7B-Instruct-v0.2's shape: the library's default, without a window."""
 MEASURED = DATA / "results" / "gpu"
-GB = 1e9
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """A weight in NF4: 4 bits, an 8-bit constant for 64 weights (double quantization), and
 a 32-bit one for 256 of those (QLoRA, section 3)."""
 OPTIMIZER_BYTES = {"adamw": 8.0, "paged_adamw_8bit": 2.0 + 2 * 4 / 256}
 """Two moments of a trained weight; in 8 bits a 32-bit constant for 256 of each."""
-KNOBS: Mapping[str, Mapping[str, Any]] = {
+KNOBS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "quantization=none": {"quantization": "none"},
     "optimizer=adamw": {"optimizer": "adamw"},
@@ -47,9 +45,8 @@ def linears(config: MistralConfig) -> list[tuple[int, int]]:
     queries = config.num_attention_heads * config.head_dim
     keys = config.num_key_value_heads * config.head_dim
     attention = [(hidden, queries), (hidden, keys), (hidden, keys), (queries, hidden)]
-    return (attention + [(hidden, inner)] * 2 + [(inner, hidden)]) * (
-        config.num_hidden_layers
-    )
+    layer = [*attention, (hidden, inner), (hidden, inner), (inner, hidden)]
+    return layer * config.num_hidden_layers
 
 
 def trained_weights(config: MistralConfig, r: int) -> int:
@@ -58,46 +55,12 @@ def trained_weights(config: MistralConfig, r: int) -> int:
 
 
 def kept_bytes(config: MistralConfig) -> int:
-    """Bytes that one layer keeps of one token for the backward pass, in bfloat16.
+    """Bytes that one layer with LoRA keeps of one token for the backward pass.
 
-    Counted, in a layer with LoRA, from what autograd keeps: inputs and outputs of the
-    linear layers, both norms' in 32 bits, queries, keys and values.
+    In bfloat16: inputs and outputs of the linear layers, queries, keys and values; in
+    32 bits: both norms'. Counted from what autograd keeps.
     """
     return 36 * config.hidden_size + 8 * config.intermediate_size
-
-
-def memory(config: MistralConfig, settings: Settings) -> dict[str, float]:
-    """GB of each part at the peak of a step whose texts all have `max_length` tokens.
-
-    Parts: weights, adapters, gradients, optimizer, activations. With gradient
-    checkpointing a layer's input is kept, and one layer in full; with `gradient_cache`
-    one mini-batch, else the whole batch. What kernels need for themselves, and the CUDA
-    context, are not in it.
-    """
-    layers, hidden = config.num_hidden_layers, config.hidden_size
-    each = NF4_BYTES if settings.encoder.quantization == "nf4" else 2
-    trained = trained_weights(config, settings.encoder.lora_r)
-    texts = texts_a_step(settings)
-    if settings.training.gradient_cache:
-        texts = min(texts, settings.training.mini_batch)
-    tokens = texts * settings.encoder.max_length
-    if settings.training.gradient_cache and settings.training.mini_batch_tokens:
-        tokens = min(
-            tokens,
-            max(settings.training.mini_batch_tokens, settings.encoder.max_length),
-        )
-    a_token = layers * kept_bytes(config)
-    if settings.encoder.gradient_checkpointing:
-        a_token = layers * 2 * hidden + kept_bytes(config)
-    frozen = sum(inputs * outputs for inputs, outputs in linears(config))
-    plain = config.vocab_size * hidden + (2 * layers + 1) * hidden
-    return {
-        "weights": (frozen * each + plain * 2) / GB,
-        "adapters": trained * 4 / GB,
-        "gradients": trained * 4 / GB,
-        "optimizer": trained * OPTIMIZER_BYTES[settings.training.optimizer] / GB,
-        "activations": tokens * a_token / GB,
-    }
 
 
 def texts_a_step(settings: Settings) -> int:
@@ -105,15 +68,44 @@ def texts_a_step(settings: Settings) -> int:
     return settings.training.batch_size * (3 + settings.training.retrieved_per_query)
 
 
+def memory(config: MistralConfig, settings: Settings) -> dict[str, float]:
+    """GB of each part at the peak of a step whose texts all have `max_length` tokens.
+
+    With gradient checkpointing a layer's input is kept, and one layer in full; with
+    `gradient_cache` one mini-batch, else the whole batch. What kernels need for
+    themselves, and the CUDA context, are not in it.
+    """
+    layers, hidden = config.num_hidden_layers, config.hidden_size
+    encoder, training = settings.encoder, settings.training
+    trained = trained_weights(config, encoder.lora_r)
+    frozen = sum(inputs * outputs for inputs, outputs in linears(config))
+    plain = config.vocab_size * hidden + (2 * layers + 1) * hidden
+    each = NF4_BYTES if encoder.quantization == "nf4" else 2
+    tokens = texts_a_step(settings) * encoder.max_length
+    if training.gradient_cache:
+        tokens = min(tokens, training.mini_batch * encoder.max_length)
+        limit = training.mini_batch_tokens or tokens
+        tokens = min(tokens, max(limit, encoder.max_length))
+    a_token = layers * kept_bytes(config)
+    if encoder.gradient_checkpointing:
+        a_token = layers * 2 * hidden + kept_bytes(config)
+    parts = {
+        "weights": frozen * each + plain * 2,
+        "adapters": trained * 4,
+        "gradients": trained * 4,
+        "optimizer": trained * OPTIMIZER_BYTES[training.optimizer],
+        "activations": tokens * a_token,
+    }
+    return {name: size / 1e9 for name, size in parts.items()}
+
+
 def passes(settings: Settings) -> int:
     """How often a token goes through the weights in a step.
 
-    Forward and backward (frozen weights need no gradient of their own), once more
-    forward for GradCache and once more for gradient checkpointing.
+    Forward and backward, once more for GradCache and once for checkpointing.
     """
-    return (
-        2 + settings.training.gradient_cache + settings.encoder.gradient_checkpointing
-    )
+    cached = settings.training.gradient_cache
+    return 2 + cached + settings.encoder.gradient_checkpointing
 
 
 def matrix_work(config: MistralConfig, settings: Settings, tokens: float) -> float:
@@ -127,38 +119,29 @@ def knob_table(
 ) -> pd.DataFrame:
     """One row a change of KNOBS: its GB by part and in all, and TFLOP a step.
 
-    `measured` is `measurements`' table: where it is given, the columns `measured GB`
-    and `measured s` hold what a card needed for the same change.
+    With `measurements`' table also `measured GB` and `measured s` of the same change.
     """
-    rows = []
+    values = {} if measured is None else measured.set_index("name")["value"]
+    units = () if measured is None else ("GB", "s")
+    rows = {}
     for name, changes in KNOBS.items():
-        changed = settings.changed(**dict(changes))
+        changed = settings.changed(**changes)
         parts = memory(config, changed)
         tokens = texts_a_step(changed) * changed.encoder.max_length
         work = matrix_work(config, changed, tokens)
-        whole = {**parts, "GB": sum(parts.values()), "TFLOP a step": work}
-        rows.append({"setting": name, **whole})
-    table = pd.DataFrame(rows).set_index("setting")
-    if measured is not None:
-        values = measured.set_index("name")["value"]
-        for unit in ("GB", "s"):
-            found = [values.get(f"knob {name}, {unit}") for name in table.index]
-            table[f"measured {unit}"] = found
-    return table
+        rows[name] = {**parts, "GB": sum(parts.values()), "TFLOP a step": work}
+        for unit in units:
+            rows[name][f"measured {unit}"] = values.get(f"knob {name}, {unit}")
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting")
 
 
 def measurements(folder: Path = MEASURED) -> pd.DataFrame | None:
-    """The rows of a card, as `bench gpu` wrote them: the folder's csv file, or None.
+    """A card's rows, as `python -m benchmarks gpu` wrote them; None where none are.
 
-    LabError where there are several (which card is meant?) or one without its columns.
+    LabError where the folder holds several csv files (which card is meant?).
     """
     paths = sorted(Path(folder).glob("*.csv"))
-    if not paths:
-        return None
     if len(paths) > 1:
         names = ", ".join(path.name for path in paths)
         raise LabError(f"{folder} holds {names}: keep the one to be shown")
-    table = read_table(paths[0])
-    if not {"name", "value", "unit", "device"} <= set(table.columns):
-        raise LabError(f"{paths[0]} was not written by 'python -m nbutils bench gpu'")
-    return table
+    return read_table(paths[0]) if paths else None

@@ -1,54 +1,21 @@
-"""The contrastive loss, and which texts of a batch must not count as negatives.
-
-One loss object holds the one temperature; the plain and the cached step use the same.
-"""
+"""The contrastive loss, and which texts of a batch must not count as negatives."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nbutils.core.fields import Settings
+from nbutils.core.fields import Training
 from nbutils.core.records import TrainingInstance
 from nbutils.core.text import normalise
 
 
-@dataclass(frozen=True)
-class ContrastiveLoss:
-    """InfoNCE with one temperature, from query to document or both ways.
-
-    Called with `queries` (batch, dim), `documents` (batch + negatives, dim), unit
-    vectors, and `excluded` (batch, batch + negatives) bool; returns a scalar.
-    `symmetric` takes the mean with the loss of finding each positive's query among the
-    batch's queries.
-    """
-
-    temperature: float
-    symmetric: bool = False
-
-    @classmethod
-    def of(cls, settings: Settings) -> ContrastiveLoss:
-        """The loss that the settings describe."""
-        return cls(settings.training.temperature, settings.training.symmetric)
-
-    def __call__(self, queries: Tensor, documents: Tensor, excluded: Tensor) -> Tensor:
-        loss = info_nce(queries, documents, excluded, self.temperature)
-        if not self.symmetric:
-            return loss
-        positives = documents[: len(queries)]
-        back = excluded[:, : len(queries)].T
-        return (loss + info_nce(positives, queries, back, self.temperature)) / 2
-
-
 def info_nce(
-    queries: Tensor,
-    documents: Tensor,
-    excluded: Tensor,
-    temperature: float,
+    queries: Tensor, documents: Tensor, excluded: Tensor, temperature: float
 ) -> Tensor:
     """InfoNCE over in-batch and explicit negatives (Negative Matters, SyNeg).
 
@@ -63,24 +30,35 @@ def info_nce(
     return torch.nn.functional.cross_entropy(scores, target)
 
 
+def contrastive_loss(
+    queries: Tensor, documents: Tensor, excluded: Tensor, training: Training
+) -> Tensor:
+    """`info_nce` by the settings; `symmetric`: the mean of both directions.
+
+    The way back asks for each positive's query among the batch's queries.
+    """
+    loss = info_nce(queries, documents, excluded, training.temperature)
+    if not training.symmetric:
+        return loss
+    positives, back = documents[: len(queries)], excluded[:, : len(queries)].T
+    return (loss + info_nce(positives, queries, back, training.temperature)) / 2
+
+
 def false_negatives(
     batch: Sequence[TrainingInstance], documents: Sequence[str]
 ) -> Tensor:
     """Which documents must not serve as a query's negative: (batch, documents) bool.
 
-    A document that says the same as one of the query's known positives (its own, those
-    of the same query elsewhere in the batch, `known_positives`), or as the query
-    itself, after normalisation (peers count up to 93 % of rows with such a collision).
-    The positive's own place stays.
+    Those that say the same, after normalisation, as the query or one of its known
+    positives: its own, those of the same query elsewhere in the batch, and
+    `known_positives`. The positive's own place stays.
     """
     written = np.array([normalise(text) for text in documents])
     queries = [normalise(instance.query) for instance in batch]
-    known: dict[str, set[str]] = {query: {query} for query in queries}
+    known = defaultdict(set)
     for query, instance in zip(queries, batch, strict=True):
         texts = (instance.positive, *instance.known_positives)
-        known[query] |= {normalise(text) for text in texts}
-    excluded = np.zeros((len(batch), len(documents)), dtype=bool)
-    for i, query in enumerate(queries):
-        excluded[i] = np.isin(written, list(known[query]))
-        excluded[i, i] = False
+        known[query] |= {query, *map(normalise, texts)}
+    excluded = np.stack([np.isin(written, list(known[query])) for query in queries])
+    np.fill_diagonal(excluded, False)
     return torch.from_numpy(excluded)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.stats
+from conftest import coverage
 
 from nbutils.core import LabError, statistics
 
@@ -14,33 +15,11 @@ def test_bootstrap_is_scipys_over_units():
     sums = np.stack([draw.binomial(4, 0.3, 200), np.full(200, 4)], axis=1)
     found = statistics.bootstrap(statistics.ratio, sums, samples=4000)
     known = scipy.stats.bootstrap(
-        tuple(sums.T),
-        lambda a, b, axis=-1: a.sum(axis=axis) / b.sum(axis=axis),
-        paired=True,
-        vectorized=True,
-        method="percentile",
-        n_resamples=4000,
-        rng=1,
-    ).confidence_interval
+        tuple(sums.T), lambda a, b, axis=-1: a.sum(axis=axis) / b.sum(axis=axis),
+        paired=True, vectorized=True, method="percentile", n_resamples=4000, rng=1,
+    ).confidence_interval  # fmt: skip
     assert found[0] == sums[:, 0].sum() / sums[:, 1].sum()
     assert found[1:] == pytest.approx(tuple(known), abs=0.004)
-
-
-def test_interval_of_a_mean_covers_it_and_whole_units_widen_it():
-    draw = np.random.default_rng(1)
-    hits = 0
-    for seed in range(60):
-        _, low, high = statistics.interval(draw.normal(1, 1, 60), 400, seed)
-        hits += low <= 1 <= high
-    assert hits >= 52
-    values = np.repeat(draw.normal(0, 1, 20), 10)
-    units = np.repeat([f"task {i}" for i in range(20)], 10)
-    single, whole = (
-        statistics.interval(values),
-        statistics.interval(values, 2000, 0, units),
-    )
-    assert whole[0] == pytest.approx(single[0])
-    assert whole[2] - whole[1] > 2 * (single[2] - single[1])
 
 
 def test_draws_without_a_finite_value_do_not_count():
@@ -56,7 +35,30 @@ def test_the_identity_gives_how_often_each_unit_was_drawn():
     assert mean == pytest.approx(statistics.interval(values))
 
 
-def test_paired_difference_covers_and_says_so():
+def test_intervals_cover_over_values_over_tasks_and_over_seeds():
+    def single(draw):
+        return statistics.interval(draw.normal(1, 1, 80), 300)
+
+    assert 0.89 <= coverage(single, 1.0) <= 0.99 and coverage(single, 1.4) < 0.2
+    tasks = np.repeat(np.arange(30), 6)
+
+    def of_tasks(draw, units=tasks):
+        values = draw.normal(size=30)[tasks] + draw.normal(size=180)
+        return statistics.interval(values, 300, units=units)
+
+    assert 0.88 <= coverage(of_tasks, 0.0) <= 0.99
+    # queries of one task are no independent units
+    assert coverage(lambda draw: of_tasks(draw, None), 0.0) < 0.8
+
+    def of_seeds(draw):
+        gain = draw.normal(0, 0.2, (4, 1)) + draw.normal(0, 0.05, (4, 100))
+        found = statistics.paired_difference(np.zeros_like(gain), gain, samples=300)
+        return found["mean"], found["low"], found["high"]
+
+    assert coverage(of_seeds, 0.0) >= 0.9
+
+
+def test_a_paired_difference_says_whether_it_can_be_told():
     draw = np.random.default_rng(0)
     before = draw.uniform(size=300)
     better = statistics.paired_difference(before, before + 0.05)
@@ -69,10 +71,6 @@ def test_paired_difference_covers_and_says_so():
         statistics.paired_difference([0.0], [np.nan])
 
 
-def test_several_seeds_cover_a_new_seed():
-    before, shifts = np.zeros((3, 200)), np.array([[0.0], [0.1], [0.2]])
-    found = statistics.paired_difference(before, before + shifts)
-    half = 4.3027 * 0.1 / np.sqrt(3)
-    assert (found["low"], found["high"]) == pytest.approx(
-        (0.1 - half, 0.1 + half), 1e-3
-    )
+def test_units_of_recorded_queries():
+    assert statistics.unit_of("health/mgh/sts/2/5") == "health/mgh/sts/2"
+    assert statistics.unit_of("industry/seed/07") == "industry/seed/07"

@@ -1,170 +1,152 @@
-"""Training data from shipped files, the table of seeds, and its command."""
+"""Sweeps: which runs they need, that each is made once, and how they are compared."""
 
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
-from sentence_transformers import SentenceTransformer
 from typer.testing import CliRunner
 
 from nbutils.__main__ import app
-from nbutils.core import machine, retrieval
 from nbutils.core.errors import LabError
-from nbutils.core.files import read_table, write_table
 from nbutils.core.settings import resolve
-from nbutils.core.text import normalise
-from nbutils.encoder.student import build_student, load_student
-from nbutils.evaluation import runs
-from nbutils.synthesis import generate
-from nbutils.training import instances, loop
+from nbutils.evaluation import runs, studies
+from nbutils.mining import miner
+from nbutils.training import loop
+
+TINY = {"student": "tiny-bert", "steps_per_level": 1, "warmup_steps": 1}
+TINY |= {"batch_size": 4, "mini_batch": 4}
 
 
-@pytest.fixture(scope="module")
-def records():
-    return generate.load(resolve())
+def key(study: str, variant: str, seed: int | None = 0) -> str:
+    return studies.STUDIES[study].key(variant, seed)
 
 
-def test_nothing_held_out_is_trained_on_or_mined_from(records):
-    held_out = {
-        normalise(text)
-        for record in [*records.graded, *records.items]
-        if record.split != "train"
-        for text in (record.query, *record.documents().values())
-    }
-    data = instances.training_data(records)
-    seen = {
-        normalise(text)
-        for i in data
-        for text in (
-            i.query, i.positive, *i.graded.values(), *i.synthetic, *i.retrieved
-        )
+def test_runs_are_named_by_what_they_change():
+    for name, study in studies.STUDIES.items():
+        for variant in study.variants:
+            resolve(overrides=study.changes(variant))
+        keys = [key(name, variant) for variant in study.variants]
+        assert len(set(keys)) == len(keys), name
+    ata = key("pooling", "ata")
+    assert ata == key("schedule", "curriculum")  # studies share what is the same
+    assert ata not in (key("pooling", "mean"), key("mining", "perc_pos"))
+    assert ata != key("pooling", "ata", 1)
+    untrained = key("schedule", "reverse", None)
+    assert untrained == key("schedule", "fixed-1", None) == key("pooling", "ata", None)
+    assert untrained != key("pooling", "mean", None)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    study = studies.Study({"mean": {"pooling": "mean"}, "ata": {}}, TINY, curve=True)
+    monkeypatch.setitem(studies.STUDIES, "tiny", study)
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Counts the training runs, and lets the one after `stop` of them be killed."""
+    state = {"runs": 0, "stop": None}
+    whole = loop.train
+
+    def counted(*args, **kwargs):
+        if state["runs"] == state["stop"]:
+            raise KeyboardInterrupt
+        state["runs"] += 1
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "train", counted)
+    return state
+
+
+def test_a_sweep_is_resumed_and_makes_no_run_twice(tiny, trained, tmp_path):
+    trained["stop"] = 1
+    with pytest.raises(KeyboardInterrupt):
+        runs.run_study("tiny", [0, 1], tmp_path, print)
+    with pytest.raises(LabError, match="no run of ata"):
+        studies.read_study("tiny", tmp_path)
+    assert studies.read_tables(tmp_path)["scores"]["run"].nunique() == 3
+    trained["stop"] = None
+    runs.run_study("tiny", [0, 1], tmp_path, print)
+    assert trained["runs"] == 4
+    runs.run_study("tiny", [0, 1], tmp_path, print)
+    assert trained["runs"] == 4
+    scores, steps, curve = studies.read_study("tiny", tmp_path)
+    pairs = scores.groupby(["variant", "seed"]).size()
+    assert pairs.nunique() == 1 and set(pairs.index) == {
+        ("mean", 0), ("mean", 1), ("untrained, mean", -1),
+        ("ata", 0), ("ata", 1), ("untrained, ata", -1),
     }  # fmt: skip
-    assert len(data) == 738
-    assert not seen & held_out
-    assert sum(bool(i.retrieved) for i in data) > 700
+    assert len(steps) == 4 * 4 and len(curve) == 4 * 5
 
 
-def test_retrieved_negatives_are_not_the_instances_own_texts(records):
-    for instance in instances.training_data(records):
-        own = {instance.query, instance.positive, *instance.graded.values()}
-        assert not own & set(instance.retrieved), instance.id
-
-
-def test_a_missing_mined_table_is_an_error(records, tmp_path):
-    with pytest.raises(LabError, match="does not exist"):
-        instances.training_data(records, tmp_path / "mined.parquet")
-
-
-def test_foreign_rows_are_left_out_and_a_foreign_table_is_refused(
-    records, tmp_path, capsys
+def test_a_run_without_its_curve_is_made_again_where_one_is_due(
+    tiny, trained, tmp_path, monkeypatch
 ):
-    table = read_table(instances.MINED)
-    held_out = next(g for g in records.graded if g.split == "held-out-tasks")
-    foreign = table.head(3).assign(document_id=f"{held_out.id}/P")
-    path = tmp_path / "mined.parquet"
-    write_table(path, pd.concat([table, foreign]))
-    assert instances.training_data(records, path) == instances.training_data(records)
-    assert "3 of" in capsys.readouterr().out
-    write_table(path, foreign)
-    with pytest.raises(LabError, match="run notebook 03 first"):
-        instances.training_data(records, path)
-    write_table(path, table.drop(columns="document_id"))
-    with pytest.raises(LabError, match="no table of mined negatives"):
-        instances.training_data(records, path)
+    flat = studies.Study({"ata": {}}, TINY)
+    monkeypatch.setitem(studies.STUDIES, "flat", flat)
+    runs.run_study("flat", [0], tmp_path, print)
+    runs.run_study("tiny", [0], tmp_path, print)
+    assert trained["runs"] == 3
+    scores, _, curve = studies.read_study("tiny", tmp_path)
+    assert not scores.duplicated(["variant", "seed", "query_id"]).any()
+    assert set(curve["variant"]) == {"mean", "ata"}
 
 
-def rows(seed: int, gain: float) -> pd.DataFrame:
-    base = np.linspace(0, 0.8, 30)
-    parts = [
-        pd.DataFrame(
-            {
-                "query_id": [f"{split}/{n}" for n in range(30)],
-                "ndcg_before": base,
-                "ndcg_after": base + gain,
-                "beats_n1_before": 1.0,
-                "beats_n1_after": 1.0,
-                "split": split,
-                "seed": seed,
-            }
-        )
-        for split in retrieval.HELD_OUT
-    ]
-    return pd.concat(parts)
+def test_runs_of_other_defaults_are_refused(tiny, tmp_path):
+    other = resolve().flat() | {"temperature": 0.5}
+    (tmp_path / "settings.json").write_text(json.dumps(other))
+    with pytest.raises(LabError, match=r"temperature=0\.5"):
+        runs.run_study("tiny", [0], tmp_path, print)
 
 
-def test_rows_of_a_seed_are_replaced_and_others_kept(tmp_path):
-    path = tmp_path / "seeds.csv"
-    runs.add_rows(path, rows(0, 0.1), resolve())
-    runs.add_rows(path, rows(1, 0.1), resolve("workshop", {"seed": 1}))
-    runs.add_rows(path, rows(0, 0.2), resolve())
-    table = read_table(path)
-    gains = table["ndcg_after"] - table["ndcg_before"]
-    assert gains.groupby(table["seed"]).mean().round(3).to_dict() == {0: 0.2, 1: 0.1}
-    gain = runs.gains(table, "held-out-tasks", "ndcg")
-    assert gain["mean"] == pytest.approx(0.15)
-    assert gain["low"] < 0 < gain["high"]  # two seeds that disagree prove little
-    with pytest.raises(LabError, match="rows of other settings"):
-        runs.add_rows(path, rows(2, 0.1), resolve("workshop", {"pooling": "mean"}))
-    none = runs.gains(table, "held-out-tasks", "beats_n1")
-    assert none["distinguishable"] == 0
-    with pytest.raises(LabError, match="no row of split"):
-        runs.gains(table, "dev", "ndcg")
+def test_each_method_mines_its_own_table_without_own_or_held_out_texts():
+    from nbutils.synthesis import generate
+
+    records = generate.load(resolve())
+    settings = resolve(overrides={"teachers": ["bm25"], "candidate_depth": 30})
+    found = miner.mine_for_training(records, settings)
+    changes = {"mining_method": "abs", "abs_threshold": -2.0}
+    drawn = miner.mine_for_training(records, settings.changed(**changes))
+    train = {r.id for r in [*records.graded, *records.items] if r.split == "train"}
+    for table in (found, drawn):
+        assert (table.groupby("query_id").size() == 4).all()
+        assert set(table["query_id"]) == train
+        assert set(table["document_id"].str.rsplit("/", n=1).str[0]) <= train
+        graded = table[table["query_id"].str.contains("/mgh/")]
+        own = graded["document_id"].str.rsplit("/", n=1).str[0] == graded["query_id"]
+        assert not own.any()
+    assert drawn["backfilled"].all() and not found["backfilled"].all()
 
 
-def test_report_says_what_is_not_distinguishable(tmp_path):
-    path = tmp_path / "seeds.csv"
-    write_table(path, pd.concat([rows(0, 0.1), rows(1, 0.101)]))
-    lines = runs.report(path)
-    assert len(lines) == 4
-    assert all("not distinguishable" in line for line in lines if "beats_n1" in line)
-    assert not any("not distinguishable" in line for line in lines if "ndcg" in line)
+def scored(values: dict[tuple[str, int], list[float]]) -> pd.DataFrame:
+    rows = [
+        {"variant": v, "seed": s, "split": "held-out-tasks", "query_id": f"q{i}",
+         "ndcg": x}
+        for (v, s), numbers in values.items()
+        for i, x in enumerate(numbers)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
 
 
-def test_the_command_refuses_bad_seeds_and_a_missing_gpu():
-    runner = CliRunner()
-    bad = runner.invoke(app, ["train", "--seeds", "one"])
-    assert bad.exit_code == 1 and "takes numbers such as 0,1,2" in bad.output
-    paper = runner.invoke(app, ["train", "--profile", "paper"])
-    assert paper.exit_code == 1 and "error:" in paper.output
+def test_variants_are_compared_over_the_seeds_that_both_have():
+    scores = scored(
+        {("a", 0): [0.5, 0.5], ("a", 1): [0.7, 0.7], ("a", 2): [9.0, 9.0],
+         ("b", 0): [0.4, 0.6], ("b", 1): [0.5, 0.6], ("untrained", -1): [0.1, 0.3]}
+    )  # fmt: skip
+    table = studies.compare(scores, "b", "held-out-tasks").set_index("variant")
+    assert table.loc["a", "difference"] == pytest.approx((0.0 + 0.15) / 2)
+    assert table.loc["untrained", "difference"] == pytest.approx(0.2 - 0.525)
+    assert np.isnan(table.loc["b", "difference"])
+    assert table["seeds"].to_dict() == {"a": 3, "b": 2, "untrained": 1}
+    assert table.loc["a", "low"] < table.loc["a", "difference"] < table.loc["a", "high"]
 
 
-def test_the_command_leaves_a_student_with_its_log_and_settings(tmp_path):
-    out = tmp_path / "mean.csv"
-    arguments = ["train", "--profile", "smoke", "--out", str(out)]
-    done = CliRunner().invoke(app, [*arguments, "--set", "pooling=mean"])
-    assert done.exit_code == 0, done.output
-    folder = tmp_path / "mean.students" / "seed0"
-    assert f"seed 0, 1 process: scores in {out}, student in {folder}" in done.output
-    made = json.loads((folder / "run.json").read_text())
-    settings = resolve("smoke", {"pooling": "mean"})
-    assert made["settings"] == settings.flat()
-    assert made["versions"] == machine.versions() and made["processes"] == 1
-    steps, curve = (read_table(folder / f"{n}.csv") for n in ("steps", "curve"))
-    assert len(steps) == 8 and list(steps["level"].unique()) == ["N4", "N3", "N2", "N1"]
-    assert list(curve["step"]) == [0, 2, 4, 6, 8]
-    student = SentenceTransformer(str(folder), trust_remote_code=True)
-    again = load_student(folder, settings)
-    fresh = build_student(settings)
-    vectors = [m.encode(["a text"]) for m in (student, again, fresh)]
-    assert np.allclose(vectors[0], vectors[1], atol=1e-6)
-    assert not np.allclose(vectors[0], vectors[2], atol=1e-4)  # it was trained
-    # rows of other settings are refused before anything is trained
-    refused = CliRunner().invoke(app, arguments)
-    assert refused.exit_code == 1 and "rows of other settings" in refused.output
-    assert json.loads((folder / "run.json").read_text()) == made
-
-
-def test_a_student_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
-    settings = resolve("smoke")
-    model, log = build_student(settings), loop.TrainingLog()
-    folder = loop.save_run(model, tmp_path / "student", log, [], settings)
-    before = records_of(folder)
-    monkeypatch.setattr(loop, "write_json", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        loop.save_run(model, folder, log, [], settings)
-    assert records_of(folder) == before and [*tmp_path.iterdir()] == [folder]
-
-
-def records_of(folder) -> dict[str, bytes]:
-    return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+def test_what_is_not_there_is_named(tmp_path):
+    with pytest.raises(LabError, match="python -m nbutils study pooling"):
+        studies.read_study("pooling", tmp_path)
+    with pytest.raises(LabError, match="no scores of 'c'"):
+        studies.compare(scored({("a", 0): [1.0]}), "c", "held-out-tasks")
+    result = CliRunner().invoke(app, ["study", "poling"])
+    assert result.exit_code == 1
+    assert "did you mean 'pooling'" in result.output

@@ -2,47 +2,28 @@
 
 import json
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import faults
 import pytest
 
 from nbutils.core.errors import LabError
+from nbutils.core.settings import resolve
 from nbutils.llm import batches
-from nbutils.llm.client import Client
-from nbutils.synthesis import replies
+from nbutils.llm.client import Client, chat_request
 
 
-class BatchServer(ThreadingHTTPServer):
+class BatchServer(faults.FaultServer):
     """The provider's /files and /batches, and chat; every fifth line of a batch fails.
 
-    `looks` is how often a batch is in progress before it is completed.
+    A batch is in progress at the first look, and completed at the second.
     """
 
-    daemon_threads = True
-    request_queue_size = 256  # many clients come at once
-
-    def __init__(self, answers):
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.answers, self.looks = answers, 1
+    def __init__(self):
+        super().__init__(handler=_Handler)
         self.files: dict[str, str] = {}
         self.batches: dict[str, dict] = {}
         self.chats: list[str] = []
-        self.status = 200
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-    def completion(self, body) -> dict:
-        text = self.answers[body["messages"][0]["content"]]
-        message = {"role": "assistant", "content": text}
-        return {
-            "id": "x", "object": "chat.completion", "created": 0,
-            "model": body["model"],
-            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": 10, "completion_tokens": 20,
-                      "total_tokens": 30},
-        }  # fmt: skip
 
     def work(self, batch: dict) -> None:
         """Answer the lines of a batch's file into an output and an error file."""
@@ -96,7 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send({"object": "list", "data": data, "has_more": False})
         batch = server.batches[name]
         batch["looks"] += 1
-        if batch["looks"] > server.looks and batch["status"] == "in_progress":
+        if batch["looks"] > 1 and batch["status"] == "in_progress":
             batch["status"] = "completed"
             server.work(batch)
         return self._send(batch)
@@ -115,9 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    answers = faults.FaultServer(0.0)
-    answers.shutdown()
-    made = BatchServer(answers.answers)
+    made = BatchServer()
     monkeypatch.setenv("OPENAI_BASE_URL", made.url)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-planted-0123456789")
     yield made
@@ -128,9 +107,8 @@ def server(monkeypatch):
 def client_of(folder):
     settings = faults.settings_for(folder / "s.sqlite")
     settings = settings.changed(llm_retries=0)
-    client = Client(settings, schemas=replies.SCHEMAS)
-    said = []
-    made = batches.Batches(client, said.append, poll_s=0, sleep=lambda s: None)
+    client, said = Client(settings), []
+    made = batches.Batches(client, said.append, poll_s=0)
     client.prefetch = made.run
     return client, made, said, faults.requests_of(40, settings)
 
@@ -142,18 +120,18 @@ def test_a_part_failed_batch_is_finished_live(server, tmp_path):
     assert len(server.batches) == 1 and len(client.store) == 40
     failed = [r.key for n, r in enumerate(requests) if n % 5 == 4]
     assert sorted(server.chats) == sorted(failed)
-    assert not made.notes.exists()
+    assert json.loads(made.notes.read_text()) == []
     assert any("32 answers, 8 without one are asked live" in line for line in said)
     wanted = server.answers[requests[0].messages[0]["content"]]
-    assert (answers[0].text, answers[0].usage["completion_tokens"]) == (wanted, 20)
+    assert (answers[0].text, answers[0].usage["completion_tokens"]) == (wanted, 200)
     client.complete_many(requests)
     assert len(server.batches) == 1 and len(server.chats) == 8
 
 
 def test_a_line_carries_the_request_as_it_would_be_asked_live(server, tmp_path):
-    client, _, _, requests = client_of(tmp_path)
+    *_, requests = client_of(tmp_path)
     request = next(r for r in requests if r.schema == "seed")
-    value = json.loads(batches.line(request, client))
+    value = json.loads(batches.line(request, "json_schema"))
     assert value["custom_id"] == request.key
     assert value["body"]["messages"] == list(request.messages)
     assert value["body"]["response_format"]["json_schema"]["name"] == "seed"
@@ -191,7 +169,7 @@ def test_a_broken_run_waits_for_its_batch_and_submits_it_once(
     client.complete_many(requests)
     assert len(server.batches) == 1 and len(client.store) == 40
     assert len([name for name in server.files if name.startswith("file-")]) == 1
-    assert not made.notes.exists()
+    assert json.loads(made.notes.read_text()) == []
 
 
 def test_a_batch_of_other_requests_is_left_for_the_run_that_asked(server, tmp_path):
@@ -218,4 +196,5 @@ def test_a_refusal_is_one_line_without_the_key(server, tmp_path):
      '{"custom_id": "k", "response": {"status_code": 500, "body": {}}}'],
 )  # fmt: skip
 def test_a_line_that_is_no_answer_stays_unanswered(row):
-    assert all(answer is None for _, answer in batches.answers_in(row))
+    request = chat_request("a", "x", "", resolve())
+    assert not list(batches.answers_in(row, {"k": request}))

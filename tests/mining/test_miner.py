@@ -166,7 +166,7 @@ BAD = {
     "it has no qrels": lambda f: (f / "qrels" / "dev.tsv").unlink(),
     "needs the columns query-id": lambda f: train(f, "a\tb\nc\td\n"),
     "marks no positive": lambda f: train(f, "query-id\tcorpus-id\tscore\nq1\td1\t0\n"),
-    "no text of 'd99', a positive of query 'q1'": lambda f: train(
+    "no text of 'd99', which the qrels name": lambda f: train(
         f, "query-id\tcorpus-id\tscore\nq1\td99\t1\n"
     ),
     "no text of 'q99', which the qrels name": lambda f: train(

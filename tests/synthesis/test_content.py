@@ -5,9 +5,13 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from nbutils.__main__ import app
+from nbutils.core import retrieval
 from nbutils.core.errors import LabError
-from nbutils.core.records import GradedExample, Rejection, Verdict
+from nbutils.core.files import read_jsonl
+from nbutils.core.records import GradedExample, Verdict, read_records
 from nbutils.core.settings import resolve
 from nbutils.core.text import normalise
 from nbutils.pages import execute
@@ -62,15 +66,14 @@ def test_verdicts_come_through_the_client_and_are_replayed(answering, tmp_path):
     queries, texts = {"q": "What?"}, {"a": "yes it is {so}", "b": "no", "c": "yes"}
     pairs = [("q", "a"), ("q", "b"), ("q", "a"), ("q", "c")]
     client = generate.open_client(settings)
-    verdicts, rejections = judge.judge_pairs(pairs, queries, texts, settings, client)
+    asked = judge.judge_requests(pairs, queries, texts)
+    verdicts, rejections = asking.fulfil(asked, settings, client)
     assert rejections == [] and sum(server.attempts.values()) == 3
     assert [(v.document_id, v.answers) for v in verdicts] == [
         ("a", True), ("b", False), ("c", True),
     ]  # fmt: skip
     replay = live(tmp_path, llm_mode="replay")
-    again = judge.judge_pairs(
-        pairs, queries, texts, replay, generate.open_client(replay)
-    )
+    again = asking.fulfil(asked, replay, generate.open_client(replay))
     assert again == (verdicts, [])
     assert sum(server.attempts.values()) == 3
 
@@ -83,8 +86,8 @@ def test_a_judgement_is_estimated_before_it_is_asked(answering, tmp_path):
         {"q": "What?"},
         {"a": "x", "b": "y"},
     )
-    asked = judge.requests([*pairs, pairs[0]], queries, texts)
-    table = judge.cost(asked, settings).set_index("model")
+    asked = judge.judge_requests([*pairs, pairs[0]], queries, texts)
+    table = judge.judge_cost(asked, settings).set_index("model")
     row = table.loc["gpt-4o-mini"]
     assert row["requests"] == 2 and row["answer_tokens"] == 2 * judge.ANSWER_TOKENS
     assert row["prompt_tokens"] > 2 * 90
@@ -94,7 +97,7 @@ def test_a_judgement_is_estimated_before_it_is_asked(answering, tmp_path):
     client = generate.open_client(settings)
     assert judge.unanswered(asked, settings, client) == asked
     assert sum(server.attempts.values()) == 0
-    judge.judge_pairs(pairs[:1], queries, texts, settings, client)
+    asking.fulfil(asked[:1], settings, client)
     assert judge.unanswered(asked, settings, client) == asked[1:]
 
 
@@ -102,7 +105,7 @@ def test_page_03_asks_a_live_judge_and_judges_it(server, tmp_path):
     """The whole page, live: a server that is right but for one planted answer."""
     answers_of = {
         item.query: {normalise(text) for text in item.positives}
-        for item in generate.load(resolve("smoke", {"max_items": 0})).items
+        for item in read_records(resolve("smoke", {"max_items": 0})).items
     }
 
     class Answers(dict):
@@ -145,12 +148,11 @@ def test_a_bad_verdict_is_rejected_and_an_unknown_id_named(answering, tmp_path):
     answering(lambda prompt: '{"reason": "x", "answers": "perhaps"}')
     settings = live(tmp_path)
     client = generate.open_client(settings)
-    verdicts, (fault,) = judge.judge_pairs(
-        [("q", "a")], {"q": "?"}, {"a": "t"}, settings, client
-    )
+    asked = judge.judge_requests([("q", "a")], {"q": "?"}, {"a": "t"})
+    verdicts, (fault,) = asking.fulfil(asked, settings, client)
     assert verdicts == [] and fault.reason == "wrong_keys"
     with pytest.raises(LabError, match="document 'z' has no text"):
-        judge.judge_pairs([("q", "z")], {"q": "?"}, {}, settings, client)
+        judge.judge_requests([("q", "z")], {"q": "?"}, {})
     with pytest.raises(LabError, match="no verdict"):
         judge.share_answering([])
 
@@ -195,21 +197,17 @@ def beir(tmp_path):
     return folder
 
 
-def test_seeds_of_a_beir_folder_are_queries_with_a_relevant_text(beir):
-    found = from_sets.from_beir(beir)
-    assert [(s.id, s.query, s.positive) for s in found] == [
-        ("q0", "question number 0", "T1\nText 1 about it."),
-        ("q1", "question number 1", "T2\nText 2 about it."),
+def asked_of(beir, settings, limit=0):
+    return from_sets.seeded_requests(retrieval.read_set(beir), settings, limit)
+
+
+def test_queries_of_a_beir_folder_are_asked_for_with_a_relevant_text(beir):
+    asked = asked_of(beir, resolve())
+    assert [(r.variables["query"], r.variables["positive"]) for r in asked] == [
+        ("question number 0", "T1\nText 1 about it."),
+        ("question number 1", "T2\nText 2 about it."),
     ]
-    assert len(from_sets.from_beir(beir, limit=1)) == 1
-    with pytest.raises(LabError, match=r"no split 'test'.*train"):
-        from_sets.from_beir(beir, "test")
-    (beir / "corpus.jsonl").write_text('{"_id": "d1", "text": "x"}')
-    with pytest.raises(LabError, match="no text of 'd2'"):
-        from_sets.from_beir(beir)
-    (beir / "qrels" / "train.tsv").write_text("a\tb\nc\td\n")
-    with pytest.raises(LabError, match="columns query-id"):
-        from_sets.from_beir(beir)
+    assert asked_of(beir, resolve(), limit=1) == asked[:1]
 
 
 def written(prompt):
@@ -232,15 +230,13 @@ def test_a_ladder_is_written_for_each_seed_in_one_call_or_four(
     server = answering(written)
     settings = live(tmp_path, mgh_calls=calls, languages=["French"])
     client = generate.open_client(settings)
-    examples, rejections = from_sets.graded_from_seeds(
-        from_sets.from_beir(beir), settings, client
-    )
+    asked = asked_of(beir, settings)
+    examples, rejections = from_sets.graded(asked, settings, client)
     assert rejections == [] and sum(server.attempts.values()) == count
     assert [e.id for e in examples] == ["set/mgh-seeded/q0", "set/mgh-seeded/q1"]
     assert all(isinstance(e, GradedExample) for e in examples)
     assert [t.split()[1] for t in examples[0].negatives] == ["1", "2", "3", "4"]
-    asked = [row[2] for row in client.store._read("SELECT * FROM answers")]
-    assert all("Language: French" in request for request in asked)
+    assert all("Language: French" in str(body["messages"]) for body in server.seen)
 
 
 def test_a_seed_whose_level_is_refused_is_refused_whole(answering, beir, tmp_path):
@@ -251,20 +247,36 @@ def test_a_seed_whose_level_is_refused_is_refused_whole(answering, beir, tmp_pat
 
     answering(part)
     settings = live(tmp_path, mgh_calls="level")
-    examples, rejections = from_sets.graded_from_seeds(
-        from_sets.from_beir(beir), settings, generate.open_client(settings)
-    )
+    client = generate.open_client(settings)
+    asked = asked_of(beir, settings)
+    examples, rejections = from_sets.graded(asked, settings, client)
     assert [e.id for e in examples] == ["set/mgh-seeded/q0"]
     assert [(r.id, r.reason) for r in rejections] == [
         ("set/mgh-seeded/q1/N3", "not_json")
     ]
 
 
-def test_the_recorded_items_are_seeds_too():
-    records = generate.load(resolve("smoke"))
-    found = from_sets.from_items(records.items)
-    assert found[0].positive == records.items[0].positives[0]
-    assert len(found) == len(records.items)
+def test_the_command_tells_the_cost_then_grades_and_goes_on(answering, beir, tmp_path):
+    server, out = answering(written), tmp_path / "graded.jsonl"
+    base = ["grade", str(beir), "--out", str(out), "--set", "llm_model=gpt-4o-mini",
+            "--set", f"llm_store={tmp_path / 's.sqlite'}"]  # fmt: skip
+    live = ["--set", "llm_mode=live"]
+
+    def run(*more, code=0):
+        result = CliRunner().invoke(app, [*base, *more])
+        assert result.exit_code == code, result.output
+        return result.output
+
+    assert "USD live" in run("--estimate") and not server.seen
+    assert "not among the recorded answers" in run(code=1)
+    assert "budget" in run(*live, "--max-cost", "0.000001", code=1)
+    assert not server.seen and not out.exists()
+    assert "1 graded examples, 0 rejected" in run(*live, "--limit", "1")
+    assert "2 graded examples" in run(*live) and len(server.seen) == 2
+    assert "2 graded examples" in run() and len(server.seen) == 2  # replayed
+    assert [e.query for e in read_jsonl(out, GradedExample)] == [
+        "question number 0", "question number 1",
+    ]  # fmt: skip
 
 
 # -- SyNeg's prompt without its parts
@@ -275,9 +287,9 @@ def test_the_four_prompts_differ_in_what_they_leave_out():
     made = {}
     for reflection in (True, False):
         for attributes in (True, False):
-            name = plan.syneg_template(reflection, attributes)
-            planned = list(plan.syneg_requests("health", item, name))
-            made[reflection, attributes] = planned[0].prompt
+            prompt = parsing.SYNEG[reflection, attributes]
+            planned = list(plan.syneg_requests("health", item, prompt))
+            made[reflection, attributes] = planned[0].text
             assert len(planned) == 1 or attributes
     for (reflection, attributes), prompt in made.items():
         assert ("[Reasoning]" in prompt) == ('"reasoning"' in prompt) == reflection
@@ -288,7 +300,7 @@ def test_the_four_prompts_differ_in_what_they_leave_out():
 def test_an_answer_to_the_plain_prompt_needs_no_reasoning(answering, tmp_path):
     answering(lambda p: json.dumps({"hard_negatives": ["one text", "two texts"]}))
     settings = live(tmp_path, syneg_reflection=False, syneg_attributes=False)
-    base = generate.load(resolve("smoke")).items[0]
+    base = read_records(resolve("smoke")).items[0]
     item = base.model_copy(update={"positives": ("a text", "b", "c")})
     made, rejections = generate.syneg_examples(
         [item], settings, generate.open_client(settings)
@@ -326,12 +338,13 @@ def test_near_duplicates_are_those_of_the_definition():
 
 
 def test_a_near_duplicate_is_named_with_what_it_repeats():
-    examples = generate.load(resolve("smoke")).graded[:3]
+    examples = read_records(resolve("smoke")).graded[:3]
     twin = examples[0].model_copy(
         update={"id": "twin", "query": examples[0].query + "!"}
     )
-    kept, rejections = overlap.without_near_duplicates(
-        [*examples, twin], lambda e: e.query, 0.8
+    queries = [e.query for e in (*examples, twin)]
+    kept, rejections = overlap.without(
+        [*examples, twin], overlap.near_duplicates(queries, 0.8), "near_duplicate"
     )
     assert kept == examples
     assert [(r.id, r.reason) for r in rejections] == [("twin", "near_duplicate")]
@@ -366,7 +379,7 @@ def test_a_shared_run_of_words_is_a_leak():
 
 
 def test_a_ladder_out_of_order_is_refused_by_name():
-    examples = generate.load(resolve("smoke")).graded[:4]
+    examples = read_records(resolve("smoke")).graded[:4]
     scores = np.array(
         [[0.9, 0.8, 0.7, 0.6, 0.5], [0.9, 0.8, 0.85, 0.6, 0.5],
          [0.7, 0.8, 0.6, 0.5, 0.4], [0.81, 0.8, 0.7, 0.6, 0.5]]
@@ -381,37 +394,6 @@ def test_a_ladder_out_of_order_is_refused_by_name():
     assert kept == [examples[0], examples[1]]
     with pytest.raises(LabError, match="did you mean 'monotone'"):
         ladder.in_order(examples, scores, "monoton")
-
-
-def test_a_refused_ladder_is_asked_for_again_with_the_rule(server, tmp_path):
-    settings = live(tmp_path, llm_reasks=1, max_items=1)
-    tasks, _ = generate.brainstorm(settings, generate.open_client(settings))
-    groups: dict = {}
-    for task in tasks:
-        groups.setdefault(task.group, {})[task.index] = task.text
-    planned = list(plan.mgh_requests("health", groups))[:1]
-    seen = []
-
-    def check(example):
-        seen.append(example)
-        if len(seen) > 1:
-            return None
-        return Rejection(
-            id=example.id, reason="ladder", detail="monotone: N2 before N1"
-        )
-
-    client = generate.open_client(settings)
-    again = asking.reask(
-        planned[0].chat(settings),
-        client.complete(planned[0].chat(settings)),
-        Rejection(id="x", reason="ladder", detail="monotone: N2 before N1"),
-        1,
-    )
-    server.answers = {**server.answers}
-    accepted, rejections = asking.fulfil(planned, settings, client, check=check)
-    assert rejections == [] and len(accepted) == 1 and len(seen) == 2
-    assert client.find(again) is not None, "the fault was told to the model"
-    assert parsing.REASONS["ladder"] in again.messages[-1]["content"]
 
 
 # -- two generators
@@ -441,7 +423,7 @@ def test_languages_take_turns_and_the_default_stays_what_was_recorded():
     plain = list(plan.mgh_requests("health", tasks))
     mixed = list(plan.mgh_requests("health", tasks, ["English", "German"]))
     assert [r.variables["language"] for r in mixed] == ["English", "German"] * 3
-    assert [r.prompt for r in mixed][::2] == [r.prompt for r in plain][::2]
+    assert [r.text for r in mixed][::2] == [r.text for r in plain][::2]
 
 
 def test_bitext_is_a_sixth_group(answering, tmp_path):
@@ -462,7 +444,7 @@ def test_bitext_is_a_sixth_group(answering, tmp_path):
     answering(said)
     settings = live(tmp_path, bitext=True, languages=["English", "German"])
     requests = list(plan.bitext_requests("health", settings.synthesis.languages))
-    assert len(requests) == len({r.prompt for r in requests}) == 6
+    assert len(requests) == len({r.text for r in requests}) == 6
     client = generate.open_client(settings)
     accepted, rejections = asking.fulfil(requests, settings, client)
     assert rejections == []

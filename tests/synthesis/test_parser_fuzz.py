@@ -1,10 +1,11 @@
 """The parser under mutated real answers: a record or a named rejection, always.
 
-    NBUTILS_FUZZ=50000 python -m pytest tests/test_parser_fuzz.py
+    NBUTILS_FUZZ=50000 python -m pytest tests/synthesis/test_parser_fuzz.py
 
 runs the long form; the suite's own is short.
 """
 
+import inspect
 import os
 import random
 import time
@@ -13,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nbutils.core.records import Record, Rejection
-from nbutils.synthesis import parsing, plan, recordings
+from nbutils.synthesis import parsing, recordings
+from nbutils.synthesis.replies import Planned
 
 CASES = int(os.environ.get("NBUTILS_FUZZ", "400"))
 SLOWEST_S = 2.0
@@ -24,13 +26,11 @@ PIECES = ['"', "{", "}", "[", "]", "\\", ":", ",", "null", "```json\n", "```", "
           '{"a":' * 50, "[" * 3000, "𝕏" * 20]  # fmt: skip
 
 
-def corpus() -> list[tuple[plan.Planned, str]]:
+def corpus() -> list[tuple[Planned, str]]:
     """Some requests of every stage with their recorded answers."""
-    responses = recordings.recorded_responses("health")
-    texts = recordings.recorded_texts(responses)
     found = {}
-    for request in recordings.recorded_requests("health", responses):
-        found.setdefault(request.template, []).append((request, texts[request.id]))
+    for request, text in recordings.recorded("health"):
+        found.setdefault(request.prompt, []).append((request, text))
     return [pair for pairs in found.values() for pair in pairs[:8]]
 
 
@@ -58,12 +58,12 @@ def mutated(text: str, seed: int, times: int) -> str:
     return text
 
 
-def check(request: plan.Planned, text: str) -> str:
+def check(request: Planned, text: str) -> str:
     """Parse twice; returns what came: a reason or `accepted`."""
     began = time.process_time()
-    outcome = parsing.PARSERS[request.template](request, text)
+    outcome = parsing.parse(request, text)
     assert time.process_time() - began < SLOWEST_S
-    assert outcome == parsing.PARSERS[request.template](request, text), "not pure"
+    assert outcome == parsing.parse(request, text), "not pure"
     if isinstance(outcome, Rejection):
         assert outcome.reason in parsing.REASONS
         return outcome.reason
@@ -107,6 +107,6 @@ def test_the_unchanged_answers_are_accepted_and_many_mutations_are_not():
 
 
 def test_nothing_is_evaluated():
-    source = (plan.DATA.parent / "nbutils" / "parsing.py").read_text()
+    source = inspect.getsource(parsing)
     assert "eval(" not in source and "exec(" not in source
     assert "literal_eval" not in source

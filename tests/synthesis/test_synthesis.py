@@ -6,7 +6,6 @@ import ast
 import inspect
 import json
 import shutil
-from dataclasses import replace
 from statistics import NormalDist
 
 import nbformat
@@ -18,11 +17,26 @@ from conftest import coverage
 from nbutils.core import retrieval, statistics
 from nbutils.core.errors import LabError
 from nbutils.core.fields import FAMILIES
-from nbutils.core.files import verify
-from nbutils.core.records import GROUPS, GradedExample, Rejection
+from nbutils.core.files import verify, write_jsonl, write_sums
+from nbutils.core.records import (
+    GROUPS,
+    KINDS,
+    RECORDS,
+    GradedExample,
+    Rejection,
+    read_records,
+)
 from nbutils.core.settings import DATA, ROOT, resolve
 from nbutils.core.text import distinct_n, normalise, words
-from nbutils.synthesis import generate, ladder, parsing, plan, recordings
+from nbutils.synthesis import (
+    generate,
+    ladder,
+    overlap,
+    parsing,
+    plan,
+    recordings,
+    replies,
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,62 +47,37 @@ def loaded():
 # -- recordings and plan
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_prompt_renders_to_the_shipped_digest(family):
-    responses = recordings.recorded_responses(family)
-    shipped = {name: prompt for name, prompt, _ in plan.digests(family)}
-    planned = list(recordings.recorded_requests(family, responses))
-    assert {r.id: plan.prompt_digest(r) for r in planned} == shipped
-    assert {r.id for r in planned} == set(responses)
-
-
 def test_equal_prompts_are_told_apart_by_their_sample():
     settings = resolve()
-    requests = [
-        request
-        for family in FAMILIES
-        for request in recordings.recorded_requests(
-            family, recordings.recorded_responses(family)
-        )
-    ]
-    prompts = {request.prompt for request in requests}
+    requests = [r for family in FAMILIES for r, _ in recordings.recorded(family)]
+    prompts = {request.text for request in requests}
     keys = {request.chat(settings).key for request in requests}
     assert len(prompts) < len(requests) == len(keys) == 1700
 
 
-def copy_recordings(tmp_path):
-    folder = tmp_path / "recordings"
-    shutil.copytree(plan.RECORDINGS, folder)
-    return folder, folder / "answers" / "home.jsonl"
+@pytest.mark.parametrize("fault", ["changed", "truncated", "missing"])
+def test_a_faulty_file_is_named(fault, tmp_path, monkeypatch):
+    shutil.copytree(plan.RECORDINGS, tmp_path / "recordings")
+    monkeypatch.setattr(plan, "RECORDINGS", tmp_path / "recordings")
+    path = plan.RECORDINGS / "answers" / "home.jsonl"
+    if fault == "changed":
+        path.write_bytes(path.read_bytes().replace(b"the", b"thE", 1))
+    elif fault == "truncated":
+        path.write_bytes(path.read_bytes()[:-200])
+    else:
+        path.unlink()
+    said = "is missing" if fault == "missing" else "is truncated or changed"
+    with pytest.raises(LabError, match=rf"home\.jsonl {said}"):
+        generate.open_client(resolve("workshop", {"families": ["home"]}))
 
 
-def test_flipped_byte_names_file_and_line(tmp_path):
-    folder, path = copy_recordings(tmp_path)
-    lines = path.read_bytes().splitlines(keepends=True)
-    lines[41] = lines[41].replace(b"the", b"thE", 1)
-    path.write_bytes(b"".join(lines))
-    with pytest.raises(LabError, match=r"home\.jsonl.*changed.*line 42"):
-        recordings.recorded_responses("home", folder)
-
-
-def test_truncated_file_names_file_and_line(tmp_path):
-    folder, path = copy_recordings(tmp_path)
-    path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(LabError, match=r"home\.jsonl.*truncated.*line 245"):
-        generate.open_client(resolve("workshop", {"families": ["home"]}), folder)
-
-
-def test_missing_file_and_unknown_family(tmp_path):
-    folder, path = copy_recordings(tmp_path)
-    path.unlink()
-    with pytest.raises(LabError, match=r"home\.jsonl is missing"):
-        recordings.recorded_responses("home", folder)
-    with pytest.raises(LabError, match="unknown family 'homes'"):
-        generate.open_client(resolve("workshop", {"families": ["homes"]}))
+def test_an_unknown_family_is_named():
+    with pytest.raises(LabError, match="unknown family 'homes'; did you mean 'home'"):
+        recordings.recorded("homes")
 
 
 def test_sums_cover_every_shipped_file():
-    for folder in (plan.RECORDINGS, plan.PROMPTS):
+    for folder in (plan.RECORDINGS, replies.TEMPLATES, RECORDS):
         verify(folder)
         listed = {
             x.split("  ")[1]
@@ -137,15 +126,41 @@ def test_records_point_at_each_other(loaded):
     assert all(e.item_id in items for e in loaded.syneg)
 
 
-def test_few_items_still_hold_every_group_and_split():
-    few = generate.load(resolve("smoke"))
+def test_few_items_still_hold_every_group_and_split(loaded):
+    few = read_records(resolve("smoke"))
     assert generate.counts(few)["graded"] == generate.counts(few)["items"] == 24
     health = [e for e in few.graded if e.family == "health"]
     assert {e.split for e in health} == {"train", "dev", "held-out-tasks"}
     assert {e.group for e in health} == set(GROUPS)
     assert {e.item_id for e in few.syneg} == {i.id for i in few.items}
-    whole = {e.id: e for e in generate.load(resolve()).graded}
+    whole = {e.id: e for e in loaded.graded}
     assert all(whole[e.id] == e for e in few.graded)
+
+
+@pytest.mark.parametrize(
+    ("profile", "changes"),
+    [("workshop", {}), ("smoke", {}), ("smoke", {"families": ["home", "computing"]})],
+)
+def test_the_shipped_records_are_what_the_recordings_parse_to(profile, changes):
+    settings = resolve(profile, changes)
+    assert read_records(settings) == generate.load(settings)
+
+
+def test_records_of_a_run_are_read_and_a_changed_shipped_file_is_refused(
+    tmp_path, loaded
+):
+    for kind in KINDS:
+        write_jsonl(tmp_path / f"{kind}.jsonl", getattr(loaded, kind)[:1])
+    found = read_records(resolve(), tmp_path)
+    assert found.graded == loaded.graded[:1] and found.items == loaded.items[:1]
+    write_sums(tmp_path)
+    write_jsonl(tmp_path / "items.jsonl", [])
+    with pytest.raises(LabError, match=r"items\.jsonl is truncated or changed"):
+        read_records(resolve(), tmp_path)
+    (tmp_path / "SHA256SUMS").unlink()
+    (tmp_path / "tasks.jsonl").unlink()
+    with pytest.raises(LabError, match=r"tasks\.jsonl does not exist"):
+        read_records(resolve(), tmp_path)
 
 
 def test_corpus_has_only_its_splits_and_merges_equal_texts(loaded):
@@ -171,9 +186,9 @@ def test_corpus_has_only_its_splits_and_merges_equal_texts(loaded):
 def test_repeats_are_dropped_with_a_named_reason(loaded):
     first = loaded.tasks[0]
     twin = first.model_copy(update={"id": "twin", "text": f"  {first.text.upper()}!"})
-    kept, gone = generate.without_repeats(
-        [first, twin, loaded.tasks[1]], lambda t: t.text, "duplicate_task"
-    )
+    tasks = [first, twin, loaded.tasks[1]]
+    again = overlap.repeats([t.text for t in tasks])
+    kept, gone = overlap.without(tasks, again, "duplicate_task")
     assert kept == [first, loaded.tasks[1]]
     assert [(r.id, r.reason) for r in gone] == [("twin", "duplicate_task")]
     assert first.id in gone[0].detail
@@ -183,10 +198,9 @@ def test_repeats_are_dropped_with_a_named_reason(loaded):
 
 
 def recorded(template):
-    responses = recordings.recorded_responses("health")
-    for request in recordings.recorded_requests("health", responses):
-        if request.template == template:
-            return request, responses[request.id]
+    for request, text in recordings.recorded("health"):
+        if request.prompt.template == template:
+            return request, json.loads(text)
 
 
 def with_negative(value, place, **changes):
@@ -214,7 +228,7 @@ MGH_FAULTS = {
 @pytest.mark.parametrize("reason", MGH_FAULTS)
 def test_each_fault_has_its_reason(reason):
     request, value = recorded("mgh")
-    outcome = parsing.parse_mgh(request, json.dumps(MGH_FAULTS[reason](value)))
+    outcome = parsing.parse(request, json.dumps(MGH_FAULTS[reason](value)))
     assert isinstance(outcome, Rejection)
     assert (outcome.id, outcome.reason) == (request.id, reason)
     assert reason in parsing.REASONS and "\n" not in outcome.detail
@@ -228,16 +242,16 @@ def test_other_stages_reject_by_name():
         (["", *tasks[1:]], "empty_text"),
         ({"tasks": "none"}, "not_json"),
     ]:
-        assert parsing.parse_brainstorm(request, json.dumps(value)).reason == reason
+        assert parsing.parse(request, json.dumps(value)).reason == reason
     request, seed = recorded("seed")
     value = seed | {"positives": [*seed["positives"][:2], seed["positives"][0]]}
-    assert parsing.parse_seed(request, json.dumps(value)).reason == "duplicate_text"
+    assert parsing.parse(request, json.dumps(value)).reason == "duplicate_text"
     request, syneg = recorded("syneg")
     value = syneg | {"reasoning": "  "}
-    assert parsing.parse_syneg(request, json.dumps(value)).reason == "empty_text"
-    positive = json.loads(request.variables["example"])["positive_document"]
+    assert parsing.parse(request, json.dumps(value)).reason == "empty_text"
+    positive = request.variables["positive"]
     value = syneg | {"hard_negatives": [positive, syneg["hard_negatives"][0]]}
-    assert parsing.parse_syneg(request, json.dumps(value)).reason == "duplicate_text"
+    assert parsing.parse(request, json.dumps(value)).reason == "duplicate_text"
 
 
 @pytest.mark.parametrize(
@@ -249,8 +263,8 @@ def test_other_stages_reject_by_name():
 )  # fmt: skip
 def test_fences_and_prose_are_let_through(wrap):
     request, value = recorded("mgh")
-    outcome = parsing.parse_mgh(request, wrap.format(json.dumps(value)))
-    assert outcome == parsing.parse_mgh(request, json.dumps(value))
+    outcome = parsing.parse(request, wrap.format(json.dumps(value)))
+    assert outcome == parsing.parse(request, json.dumps(value))
     assert isinstance(outcome, GradedExample)
 
 
@@ -259,17 +273,16 @@ def test_fences_and_prose_are_let_through(wrap):
              '{"query": ' + "1" * 9000 + "}", "__import__('os').abort()", "null"]
 )  # fmt: skip
 def test_hostile_text_is_only_rejected(text):
-    for template, parse in parsing.PARSERS.items():
-        request, _ = recorded(template.split("_")[0])
-        request = replace(request, template=template)
-        assert isinstance(parse(request, text), Rejection)
+    for template in ("brainstorm", "seed", "mgh", "syneg"):
+        request, _ = recorded(template)
+        assert isinstance(parsing.parse(request, text), Rejection)
 
 
 def test_a_cut_answer_is_not_json_wherever_it_is_cut():
     request, value = recorded("mgh")
     text = json.dumps(value)
     for cut in range(1, len(text), 37):
-        assert parsing.parse_mgh(request, text[:cut]).reason == "not_json"
+        assert parsing.parse(request, text[:cut]).reason == "not_json"
 
 
 # -- text

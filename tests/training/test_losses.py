@@ -1,13 +1,14 @@
-"""The loss object against sentence-transformers' own, and what it must leave out."""
+"""The loss against sentence-transformers' own, and what it leaves out."""
 
+import numpy as np
 import pytest
 import torch
 from sentence_transformers.sentence_transformer import losses as peer
 from torch.nn.functional import normalize
+from training.made import instance
 
-from nbutils.core.records import TrainingInstance
 from nbutils.core.settings import resolve
-from nbutils.training.losses import ContrastiveLoss, false_negatives
+from nbutils.training.losses import contrastive_loss, false_negatives, info_nce
 
 BOTH_WAYS = ("query_to_doc", "doc_to_query")
 
@@ -18,11 +19,27 @@ def vectors(seed: int = 0) -> list[torch.Tensor]:
     return [normalize(torch.randn(4, 6), dim=-1).requires_grad_() for _ in range(3)]
 
 
+def training(temperature: float, symmetric: bool):
+    changes = {"temperature": temperature, "symmetric": symmetric}
+    return resolve(overrides=changes).training
+
+
+def test_a_repeated_negative_weighs_twice():
+    documents = torch.eye(4)[[0, 1, 2, 2]]
+    nothing = torch.zeros(1, 4, dtype=torch.bool)
+    once = info_nce(torch.eye(4)[:1], documents[:3], nothing[:, :3], 1.0)
+    twice = info_nce(torch.eye(4)[:1], documents, nothing, 1.0)
+    e = np.e
+    assert once.item() == pytest.approx(np.log((e + 2) / e))
+    assert twice.item() == pytest.approx(np.log((e + 3) / e))
+
+
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_loss_and_gradients_are_those_of_sentence_transformers(symmetric):
     nothing = torch.zeros(4, 8, dtype=torch.bool)
     ours, theirs = vectors(), vectors()
-    loss = ContrastiveLoss(0.05, symmetric)(ours[0], torch.cat(ours[1:]), nothing)
+    asked = training(0.05, symmetric)
+    loss = contrastive_loss(ours[0], torch.cat(ours[1:]), nothing, asked)
     directions = BOTH_WAYS if symmetric else ("query_to_doc",)
     reference = peer.MultipleNegativesRankingLoss(
         None, scale=20.0, directions=directions, partition_mode="per_direction"
@@ -37,44 +54,30 @@ def test_loss_and_gradients_are_those_of_sentence_transformers(symmetric):
         assert torch.allclose(own, b.grad, atol=1e-5)
 
 
-def test_the_settings_choose_the_loss():
-    settings = resolve(overrides={"temperature": 0.1, "symmetric": True})
-    assert ContrastiveLoss.of(settings) == ContrastiveLoss(0.1, True)
-    assert ContrastiveLoss.of(resolve()) == ContrastiveLoss(
-        resolve().training.temperature
-    )
-
-
 def test_an_excluded_pair_counts_in_neither_direction():
     queries, positives, negatives = (v.detach() for v in vectors())
     documents = torch.cat([positives, negatives])
     excluded = torch.zeros(4, 8, dtype=torch.bool)
     excluded[0, 1] = True
-    loss = ContrastiveLoss(0.5, symmetric=True)
-    before = loss(queries, documents, excluded)
+    loss = contrastive_loss(queries, documents, excluded, training(0.5, True))
     scores = queries @ documents.T / 0.5
     forward = scores.masked_fill(excluded, -torch.inf).log_softmax(-1).diagonal()
     back = scores[:, :4].T.clone()
     back[1, 0] = -torch.inf
     back = back.log_softmax(-1).diagonal()
-    assert before.item() == pytest.approx(-(forward.mean() + back.mean()).item() / 2)
+    assert loss.item() == pytest.approx(-(forward.mean() + back.mean()).item() / 2)
 
 
-def instance(number: int, **changes) -> TrainingInstance:
-    base = {"id": f"q{number}", "dataset": "d", "instruction": "",
-            "query": f"query {number}", "positive": f"positive {number}"}  # fmt: skip
-    return TrainingInstance(**{**base, **changes})
-
-
-def test_other_positives_of_a_query_are_not_its_negatives():
+def test_what_answers_or_repeats_a_query_is_not_its_negative():
     batch = [
         instance(0, known_positives=("Another answer.",)),
-        instance(1, query="Query 0!"),
+        instance(1, query="Query 0!", positive="Positive  1!"),
         instance(2),
     ]
-    documents = [i.positive for i in batch] + ["another answer", "free"]
-    assert false_negatives(batch, documents).tolist() == [
-        [False, True, False, True, False],
-        [True, False, False, True, False],
-        [False, False, False, False, False],
+    documents = [i.positive for i in batch]
+    documents += ["another answer", "positive 1", "QUERY 2", "free"]
+    assert false_negatives(batch, documents).int().tolist() == [
+        [0, 1, 0, 1, 1, 0, 0],
+        [1, 0, 0, 1, 1, 0, 0],
+        [0, 0, 0, 0, 0, 1, 0],
     ]

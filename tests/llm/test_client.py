@@ -1,83 +1,22 @@
-"""The client: replay, live over real HTTP, the store, and what never leaks."""
+"""The client: replay, live over real HTTP, what is kept, and what never leaks."""
 
 from __future__ import annotations
 
 import json
 import logging
-import sqlite3
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import faults
 import pytest
 
 from nbutils.core.errors import LabError
 from nbutils.core.settings import resolve
-from nbutils.llm.client import Answer, ChatRequest, Client, Store, chat_request
-from nbutils.llm.sdk import open_sdk
+from nbutils.llm import costs
+from nbutils.llm.client import Client, chat_request
+from nbutils.llm.sdk import Server
+from nbutils.llm.store import Answer, ChatRequest, Store
 from nbutils.synthesis import asking, generate, plan, recordings
 
-KEY = "sk-planted-0123456789abcdef"
-
-
-class Server(ThreadingHTTPServer):
-    """An OpenAI-compatible server on loopback that answers from the recordings."""
-
-    daemon_threads = True
-    request_queue_size = 256  # many clients come at once
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.seen: list[dict] = []
-        self.status = 200
-        self.cut = {}  # finish reason and text to send instead
-        responses = recordings.recorded_responses("health")
-        self.answers = {
-            request.prompt: json.dumps(responses[request.id])
-            for request in recordings.recorded_requests("health", responses)
-        }
-
-
-class _Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.seen.append({"path": self.path, "body": body})
-        if self.server.status != 200:
-            secret = self.headers["Authorization"]
-            value = {"error": {"message": f"Incorrect API key: {secret}"}}
-        else:
-            text = self.server.answers[body["messages"][0]["content"]]
-            reason, text = self.server.cut.get("now", ("stop", text))
-            message = {"role": "assistant", "content": text}
-            value = {
-                "id": "x", "object": "chat.completion", "created": 0,
-                "model": body["model"],
-                "choices": [{"index": 0, "message": message, "finish_reason": reason}],
-                "usage": {
-                    "prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12
-                },
-            }  # fmt: skip
-        payload = json.dumps(value).encode()
-        self.send_response(self.server.status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(payload)))
-        self.end_headers()
-        self.wfile.write(payload)
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def server(monkeypatch):
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    monkeypatch.setenv("OPENAI_BASE_URL", url)
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    yield server
-    server.shutdown()
-    server.server_close()
+KEY = "sk-planted-0123456789"
 
 
 def live(tmp_path, **changes):
@@ -100,7 +39,7 @@ def first_requests(settings, count=3):
 def test_key_depends_on_everything_that_decides_an_answer():
     settings = resolve()
     base = chat_request("a/b", "hello", "mgh", settings)
-    same = chat_request("another/id", "hello", "mgh", settings)
+    same = chat_request("another/id", "hello", "mgh", settings, json_schema={"a": 1})
     changed = [
         chat_request("a/b", "hello.", "mgh", settings),
         chat_request("a/b", "hello", "seed", settings),
@@ -115,9 +54,6 @@ def test_key_depends_on_everything_that_decides_an_answer():
     ]  # fmt: skip
     assert same.key == base.key
     assert len({request.key for request in [base, *changed]}) == len(changed) + 1
-
-
-def test_whole_and_fractional_numbers_of_one_value_give_one_key():
     one = ChatRequest("a", ({"role": "user", "content": "x"},), "", "m", {"t": 1})
     same = ChatRequest("a", ({"role": "user", "content": "x"},), "", "m", {"t": 1.0})
     assert one.key == same.key
@@ -129,11 +65,10 @@ def test_whole_and_fractional_numbers_of_one_value_give_one_key():
 def test_replay_gives_the_recorded_text_for_every_planned_request():
     settings = resolve("workshop", {"families": ["money"]})
     client = generate.open_client(settings)
-    responses = recordings.recorded_responses("money")
-    planned = list(recordings.recorded_requests("money", responses))
-    answers = client.complete_many([r.chat(settings) for r in planned])
-    assert [json.loads(a.text) for a in answers] == [responses[r.id] for r in planned]
-    assert len(planned) == len(responses) == 239
+    planned = recordings.recorded("money")
+    answers = client.complete_many([r.chat(settings) for r, _ in planned])
+    assert [a.text for a in answers] == [text for _, text in planned]
+    assert len(planned) == 239
 
 
 def test_missing_request_names_itself_and_the_way_out(tmp_path):
@@ -167,12 +102,10 @@ def test_live_answer_is_stored_and_not_requested_again(server, tmp_path):
     tasks, rejections = generate.brainstorm(settings, client)
     assert (len(tasks), rejections) == (20, [])
     assert client.requested == len(server.seen) == 5
-    assert server.seen[0]["body"]["model"] == "other"
-
-    again = generate.open_client(settings)
-    assert generate.brainstorm(settings, again)[0] == tasks
-    replay = generate.open_client(live(tmp_path, llm_mode="replay"))
-    assert generate.brainstorm(live(tmp_path, llm_mode="replay"), replay)[0] == tasks
+    assert server.seen[0]["model"] == "other"
+    for mode in ("live", "replay"):
+        again = live(tmp_path, llm_mode=mode)
+        assert generate.brainstorm(again, generate.open_client(again))[0] == tasks
     assert len(server.seen) == 5
 
 
@@ -181,8 +114,8 @@ def test_stored_answer_carries_usage_model_latency_and_time(server, tmp_path):
     client = generate.open_client(settings)
     request = first_requests(settings, 1)[0]
     answer = client.complete(request)
-    assert answer == client.store.get(request.key)
-    assert answer.usage["completion_tokens"] == 5
+    assert answer == client.store.answer(request.key)
+    assert answer.usage["completion_tokens"] == 200
     assert (answer.model, answer.finish) == ("other", "stop")
     assert answer.latency > 0 and answer.time.startswith("20")
 
@@ -200,23 +133,35 @@ def test_a_refused_answer_stays_and_is_asked_again_with_its_fault(
 ):
     settings = live(tmp_path, llm_reasks=1)
     planned = list(plan.brainstorm_requests("health"))[:1]
-    server.cut["now"] = cut
+    server.cut = cut
     client = generate.open_client(settings)
     accepted, (rejection,) = asking.fulfil(planned, settings, client)
     assert (accepted, rejection.reason, len(server.seen)) == ([], reason, 2)
-    again = server.seen[1]["body"]["messages"]
+    again = server.seen[1]["messages"]
     assert "cannot be used" in again[-1]["content"]
     assert len(again) == (3 if cut[1].strip() else 2)
-    stored = client.store.rejections()
-    assert {row[2] for row in stored} == {reason} and len(stored) == 2
     asking.fulfil(planned, settings, client)
-    assert len(server.seen) == 2  # paid for once
-    server.cut.clear()
+    assert len(server.seen) == len(client.store) == 2  # paid for once
+    noted = client.store.rejections.read("SELECT id, reason FROM rejections ORDER BY 1")
+    name = planned[0].id
+    assert noted == [(name, reason), (f"{name}#1", reason)]
+    server.cut = None
     more = live(tmp_path, llm_reasks=2)
     tasks, rejections = asking.fulfil(planned, more, generate.open_client(more))
     assert (len(tasks), rejections, len(server.seen)) == (1, [], 3)
     replay = live(tmp_path, llm_mode="replay", llm_reasks=2)
     assert asking.fulfil(planned, replay, generate.open_client(replay))[0] == tasks
+
+
+def test_a_prompt_that_the_server_filters_is_an_answer(server, tmp_path, monkeypatch):
+    fault = {"error": {"message": "no", "code": "content_filter"}}
+    reply = (400, "application/json", json.dumps(fault).encode())
+    monkeypatch.setattr(faults._Handler, "_reply", lambda *_: reply)
+    settings = live(tmp_path, llm_reasks=0)
+    client = generate.open_client(settings)
+    planned = list(plan.seed_requests("health"))[:1]
+    _, (rejection,) = asking.fulfil(planned, settings, client)
+    assert rejection.reason == "filtered" and len(client.store) == 1
 
 
 def test_many_keep_their_order_and_a_repeat_is_asked_once(server, tmp_path):
@@ -228,17 +173,49 @@ def test_many_keep_their_order_and_a_repeat_is_asked_once(server, tmp_path):
     assert client.requested == len(client.store) == 3
 
 
-def test_structured_output_is_sent_for_objects_only(server, tmp_path):
+def test_structured_output_is_sent_for_objects_in_the_order_asked_for(server, tmp_path):
     settings = live(tmp_path)
     client = generate.open_client(settings)
-    client.complete(next(iter(plan.seed_requests("health"))).chat(settings))
-    client.complete(first_requests(settings, 1)[0])
-    form = server.seen[0]["body"]["response_format"]
-    assert form["json_schema"]["name"] == "seed"
-    assert set(form["json_schema"]["schema"]["required"]) == {
-        "query", "title", "positives"
-    }  # fmt: skip
-    assert "response_format" not in server.seen[1]["body"]
+    for request, _ in recordings.recorded("health"):
+        if request.id.endswith(("/sts", "/seed/00", "/syneg/00", "/sts/0/0")):
+            client.complete(request.chat(settings))
+    forms = {
+        form["name"]: list(form["schema"]["required"])
+        for form in (
+            body["response_format"]["json_schema"]
+            for body in server.seen
+            if "response_format" in body
+        )
+    }
+    assert len(server.seen) == 4 and forms == {
+        "seed": ["query", "title", "positives"],
+        "mgh": ["query", "positive_example", "hard_negative_examples"],
+        "syneg": ["reasoning", "hard_negatives"],
+    }
+
+
+def test_a_server_without_schemas_is_asked_in_a_looser_form_from_then_on(
+    server, tmp_path, monkeypatch
+):
+    forms = []
+    reply = faults._Handler._reply
+
+    def picky(self, fault, body):
+        form = body.get("response_format", {}).get("type", "none")
+        forms.append(form)
+        if form == "json_schema":
+            return 400, "application/json", b'{"error": {"message": "no such form"}}'
+        return reply(self, fault, body)
+
+    monkeypatch.setattr(faults._Handler, "_reply", picky)
+    settings = live(tmp_path, llm_in_flight=1)
+    client = generate.open_client(settings)
+    client.complete_many([r.chat(settings) for r in plan.seed_requests("health")][:3])
+    assert forms == ["json_schema", "json_object", "json_object", "json_object"]
+    assert len(client.store) == 3
+
+
+# -- what never leaks, and what is said
 
 
 def test_a_refused_key_is_said_and_never_shown(server, tmp_path, caplog, capsys):
@@ -262,20 +239,6 @@ def test_the_key_is_not_in_the_store(server, tmp_path):
     assert len(Store(tmp_path / "answers.sqlite")) == 5
 
 
-def test_failure_keeps_what_had_arrived(server, tmp_path):
-    settings = live(tmp_path, llm_in_flight=1)
-    client = generate.open_client(settings)
-    requests = first_requests(settings)
-    client.complete(requests[0])
-    server.status = 500
-    with pytest.raises(LabError, match="is stored"):
-        client.complete_many(requests)
-    server.status = 200
-    assert len(client.complete_many(requests)) == 3
-    asked = [seen["body"]["messages"][0]["content"] for seen in server.seen]
-    assert asked.count(requests[0].messages[0]["content"]) == 1
-
-
 def test_unreachable_server_is_one_line_without_credentials(monkeypatch, tmp_path):
     monkeypatch.setenv("OPENAI_BASE_URL", "http://user:planted@127.0.0.1:9/v1")
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -289,27 +252,87 @@ def test_live_without_key_or_model_says_what_is_missing(monkeypatch, tmp_path):
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(LabError, match="OPENAI_API_KEY"):
-        open_sdk(live(tmp_path))
+        Server(live(tmp_path))
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with pytest.raises(LabError, match="llm_model"):
-        open_sdk(live(tmp_path, llm_model="recorded"))
+        Server(live(tmp_path, llm_model="recorded"))
 
 
 # -- store
 
 
-def test_first_answer_stays(tmp_path):
+def test_first_answer_stays_and_a_damaged_store_names_the_setting(tmp_path):
     store = Store(tmp_path / "s.sqlite")
     request = chat_request("a", "x", "", resolve())
-    store.put(request, Answer(request.key, "first"))
-    store.put(request, Answer(request.key, "second"))
-    assert store.get(request.key).text == "first"
-    mode = sqlite3.connect(tmp_path / "s.sqlite").execute("PRAGMA journal_mode")
-    assert mode.fetchone() == ("wal",)
-
-
-def test_a_file_that_is_no_store_is_a_lab_error(tmp_path):
-    path = tmp_path / "s.sqlite"
+    store.keep(request, Answer(request.key, "first", {"prompt_tokens": 3}))
+    store.keep(request, Answer(request.key, "second"))
+    assert store.answer(request.key).text == "first"
+    assert store.usage() == [("a", "recorded", 3, 0)]
+    path = tmp_path / "other.sqlite"
     path.write_text("not a database, and long enough to be read as one" * 50)
     with pytest.raises(LabError, match="llm_store"):
-        Store(path).get("key")
+        Store(path).answer("key")
+
+
+# -- prices, budget and pace
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [("model,input_per_million\na,1\n", "output_per_million: Field required"),
+     ("model,input_per_million,output_per_million,batch_factor,currency,as_of\n"
+      "a,1,cheap,1,USD,2026\n", "output_per_million: .*number"),
+     ("model,input_per_million,output_per_million,batch_factor,currency,as_of\n"
+      "a,1,-2,1,USD,2026\n", "output_per_million: .*greater"),
+     ("model,input_per_million,output_per_million,batch_factor,currency,as_of\n"
+      "a,1,,1,USD,2026\n", "output_per_million: ")],
+)  # fmt: skip
+def test_a_bad_price_table_is_named(text, fault, tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text(text)
+    with pytest.raises(LabError, match=rf"p\.csv.*{fault}"):
+        costs.price_table(str(path))
+
+
+def test_own_prices_go_before_the_shipped_ones(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text(
+        "model,input_per_million,output_per_million,batch_factor,currency,as_of\n"
+        "gpt-4o,1,2,1,EUR,2026\n"
+    )
+    settings = resolve(overrides={"llm_prices": str(path), "llm_model": "gpt-4o"})
+    price = costs.price_of(settings)
+    assert (price.currency, price.as_of, price.cost(1e6, 1e6)) == ("EUR", "2026", 3)
+    assert costs.price_table(str(path))["model"].is_unique
+    with pytest.raises(LabError, match=r"did you mean 'gpt-4o'.*llm_prices"):
+        costs.price_of(settings.changed(llm_model="gpt-4oo"))
+
+
+def test_pace_spreads_units_over_the_minute(monkeypatch):
+    now, waits = [0.0], []
+
+    def sleep(seconds):
+        waits.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setattr(costs.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(costs.time, "sleep", sleep)
+    pace = costs.Pace(60)
+    for _ in range(4):
+        pace.take()
+    assert now[0] == pytest.approx(3.0) and len(waits) == 3
+    pace.take(10)
+    pace.give_back(9)  # nine of the ten were not used
+    pace.take()
+    assert now[0] == pytest.approx(5.0)
+    assert costs.Pace(0).take(1e9) is None
+
+
+def test_attempts_a_minute_are_limited(server, tmp_path, monkeypatch):
+    waits = []
+    monkeypatch.setattr(costs.time, "sleep", waits.append)
+    settings = live(tmp_path, llm_requests_per_minute=600, llm_in_flight=1)
+    client = generate.open_client(settings)
+    client.complete_many([r.chat(settings) for r in plan.seed_requests("health")][:9])
+    # nine at 0.1 s each, the first at once; no wait is slept, so the last waits longest
+    assert len(waits) >= 6 and 0.3 < max(waits) <= 0.8

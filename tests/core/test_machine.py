@@ -1,0 +1,68 @@
+"""What a run needs is compared with what the machine has, before anything starts."""
+
+from __future__ import annotations
+
+import pytest
+
+from nbutils.core import machine
+from nbutils.core.errors import LabError
+from nbutils.core.settings import resolve
+from nbutils.pages import start
+from nbutils.pages.execute import run_all
+
+
+def test_too_little_memory_is_refused_with_the_numbers():
+    with pytest.raises(LabError, match=r"only \d+\.\d GB .* min_memory_gb is 90000"):
+        machine.check_machine(resolve("smoke", {"min_memory_gb": 90000.0}))
+
+
+def test_a_missing_gpu_names_the_profiles_for_a_cpu():
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(LabError, match="workshop and smoke run on a CPU"):
+        machine.check_machine(resolve("smoke", {"device": "cuda"}))
+
+
+def test_live_mode_needs_a_key_or_a_server(monkeypatch, tmp_path):
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    live, out = {"llm_mode": "live"}, str(tmp_path / "out")
+    with pytest.raises(LabError, match="OPENAI_API_KEY and OPENAI_BASE_URL"):
+        start("probe", "smoke", live, out)
+    with pytest.raises(LabError, match="export the key"):
+        run_all(["06"], out, "smoke", live)
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:8000/v1")
+    machine.check_machine(resolve("smoke", live))
+
+
+def test_only_settings_that_need_the_network_may_use_it(tmp_path):
+    folder = {"teachers": ["bm25", "random", str(tmp_path)]}
+    for settings in (resolve("smoke"), resolve("workshop"), resolve("smoke", folder)):
+        assert machine.network_needs(settings) == []
+        assert machine.environment(settings)["HF_HUB_OFFLINE"] == "1"
+    live = resolve("smoke", {"llm_mode": "live"})
+    assert machine.network_needs(live) == ["a language model"]
+    assert machine.environment(live)["HF_HUB_OFFLINE"] == "1"
+    served = resolve("smoke", {"teachers": ["server:e5", "a/b"], "tasks": ["STS17"]})
+    needs = ["an embeddings server of e5", "a/b", "mteb's STS17"]
+    assert machine.network_needs(served) == needs
+    assert "HF_HUB_OFFLINE" not in machine.environment(served)
+    paper = machine.network_needs(resolve("paper"))
+    assert "mistralai/Mistral-7B-Instruct-v0.2" in paper
+
+
+def test_threads_wait_without_spinning_unless_the_user_wants_it(monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert machine.environment(resolve())["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert machine.environment(resolve())["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+def test_the_peak_of_memory_can_be_forgotten():
+    block = bytearray(200 * 2**20)
+    peak = machine.peak_memory_gb()
+    del block
+    machine.forget_peak()
+    assert machine.memory_now() <= machine.peak_memory_gb() + 0.01 < peak

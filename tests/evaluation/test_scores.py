@@ -1,0 +1,163 @@
+"""Local mteb tasks, BM25 beside them, and what each query got."""
+
+import pickle
+
+import mteb
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from nbutils.core import retrieval
+from nbutils.core.errors import LabError
+from nbutils.core.profiles import LLM2VEC_SUBSET
+from nbutils.core.records import Records
+from nbutils.core.settings import resolve
+from nbutils.encoder.student import build_student, load_encoder, save_student
+from nbutils.evaluation import scores
+from nbutils.evaluation.tasks import judgements, local_tasks, named_tasks
+from nbutils.synthesis import generate
+
+KINDS = {"Retrieval", "Reranking", "STS", "PairClassification"}
+
+
+@pytest.fixture(scope="module")
+def settings():
+    return resolve("smoke", {"max_items": 0, "families": ["health", "industry"]})
+
+
+@pytest.fixture(scope="module")
+def records(settings):
+    return generate.load(settings)
+
+
+@pytest.fixture(scope="module")
+def ladder(records):
+    return retrieval.ladder_ids(records.graded)
+
+
+def test_the_sets_hold_all_true_positives_and_nothing_of_training(records, ladder):
+    trained = {r.query for r in [*records.graded, *records.items] if r.split == "train"}
+    for name in retrieval.HELD_OUT:
+        data = retrieval.local_set(name, records)
+        assert not trained & set(data.queries.values())
+        for query, judged in judgements(data).items():
+            assert len(judged) == (3 if "/seed/" in query else 1)
+            assert len(data.positives[query]) == 1
+            if query in ladder:
+                assert ladder[query][:1] == list(judged) and len(ladder[query]) == 5
+    family = retrieval.local_set("held-out-family", records)
+    assert {query.split("/")[0] for query in family.queries} == {"industry"}
+    assert sum("/seed/" in query for query in family.queries) == 48
+    with pytest.raises(LabError, match="no recorded example"):
+        retrieval.local_set("held-out-tasks", Records())
+
+
+def test_document_ids_do_not_tell_the_positive():
+    ids = [retrieval.blind(f"a/mgh/sts/0/{n}/{p}") for n in range(200) for p in "PN"]
+    first = [ids[i] > ids[i + 1] for i in range(0, 400, 2)]
+    assert 70 < sum(first) < 130  # ties would be won by either, about equally
+
+
+def test_per_query_scores_are_mtebs_own(records, ladder, settings):
+    data = retrieval.local_set("held-out-tasks", records)
+    cached = scores.CachedEncoder(load_encoder(settings), settings, "tiny")
+    table, runs = scores.evaluate(cached, local_tasks(data, ladder))
+    found = table.set_index("type")["score"]
+    assert set(found.index) == KINDS
+    ndcg = scores.ndcg_per_query(runs["LabHeldOutTasksRetrieval"], data)
+    assert ndcg.mean() == pytest.approx(found["Retrieval"], abs=1e-5)
+    beats = scores.beats_n1(runs["LabHeldOutTasksReranking"], ladder)
+    assert set(beats.unique()) <= {0.0, 1.0}
+    assert set(beats.index) == set(data.queries) & set(ladder)
+
+
+def test_tasks_are_pickled_and_loaded_again(records, ladder):
+    data = retrieval.local_set("held-out-tasks", records)
+    before = scores.evaluate(scores.BM25Search(), local_tasks(data, ladder)[:2])
+    tasks = pickle.loads(pickle.dumps(local_tasks(data, ladder)))
+    for task in tasks:
+        task.load_data()
+        task.unload_data()
+        assert task.dataset is None and task.metadata.name.startswith("LabHeldOut")
+    after = scores.evaluate(scores.BM25Search(), tasks[:2])
+    assert after[0].equals(before[0]) and after[1] == before[1]
+    # what is kept under a task's name and revision follows its data
+    fewer = local_tasks(data, {})
+    assert fewer[0].metadata.revision != tasks[0].metadata.revision
+
+
+def test_a_second_student_does_not_get_the_first_ones_score(
+    records, ladder, settings, tmp_path
+):
+    task = local_tasks(retrieval.local_set("held-out-tasks", records), ladder)[1]
+    found = []
+    for pooling in ("mean", "last"):
+        model = build_student(settings.changed(pooling=pooling))
+        cached = scores.CachedEncoder(model, settings, "student")
+        kept = mteb.ResultCache(cache_path=tmp_path)
+        results = mteb.evaluate(cached, [task], cache=kept, co2_tracker=False)
+        found.append(results.task_results[0].get_score())
+    assert found[0] != found[1]
+
+
+def test_mteb_takes_a_saved_student_as_the_sentence_transformer_it_is(
+    records, ladder, settings, tmp_path
+):
+    """Nothing of ours is between them: mteb wraps what the folder opens to."""
+    data = retrieval.local_set("held-out-tasks", records)
+    folder = save_student(build_student(settings), tmp_path / "student")
+    opened = SentenceTransformer(str(folder), trust_remote_code=True, device="cpu")
+    table, runs = scores.evaluate(opened, local_tasks(data, ladder))
+    assert set(table["type"]) == KINDS
+    found = runs["LabHeldOutTasksRetrieval"]
+    vectors = opened.encode([*data.queries.values(), *data.corpus["text"]])
+    queries, documents = np.split(vectors, [len(data.queries)])
+    cosine = queries @ documents.T  # the student's vectors are of length one
+    places = {name: place for place, name in enumerate(data.corpus["id"])}
+    for row, query in zip(cosine, data.queries, strict=True):
+        own = [row[places[name]] for name in found[query]]
+        assert np.allclose(list(found[query].values()), own, atol=1e-3)
+
+
+class Oracle:
+    """Knows every true positive; with sign -1 it puts all others first."""
+
+    mteb_model_meta = scores.model_meta("oracle", "1")
+
+    def __init__(self, data, sign):
+        self.judged, self.sign = judgements(data), sign
+
+    def index(self, corpus, **kwargs):
+        self.ids = list(corpus["id"])
+
+    def search(self, queries, *, top_k, top_ranked=None, **kwargs):
+        found = {}
+        for query in queries["id"]:
+            pool = top_ranked[query] if top_ranked else self.ids
+            true = self.judged[query]
+            found[query] = {d: self.sign * float(d in true) for d in pool}
+        return found
+
+
+@pytest.mark.parametrize(("sign", "ndcg", "share"), [(1, 1.0, 1.0), (-1, 0.0, 0.0)])
+def test_a_perfect_and_a_perverse_model(records, ladder, sign, ndcg, share):
+    data = retrieval.local_set("held-out-family", records)
+    table, runs = scores.evaluate(Oracle(data, sign), local_tasks(data, ladder)[:2])
+    assert table["score"][0] == pytest.approx(ndcg)
+    reranking = runs["LabHeldOutFamilyReranking"]
+    assert scores.beats_n1(reranking, ladder).mean() == share
+
+
+def test_bm25_finds_a_shared_word(records, ladder):
+    data = retrieval.local_set("held-out-family", records)
+    table, _ = scores.evaluate(scores.BM25Search(), local_tasks(data, ladder)[:2])
+    assert (table["score"] > 0.1).all() and (table["score"] < 0.9).all()
+
+
+def test_named_tasks_are_mtebs_in_english_and_superseded_ones_too():
+    found = named_tasks(LLM2VEC_SUBSET)
+    assert [task.metadata.name for task in found] == LLM2VEC_SUBSET
+    subsets = {name for task in found for name in task.hf_subsets}
+    assert subsets == {"default", "en", "en-en"}
+    with pytest.raises(LabError, match="did you mean 'SciFact'"):
+        named_tasks(["SciFakt"])

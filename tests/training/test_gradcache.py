@@ -1,0 +1,109 @@
+"""Mini-batches lose no text, and their gradients are those of the whole batch."""
+
+import pytest
+import torch
+from training.made import instance
+
+from nbutils.core.settings import resolve
+from nbutils.encoder import vectors
+from nbutils.encoder.student import build_student
+from nbutils.training import checkpoints, gradcache, losses
+
+EXACT = resolve("smoke", {"compute_dtype": "float32"})
+
+
+def batch_of(count: int, settings=EXACT, **changes) -> gradcache.Batch:
+    data = [instance(n, **changes) for n in range(count)]
+    return gradcache.make_batch(data, "N2", settings, 0)
+
+
+def test_chunks_keep_order_and_encode_equal_texts_once():
+    model = build_student(EXACT)
+    batch = batch_of(2, query="the same", positive="long text " * 8)
+    chunks = gradcache.batch_chunks(model, batch, EXACT.changed(mini_batch=1))
+    assert chunks.sizes == [1] * 6  # two queries and two positives are one each
+    with torch.no_grad():
+        rows = torch.cat([gradcache.group_vectors(model, g) for g in chunks.groups])
+    texts = [(i.query, "Find it") for i in batch.instances]
+    texts += [(text, None) for text in batch.documents]
+    for row, (text, prompt) in zip(rows[chunks.order], texts, strict=True):
+        alone = vectors.embed(model, [text], EXACT, prompt, cache=None)
+        assert torch.allclose(row, torch.from_numpy(alone[0]), atol=1e-5)
+
+
+def test_chunks_hold_no_more_tokens_than_asked_and_lose_no_text():
+    model = build_student(EXACT)
+    data = [instance(n, query=f"{n} " + "word " * (n % 23)) for n in range(12)]
+    batch = gradcache.make_batch(data, "N2", EXACT, 0)
+    count = 12 + len(batch.documents)
+
+    def chunks_of(size, tokens):
+        asked = EXACT.changed(mini_batch=size, mini_batch_tokens=tokens)
+        return gradcache.batch_chunks(model, batch, asked)
+
+    assert chunks_of(7, 0).sizes == [7] * (count // 7) + [count % 7]
+    chunks = chunks_of(50, 256)
+    shapes = [group["input_ids"].shape for group in chunks.groups]
+    assert all(rows * width <= 256 for rows, width in shapes)
+    for (rows, width), later in zip(shapes, chunks.groups[1:], strict=False):
+        longer = int(later["attention_mask"][0].sum())  # it would not have fitted
+        assert (rows + 1) * max(width, gradcache.padded_width(longer)) > 256
+    assert sorted(chunks.order) == list(range(count)) and sum(chunks.sizes) == count
+    assert chunks_of(50, 1).sizes == [1] * count
+
+
+def whole_batch(model, batch, settings) -> torch.Tensor:
+    """The loss and gradients with all activations in one graph."""
+    chunks = gradcache.batch_chunks(model, batch, settings)
+    rows = torch.cat([gradcache.group_vectors(model, g) for g in chunks.groups])
+    queries, documents = rows[chunks.order].split(
+        [len(batch.instances), len(batch.documents)]
+    )
+    loss = losses.contrastive_loss(
+        queries, documents, batch.excluded, settings.training
+    )
+    loss.backward()
+    return loss.detach()
+
+
+def gradients(model, backward, batch, settings) -> tuple[float, dict]:
+    model.zero_grad()
+    torch.manual_seed(7)
+    loss = backward(model, batch, settings)
+    trained = checkpoints.adapters(model)
+    return loss.item(), {name: p.grad.clone() for name, p in trained.items()}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"lora_dropout": 0.3}, {"pooling": "mean"}, {"symmetric": True}],
+)
+@pytest.mark.parametrize(("size", "tokens"), [(1, 0), (3, 0), (64, 64)])
+def test_cached_gradients_equal_those_of_the_whole_batch(changes, size, tokens):
+    settings = EXACT.changed(**changes)
+    model = build_student(settings)
+    with torch.no_grad():  # adapters that do something
+        for name, parameter in checkpoints.adapters(model).items():
+            if "lora_B" in name:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    batch = batch_of(5, settings)
+    settings = settings.changed(mini_batch=size, mini_batch_tokens=tokens)
+    model.train()
+    loss, wanted = gradients(model, whole_batch, batch, settings)
+    assert max(float(g.abs().max()) for g in wanted.values()) > 1e-4
+    for cache in (False, True):
+        asked = settings.changed(gradient_cache=cache)
+        found, got = gradients(model, gradcache.backward, batch, asked)
+        assert found == pytest.approx(loss, rel=1e-5)
+        for name, gradient in wanted.items():
+            assert torch.allclose(got[name], gradient, atol=1e-5), name
+
+
+def test_gradient_checkpointing_trains_and_changes_nothing():
+    found = []
+    for asked in (False, True):
+        settings = EXACT.changed(gradient_checkpointing=asked)
+        model = build_student(settings)
+        model.train()
+        found.append(gradients(model, gradcache.backward, batch_of(4), settings)[1])
+    assert all(torch.allclose(found[0][n], found[1][n], atol=1e-6) for n in found[0])

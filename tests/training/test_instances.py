@@ -1,0 +1,96 @@
+"""Training data: nothing held out, no right answer as a negative, foreign rows said."""
+
+import pandas as pd
+import pytest
+
+from nbutils.core.errors import LabError
+from nbutils.core.files import read_table, write_table
+from nbutils.core.records import GradedExample, Records, RetrievalItem
+from nbutils.core.settings import resolve
+from nbutils.core.text import normalise
+from nbutils.synthesis import generate
+from nbutils.training import instances
+
+
+@pytest.fixture(scope="module")
+def records():
+    return generate.load(resolve())
+
+
+def test_nothing_held_out_and_none_of_its_own_is_an_instances_negative(records):
+    held_out = {
+        normalise(text)
+        for record in [*records.graded, *records.items]
+        if record.split != "train"
+        for text in (record.query, *record.documents().values())
+    }
+    data = instances.training_data(records)
+    assert len(data) == 738 and sum(bool(i.retrieved) for i in data) > 700
+    for i in data:
+        own = {i.query, i.positive, *i.graded.values()}
+        assert not own & set(i.retrieved), i.id
+        assert not {*map(normalise, (*own, *i.synthetic, *i.retrieved))} & held_out
+
+
+def test_planted_positives_are_known_only_where_asked(records):
+    planted = {
+        known: sum(
+            len(i.known_positives)
+            for i in instances.training_data(records, known=known)
+        )
+        for known in ("labelled", "all")
+    }
+    items = sum(item.split == "train" for item in records.items)
+    assert planted == {"labelled": 0, "all": 2 * items}
+
+
+def test_foreign_rows_are_left_out_and_a_foreign_table_is_refused(
+    records, tmp_path, capsys
+):
+    path = tmp_path / "mined.parquet"
+    with pytest.raises(LabError, match="does not exist"):
+        instances.training_data(records, path)
+    table = read_table(instances.MINED)
+    held_out = next(g for g in records.graded if g.split == "held-out-tasks")
+    foreign = table.head(3).assign(document_id=f"{held_out.id}/P")
+    write_table(path, pd.concat([table, foreign]))
+    assert instances.training_data(records, path) == instances.training_data(records)
+    assert "3 of" in capsys.readouterr().out
+    write_table(path, foreign)
+    with pytest.raises(LabError, match="run notebook 03 first"):
+        instances.training_data(records, path)
+    write_table(path, table.drop(columns="document_id"))
+    with pytest.raises(LabError, match="no table of mined negatives"):
+        instances.training_data(records, path)
+
+
+def test_records_that_ask_the_same_share_their_positives(tmp_path):
+    item = RetrievalItem(
+        id="f/item/0", family="f", domain="d", query="What is it?", title="t",
+        positives=("labelled", "planted", "b"), split="train",
+    )  # fmt: skip
+    changes = {"id": "f/item/1", "query": "what is it", "positives": ("own", "c", "d")}
+    other = item.model_copy(update=changes)
+    apart = item.model_copy(update={"id": "f/item/2", "query": "another"})
+    example = GradedExample(
+        id="f/mgh/0", family="f", group="sts", task_id="t", task="t", split="train",
+        query="WHAT IS IT", positive="graded", negatives=("1", "2", "3", "4"),
+    )  # fmt: skip
+    pair = {"query_id": ["f/item/2"], "document_id": ["f/item/1/P0"]}
+    write_table(tmp_path / "mined.parquet", pd.DataFrame(pair))
+    records = Records(graded=[example], items=[item, other, apart])
+
+    def known(which: str) -> dict[str, set[str]]:
+        data = instances.training_data(records, tmp_path / "mined.parquet", which)
+        assert {i.id: i.retrieved for i in data if i.retrieved} == {
+            "f/item/2": ("own",)
+        }
+        return {i.id: set(i.known_positives) for i in data}
+
+    assert known("labelled") == {
+        "f/mgh/0": {"labelled", "own"}, "f/item/0": {"graded", "own"},
+        "f/item/1": {"graded", "labelled"}, "f/item/2": set(),
+    }  # fmt: skip
+    whole = known("all")
+    assert whole["f/item/2"] == {"planted", "b"}
+    assert whole["f/mgh/0"] == {"labelled", "own", "planted", "b", "c", "d"}
