@@ -183,11 +183,11 @@ def mine(
     data = retrieval.read_set(folder, split)
     processes.place()  # each process takes its own GPU before a model is loaded
     found = teachers.load_teacher(teacher or chosen.mining.teachers[-1], chosen)
-    negatives = miner.mine_set(data, found, chosen)
+    negatives = miner.mine_set(data, found, chosen, typer.echo)
     if not processes.is_main():
         return
     write_table(out, negatives)
-    report = miner.checked(negatives, data, chosen)
+    report = audit.check_mined(negatives, data, chosen.mining.negatives_per_query)
     typer.echo(report.drop(columns="example").round(4).to_string(index=False))
     typer.echo(
         f"{len(negatives)} negatives of {negatives['query_id'].nunique()} of "

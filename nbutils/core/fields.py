@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -151,11 +151,18 @@ class Mining(Section):
         "NV-Retriever (e5-mistral-7b-instruct) in the paper profile",
         min_length=1,
     )
-    """who scores candidates: bm25, random, a hub name, a folder or server:MODEL"""
+    """who scores candidates: bm25, random, a hub name, a folder, server:MODEL or
+    vectors:FOLDER"""
     candidate_depth: int = _set(
         100, "NV-Retriever (at least 100)", unit="documents", gt=0
     )
     """candidates kept per query"""
+    index: str = _set("")
+    """faiss index that finds candidates among vectors, such as IVF256,Flat or HNSW32;
+    empty: exact search. For the command `mine`, which prints what it misses"""
+    rescore_with: str = _set("")
+    """cross-encoder that scores candidates and positives again (RocketQA's filter), a
+    hub name or a folder; empty: none"""
     negatives_per_query: int = _set(4, "NV-Retriever", unit="documents", gt=0)
     """negatives mined per query"""
     mining_method: Literal["naive", "shifted", "abs", "margin_pos", "perc_pos"] = _set(
@@ -168,10 +175,35 @@ class Mining(Section):
     """ceiling of `abs`"""
     margin: float = _set(0.05, "NV-Retriever")
     """margin of `margin_pos`"""
-    perc: float = _set(0.95, "NV-Retriever", gt=0)
+    perc: float = _set(0.95, "NV-Retriever", ge=0)
     """share of `perc_pos`"""
-    sample_from: int = _set(10, "NV-Retriever", gt=0)
+    anchor: Literal["min", "max"] = _set("min")
+    """which of several positives' scores a ceiling is made from"""
+    selection: Literal["top_k", "sampled", "top1_sampled"] = _set(
+        "top_k", "NV-Retriever"
+    )
+    """which of the candidates that are left are taken"""
+    sample_from: int = _set(10, "NV-Retriever", gt=0, validate_default=True)
     """top candidates to sample from"""
+    sampling_temperature: float = _set(1.0, "ours (NV-Retriever does not say)", gt=0)
+    """draws follow the softmax of score / temperature"""
+    backfill: Literal["none", "random"] = _set("none")
+    """what is added, and marked, where negatives are lacking: nothing, or documents
+    drawn at random"""
+
+    @property
+    def needed(self) -> int:
+        """Candidates that must be left for the selection to be what it says."""
+        whole = self.selection == "top_k"
+        return self.negatives_per_query if whole else self.sample_from
+
+    @field_validator("sample_from")
+    @classmethod
+    def _enough(cls, count: int, info: ValidationInfo) -> int:
+        least = info.data.get("negatives_per_query", 0)
+        if info.data.get("selection", "top_k") != "top_k" and count < least:
+            raise ValueError(f"it must be at least negatives_per_query, {least}")
+        return count
 
 
 class Training(Section):

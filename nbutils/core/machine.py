@@ -123,8 +123,9 @@ def network_needs(settings: Settings) -> list[str]:
     Folders, MiniLM, the fetched SmolLM2, `bm25` and the tiny random models need none.
     """
     needs = ["a language model"] if settings.llm.mode != "replay" else []
-    encoder, teachers = settings.encoder, settings.mining.teachers
-    for name in dict.fromkeys([encoder.student, encoder.reference, *teachers]):
+    encoder, mining = settings.encoder, settings.mining
+    scorers = [*mining.teachers, mining.rescore_with or encoder.reference]
+    for name in dict.fromkeys([encoder.student, encoder.reference, *scorers]):
         kind, _, model = name.partition(":")
         if kind == "server":
             needs.append(f"an embeddings server of {model}")
@@ -135,7 +136,8 @@ def network_needs(settings: Settings) -> list[str]:
 
 
 def _is_shipped(model: str) -> bool:
-    return model in ("bm25", "random", MINILM, SMOLLM2) or model.startswith("tiny-")
+    named = model in ("bm25", "random", MINILM, SMOLLM2)
+    return named or model.startswith(("tiny-", "vectors:"))
 
 
 def environment(settings: Settings) -> dict[str, str]:

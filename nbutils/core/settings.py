@@ -14,7 +14,15 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from nbutils.core.errors import LabError, known, nearest
-from nbutils.core.fields import FAMILIES, PLACES, SECTIONS, Settings, field_of, nested
+from nbutils.core.fields import (
+    FAMILIES,
+    PLACES,
+    SECTIONS,
+    Section,
+    Settings,
+    field_of,
+    nested,
+)
 from nbutils.core.profiles import PROFILES, STUDENTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,7 +134,19 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         raise _refusal(name, raw, error.errors()[0]["msg"]) from None
 
 
+def changed(section: Section, **changes: Any) -> Section:
+    """A section but for some of its settings; LabError as `resolve` has it."""
+    for name in changes:
+        known("setting", name, type(section).model_fields)
+    try:
+        return type(section)(**{**dict(section), **changes})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _refusal(first["loc"][0], first["input"], first["msg"]) from None
+
+
 def _refusal(name: str, value: Any, reason: str) -> LabError:
+    reason = reason.removeprefix("Value error, ")
     return LabError(f"setting {name!r} cannot be {value!r}: {reason}")
 
 
