@@ -238,8 +238,6 @@ def test_a_faulty_assignment_is_refused(text, cause):
         (("run", "01", "--write", "--profile", "smoke"), "show the default run"),
         (("run", "--config", "nowhere.yaml"), "nowhere.yaml does not exist"),
         (("settings", "--profile", "smok"), "did you mean 'smoke'"),
-        (("bench", "notebook"), "did you mean 'notebooks'"),
-        (("bench", "--out", "nowhere"), "no runs under nowhere/workshop"),
     ],
 )
 def test_a_fault_is_one_line_and_exit_code_1(words, cause):

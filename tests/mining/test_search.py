@@ -14,7 +14,6 @@ import pytest
 import torch
 from sentence_transformers import util
 
-from benchmarks import mining as measured
 from nbutils.core.errors import LabError
 from nbutils.mining import methods, recipe, search
 from nbutils.mining.arrays import VectorSearch
@@ -343,11 +342,3 @@ def test_the_rank_histogram_counts_every_negative_once():
     assert whole == {"2": 0.5, "3": 0.25, "4": 0.25} and planted == {"2": 0.5}
     shifted = [bar.get_height() for bar in figure.axes[1].containers[0]]
     assert sum(shifted) == 1 and shifted[-1] == 0.25
-
-
-def test_the_benchmarks_data_starve_the_peer_and_not_us(tmp_path):
-    measured._write_data(tmp_path, 60, 1200, topical=True)
-    ours, peer = measured._ours(tmp_path), measured._peer(tmp_path)
-    assert ours["full"] == 1.0
-    assert peer["full"] < 0.1
-    assert ours["seconds"] > 0 and ours["refilter"] > 0

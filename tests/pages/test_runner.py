@@ -14,7 +14,6 @@ import pytest
 from conftest import PARAMETERS, probe
 from nbformat.v4 import new_output
 
-from benchmarks import harness
 from nbutils.core import machine
 from nbutils.core.errors import LabError
 from nbutils.core.files import write_sums
@@ -127,15 +126,6 @@ def test_the_index_is_one_self_contained_page(sound):
         assert 'src="http' not in text
     assert "from 1 to 3" in page.replace("&lt;from&gt;", "from")
     assert "data:image/png;base64" in page
-
-
-def test_bench_reads_time_shares_and_memory(sound):
-    rows = harness.bench("notebooks", str(sound[0].parent.parent), "smoke")
-    assert all(set(r) == {"name", "value", "peer", "ratio", "unit"} for r in rows)
-    shares = [r["value"] for r in rows if r["name"].endswith("share")]
-    assert sum(shares) == pytest.approx(1, abs=0.01)
-    assert rows[-1]["value"] == pytest.approx(rows[0]["value"], abs=0.001)
-    assert harness.row("x", 3.0, "s", peer=2.0)["ratio"] == 1.5
 
 
 # -- runs that must not pass -----------------------------------------------------------

@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import training
 from nbutils.core.errors import LabError
 from nbutils.core.records import GradedExample, RetrievalItem, TrainingInstance
 from nbutils.core.settings import resolve
@@ -212,28 +211,6 @@ def test_chunks_hold_no_more_tokens_than_asked_and_lose_no_text():
                            row["input_ids"])  # fmt: skip
     alone = gradcache.make_chunks(model, texts, prompts, size=50, tokens=1)
     assert alone.sizes == [1] * 60
-
-
-def test_the_benchmark_times_each_way_on_the_same_batches(monkeypatch):
-    settings = resolve("smoke", {"mini_batch_tokens": 0})
-    cut = settings.changed(mini_batch_tokens=64)
-    seen = []
-    original = gradcache.backward
-
-    def noted(model, batch, asked):
-        seen.append((asked.mini_batch_tokens, batch.documents[0]))
-        return original(model, batch, asked)
-
-    monkeypatch.setattr(loop, "backward", noted)
-    made = [
-        gradcache.make_batch([instance(n), instance(n + 1)], "N2", settings, 0)
-        for n in (0, 5)
-    ]
-    ways = {"fixed": settings, "tokens": cut}
-    found = training.in_turn(ways, made, rounds=1)
-    assert found.keys() == ways.keys() and min(found.values()) > 0
-    one, two = ([(t, f"positive {n}") for t in (0, 64)] for n in (0, 5))
-    assert seen == 2 * (one + two)
 
 
 def test_training_lowers_the_loss_and_moves_only_adapters():
