@@ -29,7 +29,9 @@ def main(
     except LabError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
-    typer.echo(pd.DataFrame(rows).to_string(index=False, float_format="{:.4g}".format))
+    table = pd.DataFrame(rows).astype({"peer": float, "ratio": float})
+    form = {"index": False, "na_rep": "", "float_format": "{:.4g}".format}
+    typer.echo(table.to_string(**form))
     if json_file:
         write_json(json_file, rows)
 

@@ -7,7 +7,6 @@ a small shape and other settings every part runs on a CPU too.
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -53,9 +52,6 @@ SEARCH = (10_000, 200_000, 1024)
 """Queries, documents and width of the search."""
 
 
-# -- a student of any shape ------------------------------------------------------------
-
-
 def in_4_bits(weight: torch.Tensor, device: str) -> bnb.nn.Linear4bit:
     """A linear layer in NF4 with double quantization, from a weight (out, in)."""
     outputs, inputs = weight.shape
@@ -66,19 +62,16 @@ def in_4_bits(weight: torch.Tensor, device: str) -> bnb.nn.Linear4bit:
     return layer.to(device)
 
 
-def random_model(
-    config: MistralConfig, device: str, nf4: bool, attention: str
-) -> torch.nn.Module:
+def random_model(config: MistralConfig, device: str, nf4: bool, attention: str):
     """A decoder with random weights; no more than one layer of it is ever whole.
 
     It starts without memory (on `meta`); each linear layer is drawn on the device and
     quantized at once, so neither the host nor the GPU holds the 16-bit model.
     """
     config.use_cache = False
+    named = {"attn_implementation": attention, "dtype": torch.bfloat16}
     with torch.device("meta"):
-        model = AutoModel.from_config(
-            config, attn_implementation=attention, dtype=torch.bfloat16
-        )
+        model = AutoModel.from_config(config, **named)
 
     def drawn(weight: torch.Tensor) -> torch.Tensor:
         made = torch.empty(weight.shape, dtype=torch.bfloat16, device=device)
@@ -130,9 +123,6 @@ def full_batch(queries: int, settings: Settings) -> gradcache.Batch:
     return gradcache.make_batch(made, "N2", settings, 0)
 
 
-# -- the rows --------------------------------------------------------------------------
-
-
 def speed_rows(config: MistralConfig, settings: Settings) -> Iterator[Row]:
     """Rows on recorded texts, by limit of a mini-batch: texts a second, matrix share.
 
@@ -141,8 +131,8 @@ def speed_rows(config: MistralConfig, settings: Settings) -> Iterator[Row]:
     measures (peer); `model_share` counts one pass forward and one back.
     """
     device = settings.device
-    a, b = (torch.randn(MATRIX, MATRIX, device=device).bfloat16() for _ in range(2))
-    product = median(measured(lambda: a @ b, device).seconds for _ in range(22))
+    a = torch.randn(MATRIX, MATRIX, device=device).bfloat16()
+    product = median(measured(lambda: a @ a, device).seconds for _ in range(22))
     rate = 2 * MATRIX**3 / product / 1e12
     yield row("matrix_rate", rate, "TFLOP a second")
     model = student(config, settings)
@@ -164,8 +154,8 @@ def speed_rows(config: MistralConfig, settings: Settings) -> Iterator[Row]:
 
 def first_and_median(model, batch, settings: Settings) -> tuple[float, float]:
     """GB at the peak of a first step, and the median seconds of two after it."""
-    first, *others = itertools.islice(our_steps(model, [batch], settings), 3)
-    return first.peak, median(step.seconds for step in others)
+    step = our_steps(settings, [batch], model)
+    return step().peak, median(step().seconds for _ in range(2))
 
 
 def peer_rows(config: MistralConfig, settings: Settings) -> Iterator[Row]:
@@ -178,9 +168,8 @@ def peer_rows(config: MistralConfig, settings: Settings) -> Iterator[Row]:
         mixing="synthetic", pooling="mean", bidirectional=False, text_format="plain",
         batch_size=QUERIES, student=str(tiny_folder("tiny-mistral", ROOT / ".cache")),
     )  # fmt: skip
-    made = batches(same, 1)
+    made, optimizer = batches(same, 1), same.training.optimizer
     gigabytes, seconds = first_and_median(student(config, same), made[0], same)
-    optimizer = same.training.optimizer
     for upcast in (False, True):
         name = f"step_vs_st {'with' if upcast else 'without'} k-bit upcast"
         with random_weights(config):
@@ -209,13 +198,12 @@ def fitting(model, length: int, settings: Settings) -> Iterator[tuple[int, float
     """
     model.max_seq_length = length
     for size in MINI_BATCHES:
-        changed = settings.changed(
-            mini_batch=size, mini_batch_tokens=0, max_length=length
-        )
+        sizes = {"mini_batch": size, "mini_batch_tokens": 0, "max_length": length}
+        changed = settings.changed(**sizes)
         each = footprint.texts_a_step(changed) // changed.training.batch_size
         batch = full_batch(-(-2 * size // each) + 1, changed)
         try:
-            peak = next(our_steps(model, [batch], changed)).peak
+            peak = our_steps(changed, [batch], model)().peak
         except torch.OutOfMemoryError:
             print(f"{size} x {length} does not fit")
             return
@@ -237,18 +225,19 @@ def fits_rows(config: MistralConfig, settings: Settings) -> Iterator[Row]:
     CUDA's own). Cards that this one is too small to play are left out.
     """
     model, length = student(config, settings), settings.encoder.max_length
+    cuda = settings.device == "cuda"
+    whole = torch.cuda.get_device_properties(0).total_memory / 1e9 if cuda else np.inf
     for card in CARDS:
-        if settings.device == "cuda":
-            total = torch.cuda.get_device_properties(0).total_memory / 1e9
-            share = (card - CONTEXT_GB) / total
-            if share > 1:
-                print(f"this card is smaller than {card} GB: that row is left out")
-                continue
+        share = (card - CONTEXT_GB) / whole
+        if share > 1:
+            print(f"this card is smaller than {card} GB: that row is left out")
+            continue
+        if cuda:
             torch.cuda.empty_cache()
             torch.cuda.set_per_process_memory_fraction(share)
         largest = max((size for size, _ in fitting(model, length, settings)), default=0)
         yield row(f"largest_mini_batch {card} GB x {length}", largest, "texts")
-    if settings.device == "cuda":
+    if cuda:
         torch.cuda.set_per_process_memory_fraction(1.0)
 
 
@@ -274,10 +263,10 @@ def knob_rows(config: MistralConfig, settings: Settings) -> Iterator[Row]:
 
 def search_rows(config: MistralConfig, settings: Settings) -> Iterator[Row]:
     """Row `search`: queries a second, the 100 best of each, exact."""
-    rng = np.random.default_rng(0)
     queries, documents, width = SEARCH
-    corpus = rng.standard_normal((documents, width), dtype=np.float32)
-    asked = rng.standard_normal((queries, width), dtype=np.float32)
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((queries + documents, width), dtype=np.float32)
+    asked, corpus = vectors[:queries], vectors[queries:]
     search = partial(nearest, asked, corpus, 100, device=settings.device)
     seconds = median(measured(search).seconds for _ in range(3))
     name = f"search {queries} x {documents} x {width}"
@@ -297,7 +286,7 @@ def rows(
     settings = settings or resolve("paper")
     device_of(settings)
     card = machine.device_name()
-    path = Path(ROOT, out, "gpu", re.sub(r"[^a-z0-9]+", "-", card.lower()) + ".csv")
+    path = Path(ROOT, out, "gpu", "-".join(card.lower().split()) + ".csv")
     versions = ", ".join(f"{k} {v}" for k, v in machine.versions().items())
     found: list[Row] = []
     for made in itertools.chain.from_iterable(part(config, settings) for part in PARTS):

@@ -11,9 +11,10 @@ import os
 import subprocess
 import sys
 import time
+from collections import namedtuple
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 import torch
@@ -31,13 +32,8 @@ def row(name: str, value: float, unit: str, peer: float | None = None) -> Row:
     return {"name": name, "value": value, "peer": peer, "ratio": ratio, "unit": unit}
 
 
-class Measured(NamedTuple):
-    """A call's result and seconds; GB at its peak (on a GPU: tensors), MB it added."""
-
-    result: Any
-    seconds: float
-    peak: float
-    more: float
+Measured = namedtuple("Measured", "result seconds peak more")
+"""Of a call; `peak`: GB in use at most (on a GPU: of tensors), `more`: MB it added."""
 
 
 def measured(function: Callable[[], Any], device: str = "cpu") -> Measured:
@@ -61,7 +57,7 @@ def measured(function: Callable[[], Any], device: str = "cpu") -> Measured:
 def in_turn(
     ways: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 1
 ) -> dict[str, pd.DataFrame]:
-    """Call functions in turn; a table of what each call measured (`Measured`) for each.
+    """Call functions in turn; for each a table of its calls, columns as `Measured`.
 
     What else the machine does falls on all of them, and who comes first changes: the
     next finds warmer caches. `warm_up` rounds before the others do not count.

@@ -22,20 +22,16 @@ from nbutils.mining import METHODS, mine, mine_until_full, prepare
 from nbutils.mining.arrays import VectorSearch
 from nbutils.mining.search import nearest
 
-QUERIES, DOCUMENTS, WIDTH = 20_000, 50_000, 384
+WIDTH = 384
 NEGATIVES, PERC = 4, 0.95
-PEER_DEPTH = 10 * NEGATIVES + 2
+DEPTH = 10 * NEGATIVES + 2
 """Candidates that the peer searches for 4 negatives and one positive."""
-SCALES = (10_000, 100_000, 1_000_000)
-SCALE_QUERIES, SCALE_DEPTH = 1_000, 100
-BLOCK = 2**24
-"""Scores that the bare product holds at once."""
 
 
 def rows(out: str) -> list[Row]:
     """The suite `mining`."""
     with tempfile.TemporaryDirectory() as folder:
-        write_vectors(folder, QUERIES, DOCUMENTS)
+        write_vectors(folder, 20_000, 50_000)
         own, peer = beside_peer(folder, 5)
         write_vectors(folder, 300, 6_000, topical=True)
         starved, starved_peer = beside_peer(folder, 1)
@@ -45,8 +41,8 @@ def rows(out: str) -> list[Row]:
             row("refilter_seconds", own.refilter, "s"),
             row("starvation_full_rows", starved.full, "of queries", starved_peer.full),
         ]
-        for count in SCALES:
-            write_vectors(folder, SCALE_QUERIES, count)
+        for count in (10_000, 100_000, 1_000_000):
+            write_vectors(folder, 1_000, count)
             found += in_process(scale_rows, folder)
     return found
 
@@ -67,13 +63,10 @@ def write_vectors(folder: str, queries: int, documents: int, topical=False) -> N
     """
     each, spread, apart = (100, 0.5, 0.2) if topical else (50, 1.2, 1.0)
     rng = np.random.default_rng(0)
-    topics = normalize(
-        rng.standard_normal((max(1, documents // each), WIDTH), np.float32)
-    )
+    topics = normalize(rng.standard_normal((documents // each, WIDTH), np.float32))
     topic = np.zeros(documents, int)
-    made = np.lib.format.open_memmap(
-        f"{folder}/documents.npy", "w+", np.float32, (documents, WIDTH)
-    )
+    path, shape = f"{folder}/documents.npy", (documents, WIDTH)
+    made = np.lib.format.open_memmap(path, "w+", np.float32, shape)
     for start in range(0, documents, 50_000):
         part = slice(start, start + 50_000)
         noise = rng.standard_normal(made[part].shape, np.float32)
@@ -100,9 +93,6 @@ def read(folder: str, count: int | None = None) -> SimpleNamespace:
     )
 
 
-# -- the jobs --------------------------------------------------------------------------
-
-
 def ours(folder: str) -> dict[str, float]:
     """Seconds, MB, share of queries with all negatives; seconds of another method."""
 
@@ -111,9 +101,8 @@ def ours(folder: str) -> dict[str, float]:
         own = {f"q{n}": [f"d{place}"] for n, place in enumerate(data.positives)}
         names = [f"d{n}" for n in range(len(data.documents))]
         corpus = pd.DataFrame({"id": names, "text": data.documents})
-        search = VectorSearch(
-            data.asked, data.vectors, queries, corpus, own, PEER_DEPTH
-        )
+        given = (data.asked, data.vectors, queries, corpus, own)
+        search = VectorSearch(*given, DEPTH)
 
         def once(found):
             pool = prepare(found, queries, corpus)
@@ -165,12 +154,12 @@ def scale_rows(folder: str) -> list[Row]:
     vectors = np.load(f"{folder}/documents.npy", mmap_mode="c")
 
     def ours() -> None:
-        nearest(asked, vectors, SCALE_DEPTH)
+        nearest(asked, vectors, 100)
 
     def bare() -> None:
-        every = torch.from_numpy(vectors)
-        for part in torch.from_numpy(asked).split(max(1, BLOCK // len(vectors))):
-            torch.topk(part @ every.T, SCALE_DEPTH, dim=1)
+        every, block = torch.from_numpy(vectors), 2**24 // len(vectors)  # 64 MB
+        for part in torch.from_numpy(asked).split(block):
+            torch.topk(part @ every.T, 100, dim=1)
 
     seconds = timed_row(f"search_seconds_{len(vectors)}", ours, bare, 5)
     # all pages of the file are in memory now: what is above them is ours

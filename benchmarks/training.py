@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from statistics import median
 from typing import Any
@@ -18,12 +18,8 @@ import numpy as np
 import torch
 from datasets import Dataset
 from peft import LoraConfig, prepare_model_for_kbit_training
-from sentence_transformers import (
-    SentenceTransformer,
-    SentenceTransformerTrainer,
-    SentenceTransformerTrainingArguments,
-)
-from sentence_transformers.sentence_transformer import losses
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer import losses, trainer, training_args
 from transformers import TrainerCallback
 
 from benchmarks.harness import Row, in_process, in_turn, measured, row, timed_row
@@ -38,9 +34,6 @@ from nbutils.training import gradcache, instances, loop
 
 STEPS, ROUNDS = 3, 3
 """Steps that are timed in each round after one that is not, and rounds."""
-LOSSES = (
-    losses.MultipleNegativesRankingLoss, losses.CachedMultipleNegativesRankingLoss
-)  # fmt: skip
 Batches = Sequence[gradcache.Batch]
 
 
@@ -67,40 +60,30 @@ def batches(settings: Settings, count: int) -> Batches:
 
 
 def our_steps(
-    model: SentenceTransformer, made: Batches, settings: Settings
-) -> Iterator[Any]:
-    """One training step after another as it is measured, without end."""
+    settings: Settings, made: Batches, model: SentenceTransformer | None = None
+) -> Callable[[], Any]:
+    """A function that measures the next step of the model (None: a fresh student)."""
+    model = model or build_student(settings)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = loop.make_optimizer(parameters, settings)
-    for batch in itertools.cycle(made):
-        step = partial(loop.training_step, model, batch, optimizer, settings)
-        yield measured(step, model.device.type)
-
-
-def stepper(settings: Settings, made: Batches) -> Callable[[], Any]:
-    """A function that takes the next step of a fresh student."""
-    return partial(next, our_steps(build_student(settings), made, settings))
-
-
-# -- the peer --------------------------------------------------------------------------
+    optimizer, coming = loop.make_optimizer(parameters, settings), itertools.cycle(made)
+    return lambda: measured(
+        partial(loop.training_step, model, next(coming), optimizer, settings),
+        model.device.type,
+    )
 
 
 def peer_model(settings: Settings, upcast: bool = False) -> SentenceTransformer:
     """The settings' model as sentence-transformers and peft are documented.
 
-    `upcast`: with `prepare_model_for_kbit_training`, which casts to 32 bits what is
-    not in 4.
+    `upcast`: by `prepare_model_for_kbit_training`, to 32 bits what is not in 4.
     """
     encoder, device = settings.encoder, device_of(settings)
     dtype = compute_dtype(encoder.compute_dtype, device)
     quantization = quantization_config(encoder.quantization, dtype)
+    named = {"quantization_config": quantization, "device_map": {"": device}}
     with quiet():
-        model = SentenceTransformer(
-            resolve_model(encoder.student), device=device,
-            model_kwargs={
-                "quantization_config": quantization, "device_map": {"": device}
-            },
-        )  # fmt: skip
+        name = resolve_model(encoder.student)
+        model = SentenceTransformer(name, device=device, model_kwargs=named)
     model.max_seq_length = encoder.max_length
     if upcast:
         model[0].model = prepare_model_for_kbit_training(
@@ -120,10 +103,9 @@ def peer_columns(made: Batches) -> Dataset:
     rows = []
     for batch in made:
         count = len(batch.instances)
-        asked = [[instance.query] for instance in batch.instances]
-        positives = np.reshape(batch.documents[:count], (count, 1))
+        asked = [instance.query for instance in batch.instances]
         negatives = np.reshape(batch.documents[count:], (count, -1))
-        rows += np.hstack([asked, positives, negatives]).tolist()
+        rows += np.c_[asked, batch.documents[:count], negatives].tolist()
     names = ["anchor", "positive", *(f"negative_{n}" for n in range(len(rows[0]) - 2))]
     return Dataset.from_list([dict(zip(names, row, strict=True)) for row in rows])
 
@@ -147,48 +129,47 @@ def peer_seconds(
     `kind` is one of its losses, `loss` further arguments of it, `others` the trainer's.
     """
     clock, chosen, device = Clock(), settings.training, model.device.type
-    dtype = compute_dtype(settings.encoder.compute_dtype, device)
+    bf16 = compute_dtype(settings.encoder.compute_dtype, device) == torch.bfloat16
     with tempfile.TemporaryDirectory() as folder:
-        arguments = SentenceTransformerTrainingArguments(
+        arguments = training_args.SentenceTransformerTrainingArguments(
             folder, max_steps=steps + 1, per_device_train_batch_size=chosen.batch_size,
             learning_rate=chosen.learning_rate, seed=settings.seed,
-            bf16=dtype == torch.bfloat16, use_cpu=device == "cpu", disable_tqdm=True,
+            bf16=bf16, use_cpu=device == "cpu", disable_tqdm=True,
             dataloader_pin_memory=False, save_strategy="no", logging_strategy="no",
             report_to="none", **others,
         )  # fmt: skip
-        trainer = SentenceTransformerTrainer(
+        trainer.SentenceTransformerTrainer(
             model, arguments, peer_columns(made), callbacks=[clock],
             loss=kind(model, scale=1 / chosen.temperature, **loss or {}),
-        )  # fmt: skip
-        trainer.train()
+        ).train()  # fmt: skip
     return median(b - a for a, b in itertools.pairwise(clock.ends))
-
-
-# -- the rows --------------------------------------------------------------------------
 
 
 def step_row(name: str = "step_vs_st", rounds: int = ROUNDS, **changes: Any) -> Row:
     """Seconds of a step; peer: the library's trainer with the faster of its losses."""
     settings = student_settings(**changes)
     made = batches(settings, 4)
-    step, model = stepper(settings, made), peer_model(settings)
+    step, model = our_steps(settings, made), peer_model(settings)
 
     def ours() -> float:
         step()
         return median(step().seconds for _ in range(STEPS))
 
-    peers = {
-        kind: partial(peer_seconds, kind, model, made, settings) for kind in LOSSES
+    plain = losses.MultipleNegativesRankingLoss
+    cached = losses.CachedMultipleNegativesRankingLoss
+    ways = {
+        "ours": ours,
+        "plain": partial(peer_seconds, plain, model, made, settings),
+        "cached": partial(peer_seconds, cached, model, made, settings),
     }
-    found = in_turn({"ours": ours, **peers}, rounds, warm_up=0)
+    found = in_turn(ways, rounds, warm_up=0)
     value, *others = (float(calls.result.median()) for calls in found.values())
     return row(name, value, "s", min(others))
 
 
 def cached_settings(cached: bool) -> Settings:
     """Plain steps in one piece, or cached ones in mini-batches an eighth of it."""
-    texts = 3 * student_settings().training.batch_size
-    size = texts // 8 if cached else texts
+    size = 3 * 32 // 8 if cached else 3 * 32
     return student_settings(gradient_cache=cached, mini_batch=size, mini_batch_tokens=0)
 
 
@@ -196,7 +177,7 @@ def memory_of_step(cached: bool) -> float:
     """MB that a step needs at its peak beyond what stood before it, in this process."""
     settings = cached_settings(cached)
     small = batches(settings.changed(batch_size=4), 1)
-    step = stepper(settings, [*small, *batches(settings, 1)])
+    step = our_steps(settings, [*small, *batches(settings, 1)])
     step()  # the first step of a process loads libraries and kernels
     return step().more
 
@@ -205,7 +186,7 @@ def gradcache_rows() -> list[Row]:
     """Rows `gradcache_memory` and `gradcache_time`; peer: the plain step."""
     memory, plain_memory = (in_process(memory_of_step, way) for way in (True, False))
     made = batches(student_settings(), 1)
-    steps = (stepper(cached_settings(way), made) for way in (True, False))
+    steps = (our_steps(cached_settings(way), made) for way in (True, False))
     return [
         row("gradcache_memory", memory, "MB", plain_memory),
         timed_row("gradcache_time", *steps, ROUNDS),
@@ -219,7 +200,7 @@ def token_row(name: str, cached: bool) -> Row:
     """
     usual = student_settings(gradient_cache=cached)
     ways, made = (usual, usual.changed(mini_batch_tokens=0)), batches(usual, 2)
-    steps = (stepper(settings, made) for settings in ways)
+    steps = (our_steps(settings, made) for settings in ways)
     return timed_row(name, *steps, 2 * ROUNDS, warm_up=2)
 
 

@@ -1,7 +1,7 @@
 """What training takes on one GPU, computed from shapes: memory and matrix work.
 
 Nothing is measured here. For a decoder of Mistral's architecture with LoRA on every
-linear layer (QLoRA, LLM2Vec); what a card measures comes from `bench_gpu`.
+linear layer (QLoRA, LLM2Vec); what a card measures comes from `benchmarks gpu`.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def knob_table(
 
 
 def measurements(folder: Path = MEASURED) -> pd.DataFrame | None:
-    """The rows of a card, as `bench gpu` wrote them: the folder's csv file, or None.
+    """The rows of a card as `benchmarks gpu` wrote them: a csv file's, or None.
 
     LabError where there are several (which card is meant?) or one without its columns.
     """
@@ -160,5 +160,5 @@ def measurements(folder: Path = MEASURED) -> pd.DataFrame | None:
         raise LabError(f"{folder} holds {names}: keep the one to be shown")
     table = read_table(paths[0])
     if not {"name", "value", "unit", "device"} <= set(table.columns):
-        raise LabError(f"{paths[0]} was not written by 'python -m nbutils bench gpu'")
+        raise LabError(f"{paths[0]} was not written by 'python -m benchmarks gpu'")
     return table

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from benchmarks import __main__ as command
@@ -19,17 +20,15 @@ def test_turns_change_their_order_and_the_first_round_does_not_count():
     found = in_turn(ways, rounds=3)
     assert called == ["b", "a", "a", "b", "b", "a", "a", "b"]
     assert [*found["a"].result] == [1, 7, 2] and [*found["b"].result] == [8, 3, 6]
-    assert (found["a"].seconds > 0).all()
 
 
 def test_memory_is_what_a_call_adds():
     call = measured(lambda: len(bytearray(80_000_000)))
-    assert call.result == 80_000_000 and 60 < call.more < 120
-    assert call.peak * 1000 > call.more
+    assert call.result == 80_000_000 and call.seconds > 0
+    assert 60 < call.more < 120 and call.peak * 1000 > call.more
 
 
 def test_a_process_of_its_own_gives_its_value_or_the_reason():
-    """A row passes as JSON, there and back; so does what it is made of."""
     assert in_process(row, "a", 3.0, "s", 2.0) == row("a", 3.0, "s", peer=2.0)
     with pytest.raises(LabError, match=r"harness row .* failed: TypeError"):
         in_process(row, "a")
@@ -38,9 +37,8 @@ def test_a_process_of_its_own_gives_its_value_or_the_reason():
 def test_the_command_prints_and_writes_rows(tmp_path, monkeypatch):
     rows = [row("replay_seconds", 3.25, "s"), row("b", 1.0, "MB", peer=4.0)]
     monkeypatch.setattr(llm, "rows", lambda out: rows)
-    app = command.typer.Typer()
+    app, path = typer.Typer(), tmp_path / "rows.json"
     app.command()(command.main)
-    path = tmp_path / "rows.json"
     done = CliRunner().invoke(app, ["llm", "--json", str(path)])
     assert done.exit_code == 0 and "replay_seconds" in done.stdout
     assert "0.25" in done.stdout and json.loads(path.read_text()) == rows

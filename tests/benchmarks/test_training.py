@@ -16,7 +16,7 @@ def test_steps_take_turns_on_the_same_batches(monkeypatch):
         return original(model, batch, asked)
 
     monkeypatch.setattr(loop, "backward", noted)
-    ways = (training.stepper(chosen, made) for chosen in (settings, cut))
+    ways = (training.our_steps(chosen, made) for chosen in (settings, cut))
     row = timed_row("a", *ways, rounds=2, warm_up=2)
     assert row["value"] > 0 and row["ratio"] == row["value"] / row["peer"]
     assert seen == 2 * [(64, 0), (0, 0), (0, 1), (64, 1)]
@@ -25,13 +25,11 @@ def test_steps_take_turns_on_the_same_batches(monkeypatch):
 def test_the_peer_reads_the_batches_as_we_do():
     changes = {"batch_size": 3, "mixing": "hybrid", "retrieved_per_query": 1}
     made = training.batches(training.student_settings(**changes), 2)
-    table = training.peer_columns(made)
-    assert table.column_names == ["anchor", "positive", "negative_0", "negative_1"]
-    batch = made[1]
-    assert table[3] == {
-        "anchor": batch.instances[0].query, "positive": batch.documents[0],
-        "negative_0": batch.documents[3], "negative_1": batch.documents[4],
-    }  # fmt: skip
+    row, batch = training.peer_columns(made)[3], made[1]
+    assert [*row] == ["anchor", "positive", "negative_0", "negative_1"]
+    places = (0, 3, 4)  # of three positives and two negatives each
+    own = [batch.instances[0].query, *(batch.documents[place] for place in places)]
+    assert [*row.values()] == own
 
 
 def test_a_step_beside_the_librarys_trainer(monkeypatch):
