@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer import losses
 from transformers import AutoModel, MistralConfig
 
 from benchmarks.harness import Row, measured, row
@@ -168,19 +167,13 @@ def peer_rows(config: MistralConfig, settings: Settings) -> Iterator[Row]:
         mixing="synthetic", pooling="mean", bidirectional=False, text_format="plain",
         batch_size=QUERIES, student=str(tiny_folder("tiny-mistral", ROOT / ".cache")),
     )  # fmt: skip
-    made, optimizer = batches(same, 1), same.training.optimizer
+    made = batches(same, 1)
     gigabytes, seconds = first_and_median(student(config, same), made[0], same)
     for upcast in (False, True):
         name = f"step_vs_st {'with' if upcast else 'without'} k-bit upcast"
         with random_weights(config):
             model = peer_model(same, upcast=upcast)
-        step = partial(
-            peer_seconds, losses.CachedMultipleNegativesRankingLoss, model, made, same,
-            steps=2, loss={"mini_batch_size": same.training.mini_batch},
-            optim="adamw_torch" if optimizer == "adamw" else optimizer,
-            gradient_checkpointing=True,
-            gradient_checkpointing_kwargs={"use_reentrant": False},
-        )  # fmt: skip
+        step = partial(peer_seconds, model, made, same, cached=True, steps=2)
         try:
             peer = measured(step, same.device)
         except torch.OutOfMemoryError:

@@ -82,8 +82,7 @@ def peer_model(settings: Settings, upcast: bool = False) -> SentenceTransformer:
     quantization = quantization_config(encoder.quantization, dtype)
     named = {"quantization_config": quantization, "device_map": {"": device}}
     with quiet():
-        name = resolve_model(encoder.student)
-        model = SentenceTransformer(name, device=device, model_kwargs=named)
+        model = SentenceTransformer(resolve_model(encoder.student), model_kwargs=named)
     model.max_seq_length = encoder.max_length
     if upcast:
         model[0].model = prepare_model_for_kbit_training(
@@ -121,26 +120,32 @@ class Clock(TrainerCallback):
 
 
 def peer_seconds(
-    kind: type, model: SentenceTransformer, made: Batches, settings: Settings,
-    steps: int = STEPS, loss: dict | None = None, **others: Any,
+    model: SentenceTransformer, made: Batches, settings: Settings, cached: bool,
+    steps: int = STEPS,
 ) -> float:  # fmt: skip
     """Median seconds of a step of the library's own trainer, after one not counted.
 
-    `kind` is one of its losses, `loss` further arguments of it, `others` the trainer's.
+    `cached`: with its GradCache, in the settings' mini-batches.
     """
     clock, chosen, device = Clock(), settings.training, model.device.type
     bf16 = compute_dtype(settings.encoder.compute_dtype, device) == torch.bfloat16
+    kind, named = losses.MultipleNegativesRankingLoss, {}
+    if cached:
+        kind = losses.CachedMultipleNegativesRankingLoss
+        named = {"mini_batch_size": chosen.mini_batch}
     with tempfile.TemporaryDirectory() as folder:
         arguments = training_args.SentenceTransformerTrainingArguments(
             folder, max_steps=steps + 1, per_device_train_batch_size=chosen.batch_size,
-            learning_rate=chosen.learning_rate, seed=settings.seed,
-            bf16=bf16, use_cpu=device == "cpu", disable_tqdm=True,
-            dataloader_pin_memory=False, save_strategy="no", logging_strategy="no",
-            report_to="none", **others,
+            learning_rate=chosen.learning_rate, seed=settings.seed, bf16=bf16,
+            optim={"adamw": "adamw_torch"}.get(chosen.optimizer, chosen.optimizer),
+            gradient_checkpointing=settings.encoder.gradient_checkpointing,
+            gradient_checkpointing_kwargs={"use_reentrant": False},
+            use_cpu=device == "cpu", dataloader_pin_memory=False, disable_tqdm=True,
+            save_strategy="no", logging_strategy="no", report_to="none",
         )  # fmt: skip
         trainer.SentenceTransformerTrainer(
             model, arguments, peer_columns(made), callbacks=[clock],
-            loss=kind(model, scale=1 / chosen.temperature, **loss or {}),
+            loss=kind(model, scale=1 / chosen.temperature, **named),
         ).train()  # fmt: skip
     return median(b - a for a, b in itertools.pairwise(clock.ends))
 
@@ -155,13 +160,8 @@ def step_row(name: str = "step_vs_st", rounds: int = ROUNDS, **changes: Any) -> 
         step()
         return median(step().seconds for _ in range(STEPS))
 
-    plain = losses.MultipleNegativesRankingLoss
-    cached = losses.CachedMultipleNegativesRankingLoss
-    ways = {
-        "ours": ours,
-        "plain": partial(peer_seconds, plain, model, made, settings),
-        "cached": partial(peer_seconds, cached, model, made, settings),
-    }
+    peer = partial(peer_seconds, model, made, settings)
+    ways = {"ours": ours, "plain": partial(peer, False), "cached": partial(peer, True)}
     found = in_turn(ways, rounds, warm_up=0)
     value, *others = (float(calls.result.median()) for calls in found.values())
     return row(name, value, "s", min(others))
