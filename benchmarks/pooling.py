@@ -109,20 +109,20 @@ def memory_of(way: str, changes: Changes, length: int) -> float:
     return measured(partial(forward_of(way, changes), features_of(1, length))).more
 
 
-def memory_row(kind: str, changes: Changes, length: int = TOKENS, repeats=3) -> Row:
+def memory_row(kind: str, changes: Changes) -> Row:
     """Row `memory_vs_eager`: MB over a mean's peak with ATA; peer: with matrices."""
     ways = {
-        way: partial(in_process, memory_of, way, changes, length, **GIVE_BACK)
+        way: partial(in_process, memory_of, way, changes, TOKENS, **GIVE_BACK)
         for way in ("mean", "ata", "matrices")
     }
-    found = in_turn(ways, repeats, warm_up=0)
+    found = in_turn(ways, 3, warm_up=0)
     mean, ata, matrices = (float(found[way].result.median()) for way in ways)
-    name = f"memory_vs_eager {kind} {length}"
+    name = f"memory_vs_eager {kind} {TOKENS}"
     return row(name, max(0.0, ata - mean), "MB", matrices - mean)
 
 
 def throughput_row(
-    changes: Changes = WHOLE, name="throughput_vs_st", count=512, repeats=5
+    changes: Changes = WHOLE, name: str = "throughput_vs_st", count: int = 512
 ) -> Row:
     """Texts a second through `encode` with ATA; peer: the library's modules, a mean.
 
@@ -133,7 +133,7 @@ def throughput_row(
     settings = resolve(overrides={"pooling": "ata", **changes})
     models = build_student(settings), peer_model(settings)
     ways = (partial(model.encode, texts, show_progress_bar=False) for model in models)
-    seconds = timed_row("", *ways, repeats)
+    seconds = timed_row("", *ways, 5)
     rate, peer = (len(texts) / seconds[side] for side in ("value", "peer"))
     return row(name, rate, "texts a second", peer)
 
