@@ -102,9 +102,11 @@ class Encoder(Section):
     reference: str = _set(MINILM)
     """encoder that measures similarity in the figures"""
     student: str = _set(
-        MINILM, "Negative Matters (Mistral-7B-Instruct-v0.2) in the paper profile"
+        SMOLLM2, "Negative Matters (Mistral-7B-Instruct-v0.2) in the paper profile"
     )
     """model to train: hub name, folder, or tiny-mistral / tiny-bert"""
+    student_layers: int = _set(0, "L3Prune (arXiv 2410.14578)", unit="layers", ge=0)
+    """first layers of the student that are kept; 0: all; 8 unless set, of SmolLM2"""
     quantization: Literal["nf4", "none"] = _set("nf4", "QLoRA")
     """weights of the frozen backbone"""
     compute_dtype: Literal["auto", "bfloat16", "float32"] = _set("auto")
@@ -131,10 +133,8 @@ class Encoder(Section):
         "llm2vec", "LLM2Vec (Negative Matters does not say)"
     )
     """llm2vec: not what stands before the text; all: every token; text: it alone"""
-    text_format: Literal["plain", "inst", "e5"] = _set(
-        "plain", "LLM2Vec (inst) in the paper profile"
-    )
-    """how instruction and text are written together"""
+    text_format: str = _set("plain", "LLM2Vec (inst) in the paper profile")
+    """plain, e5, inst, chat (SmolLM2's, unless set) or a template with {text} in it"""
     max_length: int = _set(160, unit="tokens", gt=7)
     """longest text"""
     encode_batch: int = _set(64, unit="texts", gt=0)

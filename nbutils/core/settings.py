@@ -23,7 +23,7 @@ from nbutils.core.fields import (
     field_of,
     nested,
 )
-from nbutils.core.profiles import PROFILES
+from nbutils.core.profiles import PROFILES, STUDENTS
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "data"
@@ -65,6 +65,8 @@ def resolve(
     given = {**(read_config(config) if config else {}), **(overrides or {})}
     values = {flat_name(name): value for name, value in given.items()}
     values = {**PROFILES[profile], **values, "profile": profile}
+    student = values.get("student", field_of("student").default)
+    values = {**STUDENTS.get(student, {}), **values}
     try:
         settings = Settings(**nested(values))
     except ValidationError as error:
@@ -150,12 +152,10 @@ def _refusal(name: str, value: Any, reason: str) -> LabError:
 
 def table() -> list[dict[str, Any]]:
     """One row per setting: name, default, each profile's value, unit, source, text."""
-    rows = []
+    rows, values = [], {profile: resolve(profile).flat() for profile in PROFILES}
     for name, (section, _) in PLACES.items():
         field = field_of(name)
-        own = {p: values.get(name, field.default) for p, values in PROFILES.items()}
-        if name == "profile":
-            own = {p: p for p in PROFILES}
+        own = {profile: flat[name] for profile, flat in values.items()}
         text = " ".join(field.description.split())
         row = {"section": section or "all", "name": name, **field.json_schema_extra}
         rows.append({**row, **own, "text": text})

@@ -112,6 +112,7 @@ class Backbone(InputModule):
         self.tokenizer.padding_side = "right"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.weights_sha256 = models.weights_sha256(section.student)
         self.model = self._load(source, device)
         self.max_seq_length = section.max_length  # checked against the model's
         if section.bidirectional:
@@ -127,6 +128,13 @@ class Backbone(InputModule):
         config = models.load_pretrained(AutoConfig.from_pretrained, source)
         without_dropout(config)
         config.use_cache = False  # nothing is generated
+        kept, there = self.section.student_layers, config.num_hidden_layers
+        if kept > there:
+            raise LabError(
+                f"student_layers is {kept} and {self.section.student} has {there} "
+                "layers: keep as many or fewer, or 0 for all"
+            )
+        config.num_hidden_layers = kept or there
         bits = quantization_config(self.section.quantization, self.compute)
         return models.load_pretrained(
             AutoModel.from_pretrained,
@@ -192,8 +200,9 @@ class Backbone(InputModule):
         return features
 
     def get_config_dict(self) -> dict[str, Any]:
-        """What is saved: the settings by name."""
-        return self.section.model_dump(exclude=NOT_SAVED)
+        """What is saved: the settings by name, and which weights they are of."""
+        own = self.section.model_dump(exclude=NOT_SAVED)
+        return {**own, "weights_sha256": self.weights_sha256}
 
     def save(self, output_path: str, *args, **kwargs) -> None:
         """Settings, tokenizer and adapters; the weights only where no name has them."""
@@ -219,5 +228,13 @@ class Backbone(InputModule):
         if not saved.get("tap", True):  # how earlier versions wrote any other pooling
             saved["pooling"] = "mean"
         known = {k: v for k, v in saved.items() if k in Encoder.model_fields}
+        # before there was a choice, all layers were kept
+        known = {"student_layers": 0, **known}
         device = (kwargs.get("model_kwargs") or {}).get("device") or "cpu"
-        return cls(Encoder(**known), str(device), folder)
+        module = cls(Encoder(**known), str(device), folder)
+        if saved.get("weights_sha256", "") not in ("", module.weights_sha256):
+            raise LabError(
+                f"the student in {folder} was trained on other weights of "
+                f"{module.section.student} than are here: fetch those, or train anew"
+            )
+        return module

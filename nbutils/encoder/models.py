@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 from nbutils import __version__
 from nbutils.core.errors import LabError
 from nbutils.core.fields import MINILM, SMOLLM2, Settings
-from nbutils.core.files import sha256
+from nbutils.core.files import read_json, sha256
 from nbutils.core.machine import fetched
 from nbutils.core.settings import DATA, ROOT
 
@@ -116,8 +116,18 @@ def local_name(name: str) -> str:
     if name == MINILM:
         return str(minilm_folder())
     if name == SMOLLM2:
-        return str(cached_snapshot(name) or fetched(name))
+        return str(fetched(name))
     return str(tiny_folder(name)) if name in TINY else name
+
+
+def weights_sha256(name: str) -> str:
+    """What a model's weights are told by; empty where a name alone tells them."""
+    if name == MINILM:
+        return MINILM_SHA256
+    if name == SMOLLM2:
+        return read_json(fetched(name) / "origin.json")["gguf_sha256"]
+    weights = Path(name, "model.safetensors")
+    return sha256(weights) if weights.is_file() else ""
 
 
 def load_pretrained(load: Callable[..., Any], name: str, **kwargs) -> Any:

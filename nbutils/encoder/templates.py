@@ -12,20 +12,48 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nbutils.core.errors import LabError
+from nbutils.core.errors import LabError, known
 
 FORMATS = {
     "plain": ("{instruction}{text}", "{text}"),
     "e5": ("Instruct: {instruction}\nQuery: {text}", "{text}"),
     "inst": ("[INST] {instruction}; {text} [/INST]", "[INST] {text} [/INST]"),
+    "chat": (
+        "<|im_start|>user\n{instruction}\n{text}<|im_end|>",
+        "<|im_start|>user\n{text}<|im_end|>",
+    ),
 }
 """Each format with and without an instruction (e5: E5-mistral; inst: LLM2Vec).
 
 `plain` writes the instruction in front of the text, as sentence-transformers does.
+`chat` is the user's turn alone: SmolLM2's own template puts a system text before it.
 """
 
 MULTIPLE = 8
 """Batches are padded to lengths of this multiple: fewer shapes, fewer kernels made."""
+
+
+def template_of(text_format: str, instruction: str = "") -> str:
+    """A format of FORMATS by name, or a template of one's own.
+
+    One's own holds `{text}` once and, to take an instruction, `{instruction}`.
+    LabError for any other.
+    """
+    if text_format in FORMATS:
+        return FORMATS[text_format][0 if instruction else 1]
+    if "{" not in text_format:
+        known("text format", text_format, [*FORMATS, "a template with {text}"])
+    if text_format.count("{text}") != 1:
+        raise LabError(
+            f"the template {text_format!r} must hold {{text}} exactly once: correct "
+            "text_format"
+        )
+    if instruction and "{instruction}" not in text_format:
+        raise LabError(
+            f"the template {text_format!r} has no place for an instruction: add "
+            "{instruction}, or give no prompt"
+        )
+    return text_format
 
 
 class Pieces:
@@ -36,8 +64,7 @@ class Pieces:
     """
 
     def __init__(self, tokenizer, text_format: str, instruction: str = ""):
-        template = FORMATS[text_format][0 if instruction else 1]
-        parts = template.split("{text}")
+        parts = template_of(text_format, instruction).split("{text}")
         head, tail = (part.replace("{instruction}", instruction) for part in parts)
         first, last = _special(tokenizer)
         self.template = bool(head)

@@ -20,7 +20,7 @@ from sentence_transformers.sentence_transformer.losses import (
 from transformers import DebertaV2Config, DebertaV2Model
 
 from nbutils.core.errors import LabError
-from nbutils.core.fields import Encoder
+from nbutils.core.fields import MINILM, Encoder
 from nbutils.core.settings import DATA, ROOT, resolve
 from nbutils.encoder import models
 from nbutils.encoder.backbone import Backbone
@@ -204,7 +204,7 @@ def test_its_folder_opens_as_any_other_when_code_is_trusted(saved, settings):
         SentenceTransformer(str(folder), device="cpu")
 
 
-SHIPPED = DATA / "models" / "student-curriculum-seed0"
+SHIPPED = DATA / "models" / "student-minilm-seed0"
 BEGINS = [0.0311, -0.0417, 0.0466, 0.0665, -0.0412, 0.0198]
 """Its vector of the first text, as it was before modules had their present names."""
 
@@ -220,7 +220,9 @@ def test_a_student_saved_by_an_earlier_version_still_opens():
         capture_output=True, text=True, check=True, cwd=ROOT,
     )  # fmt: skip
     plain = np.array(ran.stdout.split(), float)
-    model = load_student(SHIPPED, resolve("workshop", {"device": "cpu"}))
+    model = load_student(
+        SHIPPED, resolve("workshop", {"student": MINILM, "device": "cpu"})
+    )
     assert model[0].section.ata_transform == "log"
     loaded = model.encode(TEXTS[0])[:6]
     assert np.allclose(plain, BEGINS, atol=1e-3)  # bfloat16 here, float32 elsewhere

@@ -36,6 +36,7 @@ def test_formats_read_as_the_papers_write_them(decoder):
     whole = {name: read(decoder, name, INSTRUCTION)[0] for name in templates.FORMATS}
     assert whole == {
         "plain": "<s>Findthelawtax",
+        "chat": "<s><|im_start|>userFindthelawtax<|im_end|>",
         "e5": "<s>Instruct:FindthelawQuery:tax",
         "inst": "<s>[INST]Findthelaw;tax[/INST]",
     }
