@@ -24,12 +24,11 @@ from transformers import TrainerCallback
 
 from benchmarks.harness import Row, in_process, in_turn, measured, row, timed_row
 from nbutils.core.fields import Settings
-from nbutils.core.records import TrainingInstance
+from nbutils.core.records import TrainingInstance, read_records
 from nbutils.core.settings import resolve
 from nbutils.encoder.backbone import keep_differentiable, quantization_config
-from nbutils.encoder.models import compute_dtype, device_of, quiet, resolve_model
+from nbutils.encoder.models import compute_dtype, device_of, local_name, quiet
 from nbutils.encoder.student import build_student
-from nbutils.synthesis import generate
 from nbutils.training import gradcache, instances, loop
 
 STEPS, ROUNDS = 3, 3
@@ -46,7 +45,7 @@ def student_settings(**changes: Any) -> Settings:
 @cache
 def recorded() -> list[TrainingInstance]:
     """Recorded graded examples that have retrieved negatives too."""
-    data = instances.training_data(generate.load(resolve()))
+    data = instances.training_data(read_records(resolve()))
     return [i for i in data if i.graded and len(i.retrieved) > 1]
 
 
@@ -82,7 +81,7 @@ def peer_model(settings: Settings, upcast: bool = False) -> SentenceTransformer:
     quantization = quantization_config(encoder.quantization, dtype)
     named = {"quantization_config": quantization, "device_map": {"": device}}
     with quiet():
-        model = SentenceTransformer(resolve_model(encoder.student), model_kwargs=named)
+        model = SentenceTransformer(local_name(encoder.student), model_kwargs=named)
     model.max_seq_length = encoder.max_length
     if upcast:
         model[0].model = prepare_model_for_kbit_training(
