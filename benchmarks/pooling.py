@@ -17,7 +17,7 @@ from transformers import AutoModel, BertConfig, MistralConfig
 
 from benchmarks.harness import Row, in_process, in_turn, measured, row, timed_row
 from benchmarks.training import peer_model
-from nbutils.core.fields import SMOLLM2
+from nbutils.core.fields import MINILM, SMOLLM2
 from nbutils.core.records import read_records
 from nbutils.core.settings import resolve
 from nbutils.encoder.models import tiny_tokenizer
@@ -123,7 +123,7 @@ def memory_row(kind: str, changes: Changes) -> Row:
 
 
 def throughput_row(
-    changes: Changes = WHOLE, name: str = "throughput_vs_st", count: int = 512
+    changes: Changes, name: str = "throughput_vs_st", count: int = 512
 ) -> Row:
     """Texts a second through `encode` with ATA; peer: the library's modules, a mean.
 
@@ -160,4 +160,5 @@ def rows(out: str) -> list[Row]:
     llm = {"student": SMOLLM2}
     found += in_process(timed_rows, "ata_vs_mean llm", "ata", "mean", llm, **KEEP)
     found.append(in_process(throughput_row, llm, "throughput_vs_st_llm", **KEEP))
-    return [*found, in_process(throughput_row, **KEEP)]
+    minilm = {"student": MINILM, **WHOLE}
+    return [*found, in_process(throughput_row, minilm, **KEEP)]
