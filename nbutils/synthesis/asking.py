@@ -10,7 +10,7 @@ from nbutils.core.fields import Settings
 from nbutils.core.records import Rejection
 from nbutils.llm.client import Client
 from nbutils.llm.store import Answer, ChatRequest
-from nbutils.synthesis.parsing import REASONS, parse
+from nbutils.synthesis.parsing import REASONS, parse, without_thought
 from nbutils.synthesis.replies import Planned, templates
 
 Watch = Callable[[Any], None]
@@ -47,8 +47,11 @@ def fulfil(
                 if client.live:
                     noted = (chat.key, chat.id, outcome.reason, outcome.detail)
                     client.store.rejections.put([noted])
-                refused.append((place, reask(chat, answer, outcome, again + 1)))
-        asked = [p for p in refused if client.live or client.find(p[1])]
+                # one without text is asked as it was: there is nothing to put right
+                next_ = reask(chat, answer, outcome, again + 1) if answer.text else chat
+                if client.live or (next_ is not chat and client.find(next_)):
+                    refused.append((place, next_))
+        asked = refused
         if not asked:
             break
     accepted = [o for o in outcomes if not isinstance(o, Rejection)]
@@ -62,10 +65,9 @@ def reask(
     told = templates()["reask"].format(
         reason=REASONS[fault.reason], detail=fault.detail
     )
-    failed = [{"role": "assistant", "content": answer.text}]
-    said = failed if answer.text.strip() else []
+    said = {"role": "assistant", "content": without_thought(answer.text)}
     return replace(
         chat,
         id=f"{chat.id.split('#')[0]}#{number}",
-        messages=(*chat.messages, *said, {"role": "user", "content": told}),
+        messages=(*chat.messages, said, {"role": "user", "content": told}),
     )

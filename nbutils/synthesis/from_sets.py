@@ -93,7 +93,7 @@ def graded(
 
 def _example(request: Planned, negatives: Sequence[str]) -> GradedExample:
     query, positive = request.variables["query"], request.variables["positive"]
-    check_texts([query, positive, *negatives])
+    check_texts(negatives, given=[query, positive])
     return GradedExample(
         id=request.id,
         family=request.family,
@@ -112,7 +112,8 @@ def _ladder(request: Planned, reply: LadderReply) -> GradedExample:
 
 
 def _level(request: Planned, reply: LevelReply) -> tuple[str, str]:
-    check_texts([request.variables["query"], request.variables["positive"], reply.text])
+    given = [request.variables["query"], request.variables["positive"]]
+    check_texts([reply.text], given=given)
     return request.id, reply.text
 
 
@@ -132,10 +133,14 @@ def estimate(requests: Sequence[Planned], settings: Settings) -> pd.DataFrame:
 
 
 def run(
-    requests: Sequence[Planned], settings: Settings, out: Path, batch: bool
+    requests: Sequence[Planned],
+    settings: Settings,
+    out: Path,
+    batch: bool,
+    live: bool = False,
 ) -> None:
     """Grade with a live table on the terminal, and write the examples as JSONL."""
-    with recording.on_terminal(settings, batch) as (client, watch):
+    with recording.on_terminal(settings, batch, live) as (client, watch):
         made, rejected = graded(requests, settings, client, watch(STAGE))
     count = write_jsonl(out, made)
     print(f"{count} graded examples, {len(rejected)} rejected for good: {out}")

@@ -21,7 +21,7 @@ from nbutils.core.records import (
     Task,
     split_of,
 )
-from nbutils.core.text import normalise, words
+from nbutils.core.text import has_spaces, normalise, words
 from nbutils.synthesis import replies
 from nbutils.synthesis.replies import Planned, Prompt
 
@@ -37,6 +37,7 @@ REASONS = {
     "too_short": "a text is less than half as long as asked for",
     "self_talk": "a text speaks of the request instead of standing on its own",
     "cut_off": "the answer reached the longest length allowed and breaks off",
+    "refused": "the model declined to answer",
     "filtered": "the server's content filter kept the answer back",
     "duplicate_task": "the task was brainstormed before",
     "duplicate_query": "the query was written before",
@@ -45,8 +46,24 @@ REASONS = {
 }
 """Every reason for which an answer is rejected, in words."""
 
-UNFINISHED = {"length": "cut_off", "content_filter": "filtered"}
+UNFINISHED = {
+    "length": "cut_off",
+    "content_filter": "filtered",
+    "refusal": "refused",
+}
 """Why a server stopped in the middle of an answer, and the reason it is refused for."""
+
+THOUGHT_ENDS = re.compile(
+    r"</(seed:)?(think|thinking|thought|reasoning)>|\[/THINK\]|◁/think▷"
+    r"|<\|channel\|>final<\|message\|>",
+    re.IGNORECASE,
+)
+THOUGHT_BEGINS = re.compile(
+    r"<(seed:)?(think|thinking|thought|reasoning)>|\[THINK\]|◁think▷"
+    r"|<\|channel\|>analysis",
+    re.IGNORECASE,
+)
+"""How models mark their thought. Some templates write its beginning themselves."""
 
 SELF_TALK = re.compile(
     r"\b(hard[- ]negatives?|positive[_ ](example|document)|similarity[_ ]level"
@@ -68,12 +85,19 @@ def parse(request: Planned, text: str, finish: str = "") -> Any:
     """
     prompt = request.prompt
     try:
-        return prompt.read(request, read_reply(prompt.reply, text))
+        return prompt.read(request, read_reply(prompt.reply, without_thought(text)))
     except Rejected as fault:
         reason, detail = fault.args
     if reason == "not_json":
         reason = UNFINISHED.get(finish, reason)
     return Rejection(id=request.id, reason=reason, detail=detail)
+
+
+def without_thought(text: str) -> str:
+    """The answer itself: what follows the last thought, up to one that has no end."""
+    after = max((end.end() for end in THOUGHT_ENDS.finditer(text)), default=0)
+    begun = THOUGHT_BEGINS.search(text, after)
+    return text[after : begun.start() if begun else None]
 
 
 def read_reply(kind: type[BaseModel], text: str) -> Any:
@@ -117,14 +141,21 @@ def find_json(text: str, kind: type) -> Any:
 
 
 def check_texts(
-    texts: Sequence[str], wanted: int | None = None, repeats: bool = False
+    texts: Sequence[str],
+    wanted: int | None = None,
+    repeats: bool = False,
+    given: Sequence[str] = (),
 ) -> None:
-    """Refuse empty, self-referring, repeated or badly sized texts.
+    """Refuse empty, self-referring, repeated or badly sized texts of the model.
 
-    `wanted` is the number of words asked for: half to twice as many are let through.
-    `repeats` leaves repeated texts to the caller, who drops them one by one.
+    `wanted` is the number of words asked for: half to twice as many are let through,
+    where words can be counted. `repeats` leaves repeated texts to the caller, who drops
+    them one by one. `given` are texts of the user: none may be repeated, nothing else
+    is asked of them.
     """
-    seen: set[str] = set()
+    seen = set(map(normalise, given))
+    most = max([MAX_WORDS, *(2 * len(words(text)) for text in given)])
+    low, high = (wanted / 2, wanted * 2) if wanted else (0, most)
     for text in texts:
         plain = normalise(text)
         if not plain:
@@ -135,8 +166,7 @@ def check_texts(
             raise Rejected("duplicate_text", _short(text))
         seen.add(plain)
         count = len(words(text))
-        low, high = (wanted / 2, wanted * 2) if wanted else (0, MAX_WORDS)
-        if not low <= count <= high:
+        if not low <= count <= high and has_spaces(text):
             reason = "too_long" if count > high else "too_short"
             asked = f", asked for {wanted}" if wanted else ""
             raise Rejected(reason, f"{count} words{asked}: {_short(text)}")
@@ -222,8 +252,8 @@ def _syneg(request: Planned, reply: replies.SynegPlainReply) -> SynegExample:
     if reasoning is not None and not reasoning.strip():
         raise Rejected("empty_text", "the reasoning is empty")
     v = request.variables
-    check_texts(reply.hard_negatives, len(words(v["positive"])))
-    check_texts([v["positive"], *reply.hard_negatives])
+    wanted = len(words(v["positive"])) if has_spaces(v["positive"]) else None
+    check_texts(reply.hard_negatives, wanted, given=[v["positive"]])
     family, _, number = request.id.split("/")
     return SynegExample(
         id=request.id,

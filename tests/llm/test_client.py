@@ -125,7 +125,6 @@ def test_stored_answer_carries_usage_model_latency_and_time(server, tmp_path):
     [
         (("length", '["Given a'), "cut_off"),
         (("content_filter", "I can"), "filtered"),
-        (("stop", " \n"), "not_json"),
     ],
 )
 def test_a_refused_answer_stays_and_is_asked_again_with_its_fault(
@@ -139,7 +138,7 @@ def test_a_refused_answer_stays_and_is_asked_again_with_its_fault(
     assert (accepted, rejection.reason, len(server.seen)) == ([], reason, 2)
     again = server.seen[1]["messages"]
     assert "cannot be used" in again[-1]["content"]
-    assert len(again) == (3 if cut[1].strip() else 2)
+    assert len(again) == 3
     asking.fulfil(planned, settings, client)
     assert len(server.seen) == len(client.store) == 2  # paid for once
     noted = client.store.rejections.read("SELECT id, reason FROM rejections ORDER BY 1")
@@ -151,6 +150,28 @@ def test_a_refused_answer_stays_and_is_asked_again_with_its_fault(
     assert (len(tasks), rejections, len(server.seen)) == (1, [], 3)
     replay = live(tmp_path, llm_mode="replay", llm_reasks=2)
     assert asking.fulfil(planned, replay, generate.open_client(replay))[0] == tasks
+
+
+def test_an_answer_without_text_is_asked_again_as_it_was_and_paid_stays_counted(
+    server, tmp_path
+):
+    settings = live(tmp_path, llm_reasks=1)
+    planned = list(plan.brainstorm_requests("health"))[:1]
+    server.cut = ("stop", " \n")
+    for run in (1, 2):
+        client = generate.open_client(settings)
+        _, (rejection,) = asking.fulfil(planned, settings, client)
+        assert (rejection.reason, len(server.seen)) == ("not_json", 2 * run)
+    assert {len(body["messages"]) for body in server.seen} == {1}
+    replay = live(tmp_path, llm_mode="replay")
+    _, (again,) = asking.fulfil(planned, replay, generate.open_client(replay))
+    assert again == rejection
+    server.cut = None  # repaired
+    client = generate.open_client(settings)
+    assert len(asking.fulfil(planned, settings, client)[0]) == 1
+    assert len(server.seen) == 5 == len(client.store.usage())
+    asking.fulfil(planned, settings, generate.open_client(settings))
+    assert len(server.seen) == 5
 
 
 def test_a_prompt_that_the_server_filters_is_an_answer(server, tmp_path, monkeypatch):

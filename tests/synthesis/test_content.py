@@ -256,6 +256,22 @@ def test_a_seed_whose_level_is_refused_is_refused_whole(answering, beir, tmp_pat
     ]
 
 
+@pytest.mark.parametrize("calls", ["ladder", "level"])
+def test_only_what_the_model_wrote_is_judged(calls, answering, tmp_path):
+    """The user's texts are long, speak of queries, and one is its own answer."""
+    long = "This query as a hard negative. " * 400
+    data = retrieval.RetrievalSet(
+        "own", {"q0": "As an AI?", "q1": "same"},
+        pd.DataFrame({"id": ["d0", "d1"], "text": [long, "same"]}),
+        {"q0": ["d0"], "q1": ["d1"]},
+    )  # fmt: skip
+    answering(written)
+    settings = live(tmp_path, mgh_calls=calls)
+    asked = from_sets.seeded_requests(data, settings)
+    made, refused = from_sets.graded(asked, settings, generate.open_client(settings))
+    assert [e.positive for e in made] == [long, "same"] and refused == []
+
+
 def test_the_command_tells_the_cost_then_grades_and_goes_on(answering, beir, tmp_path):
     server, out = answering(written), tmp_path / "graded.jsonl"
     base = ["grade", str(beir), "--out", str(out), "--set", "llm_model=gpt-4o-mini",
@@ -349,6 +365,17 @@ def test_a_near_duplicate_is_named_with_what_it_repeats():
     assert kept == examples
     assert [(r.id, r.reason) for r in rejections] == [("twin", "near_duplicate")]
     assert examples[0].id in rejections[0].detail
+
+
+def test_overlap_is_found_in_scripts_without_spaces():
+    texts = [
+        "咖啡会让人在夜里保持清醒。",
+        "咖啡会让人在夜里保持清醒吗",
+        "这座桥在春天开通。",
+    ]
+    assert overlap.near_duplicates(texts, 0.8).tolist() == [-1, 0, -1]
+    found = overlap.shared_runs({"a": texts[1]}, {"e": texts[0], "f": texts[2]}, n=8)
+    assert list(found["evaluation_id"]) == ["e"]
 
 
 def test_graded_examples_are_freed_of_near_duplicates_by_the_setting():

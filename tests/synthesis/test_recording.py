@@ -53,6 +53,12 @@ def test_an_estimate_counts_what_is_missing_and_follows_the_price(tmp_path):
     assert table["cost"][:-1].sum() == pytest.approx(table.loc["all", "cost"])
 
 
+def test_tokens_of_other_scripts_are_not_counted_as_one_a_run():
+    count = recording.token_counter()
+    thai, chinese, english = count(["กาแฟทำให้คนตื่นตอนกลางคืน", "咖啡会让人清醒", "tea"])
+    assert thai >= 20 and chinese >= 7 and english == 1
+
+
 def test_a_pilot_tells_the_lengths_and_is_not_asked_again(tmp_path):
     settings = priced(tmp_path)
     store = Store(settings.llm.store)
