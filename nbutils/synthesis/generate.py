@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from nbutils.core.errors import LabError
 from nbutils.core.fields import Settings
 from nbutils.core.files import write_jsonl, write_sums
 from nbutils.core.records import (
@@ -37,8 +38,11 @@ from nbutils.synthesis.replies import Planned
 def open_client(settings: Settings) -> Client:
     """The client over the recorded answers of the settings' families.
 
-    LabError for a recording that is missing, truncated or changed.
+    LabError for a recording that is missing, truncated or changed, and for settings
+    that would fail after other requests were paid for.
     """
+    if settings.synthesis.bitext and len(settings.synthesis.languages) < 2:
+        raise LabError("bitext needs two languages: name them in `languages`")
     return Client(settings, recorded_answers(settings))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from pydantic import BaseModel, RootModel, ValidationError
@@ -46,22 +47,13 @@ REASONS = {
 }
 """Every reason for which an answer is rejected, in words."""
 
-UNFINISHED = {
-    "length": "cut_off",
-    "content_filter": "filtered",
-    "refusal": "refused",
-}
+UNFINISHED = {"length": "cut_off", "content_filter": "filtered", "refusal": "refused"}
 """Why a server stopped in the middle of an answer, and the reason it is refused for."""
 
+THOUGHT = r"<{0}(seed:)?(think|thinking|thought|reasoning)>|\[{0}THINK\]|◁{0}think▷"
+THOUGHT_BEGINS = re.compile(THOUGHT.format("") + r"|<\|channel\|>analysis", re.I)
 THOUGHT_ENDS = re.compile(
-    r"</(seed:)?(think|thinking|thought|reasoning)>|\[/THINK\]|◁/think▷"
-    r"|<\|channel\|>final<\|message\|>",
-    re.IGNORECASE,
-)
-THOUGHT_BEGINS = re.compile(
-    r"<(seed:)?(think|thinking|thought|reasoning)>|\[THINK\]|◁think▷"
-    r"|<\|channel\|>analysis",
-    re.IGNORECASE,
+    THOUGHT.format("/") + r"|<\|channel\|>final<\|message\|>", re.I
 )
 """How models mark their thought. Some templates write its beginning themselves."""
 
@@ -108,25 +100,22 @@ def read_reply(kind: type[BaseModel], text: str) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
-    reason = "wrong_keys"
+    reason = "wrong_levels" if where.endswith("similarity_level") else "wrong_keys"
     if first["type"] in ("too_short", "too_long"):
         reason = "wrong_count"
-    elif where.endswith("similarity_level"):
-        reason = "wrong_levels"
     raise Rejected(reason, f"{where}: {first['msg']}")
 
 
 def find_json(text: str, kind: type) -> Any:
     """The first JSON value of `kind` (list or dict) in a text.
 
-    Tries from each opening bracket on, at most 50. Raises Rejected (not_json) if there
-    is none or the value breaks off, and (bad_text) for half a character.
+    Tries from each opening bracket on, at most 50. Rejected where there is none or the
+    value breaks off (not_json), and for half a character (bad_text).
     """
     opening = r"\[" if kind is list else r"\{"
-    decoder = json.JSONDecoder()
-    for match in list(re.finditer(opening, text))[:50]:
+    for match in islice(re.finditer(opening, text), 50):
         try:
-            value, _ = decoder.raw_decode(text, match.start())
+            value, _ = json.JSONDecoder().raw_decode(text, match.start())
             json.dumps(value, ensure_ascii=False).encode()
             return value
         except UnicodeEncodeError:
@@ -174,10 +163,11 @@ def check_texts(
 
 def ladder_texts(reply: replies.LadderReply) -> tuple[str, ...]:
     """The texts of N1 to N4; Rejected where the levels are not as they were asked."""
-    levels = [negative.similarity_level for negative in reply.hard_negative_examples]
+    negatives = reply.hard_negative_examples
+    levels = [negative.similarity_level for negative in negatives]
     if levels != replies.LEVEL_NAMES:
         raise Rejected("wrong_levels", f"levels are {', '.join(levels)}")
-    return tuple(negative.text for negative in reply.hard_negative_examples)
+    return tuple(negative.text for negative in negatives)
 
 
 def _short(text: str, limit: int = 60) -> str:
@@ -187,7 +177,20 @@ def _short(text: str, limit: int = 60) -> str:
 
 def _words_asked_for(spec: str) -> int | None:
     found = re.search(r"about (\d+) words", spec)
-    return int(found.group(1)) if found else None
+    return found and int(found[1])
+
+
+def shortest(request: Planned) -> float:
+    """Words of the shortest answer that is let through: half of what is asked for."""
+    v = request.variables
+    if "document_spec" in v:
+        query, document = v["query_spec"], v["document_spec"]
+        asked = (_words_asked_for(query) or 0) + 5 * (_words_asked_for(document) or 0)
+    elif "num_negatives" in v:
+        asked = v["num_negatives"] * len(words(v["positive"]))
+    else:
+        asked = 3 * v.get("num_words", 0)
+    return asked / 2
 
 
 def _tasks(request: Planned, reply: replies.TasksReply) -> list[Task]:

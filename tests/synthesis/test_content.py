@@ -477,7 +477,7 @@ def test_bitext_is_a_sixth_group(answering, tmp_path):
     assert rejections == []
     assert {(e.group, e.split) for e in accepted} == {("bitext", "train")}
     assert accepted[0].positive.startswith("German")
-    with pytest.raises(LabError, match="two languages"):
-        list(plan.bitext_requests("health", ["English"]))
+    with pytest.raises(LabError, match="two languages"):  # before anything is asked
+        generate.open_client(live(tmp_path, bitext=True))
     with pytest.raises(LabError, match="twice"):
         live(tmp_path, languages=["English", "English"])

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nbutils.__main__ import app
+from nbutils.core.errors import LabError
 from nbutils.core.settings import resolve
 from nbutils.llm import costs
 from nbutils.llm.client import Client
@@ -106,6 +107,13 @@ def test_a_budget_stops_in_time_and_a_higher_one_goes_on(server, tmp_path):
     assert len(items) + len(rejections) == 48
     assert {r.reason for r in rejections} <= {"duplicate_query"}  # equal prompts
     assert sum(server.attempts.values()) == len(client.store) == 48
+
+
+def test_answers_that_can_never_be_long_enough_are_not_paid_for(server, tmp_path):
+    settings = priced(tmp_path, llm_max_tokens=50)
+    with pytest.raises(LabError, match=r"1\d\d words or more.*llm_max_tokens is 50"):
+        generate.retrieval_items(settings, generate.open_client(settings))
+    assert not server.seen
 
 
 # -- record
