@@ -57,10 +57,11 @@ def seeded_requests(
         name = f"{data.name}/{STAGE}/{query}"
         if settings.synthesis.mgh_calls == "ladder":
             requests.append(Planned(name, LADDER, variables))
-            continue
-        for level, words in LEVEL_TEXTS.items():
-            by_level = {**variables, "level": words}
-            requests.append(Planned(f"{name}/{level}", LEVEL, by_level))
+        else:
+            requests += [
+                Planned(f"{name}/{level}", LEVEL, {**variables, "level": words})
+                for level, words in LEVEL_TEXTS.items()
+            ]
     return requests
 
 
@@ -91,9 +92,14 @@ def graded(
     return examples, rejections
 
 
+def _given(request: Planned) -> list[str]:
+    """The user's own texts: no negative repeats them, and they are not judged."""
+    return [request.variables["query"], request.variables["positive"]]
+
+
 def _example(request: Planned, negatives: Sequence[str]) -> GradedExample:
-    query, positive = request.variables["query"], request.variables["positive"]
-    check_texts(negatives, given=[query, positive])
+    query, positive = given = _given(request)
+    check_texts(negatives, given=given)
     return GradedExample(
         id=request.id,
         family=request.family,
@@ -107,17 +113,14 @@ def _example(request: Planned, negatives: Sequence[str]) -> GradedExample:
     )
 
 
-def _ladder(request: Planned, reply: LadderReply) -> GradedExample:
-    return _example(request, ladder_texts(reply))
-
-
 def _level(request: Planned, reply: LevelReply) -> tuple[str, str]:
-    given = [request.variables["query"], request.variables["positive"]]
-    check_texts([reply.text], given=given)
+    check_texts([reply.text], given=_given(request))
     return request.id, reply.text
 
 
-LADDER = Prompt("mgh_seeded", LadderReply, _ladder)
+LADDER = Prompt(
+    "mgh_seeded", LadderReply, lambda r, said: _example(r, ladder_texts(said))
+)
 LEVEL = Prompt("mgh_level", LevelReply, _level)
 
 

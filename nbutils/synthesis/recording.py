@@ -6,7 +6,7 @@ import importlib.metadata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -117,19 +117,18 @@ def estimated(
         missing = [r.text for key, r in chats.items() if key not in there]
         told = len(pilots.get(stage, ())) >= PILOT
         lengths = pilots[stage] if told else lengths
-        asked = sum(token_counter()(missing))
-        mean, p90 = float(np.mean(lengths)), float(np.percentile(lengths, 90))
-        counted = (len(chats), len(there), len(missing), asked)
-        costs = [price.cost(asked, tokens * len(missing)) for tokens in (mean, p90)]
-        source = "pilot" if told else "recordings"
-        rows.append((stage, *counted, mean, p90, source, *costs))
-    columns = ["stage", "requests", "stored", "ask", "prompt_tokens", "answer_mean"]
-    columns += ["answer_p90", "from", "cost", "cost_p90"]
-    table = pd.DataFrame(rows, columns=columns)
-    sums = ["requests", "stored", "ask", "prompt_tokens", "cost", "cost_p90"]
-    total = pd.DataFrame([{"stage": "all", **table[sums].sum(), "from": ""}])
-    table = pd.concat([table, total], ignore_index=True)
-    table = table.astype(dict.fromkeys(sums[:4], int))
+        row = {"stage": stage, "requests": len(chats), "stored": len(there)}
+        row |= {"ask": len(missing), "prompt_tokens": sum(token_counter()(missing))}
+        row |= {"answer_mean": np.mean(lengths)}
+        row |= {"answer_p90": np.percentile(lengths, 90)}
+        row |= {"from": "pilot" if told else "recordings"}
+        for cost, each in (("cost", "answer_mean"), ("cost_p90", "answer_p90")):
+            row[cost] = price.cost(row["prompt_tokens"], row[each] * len(missing))
+        rows.append(row)
+    counted = ["requests", "stored", "ask", "prompt_tokens"]
+    sums = pd.DataFrame(rows)[[*counted, "cost", "cost_p90"]].sum()
+    table = pd.DataFrame([*rows, {"stage": "all", **sums, "from": ""}])
+    table = table.astype(dict.fromkeys(counted, int))
     batch_cost = table["cost"] * price.batch_factor
     return table.assign(batch_cost=batch_cost, currency=price.currency)
 
@@ -149,9 +148,9 @@ def record(
     stage, the function that is shown each of its outcomes.
     """
     wanted = check_stages(stages)
-    wanted = [s for s in STAGES if s in wanted or s in {NEEDS.get(w) for w in wanted}]
+    needed = {NEEDS.get(stage) for stage in wanted}
     made: dict[str, tuple[list, list[Rejection]]] = {}
-    for stage in wanted:
+    for stage in (s for s in STAGES if s in wanted or s in needed):
         by = (settings, client, watch(stage))
         if stage == "brainstorm":
             made[stage] = generate.brainstorm(*by)
@@ -188,20 +187,17 @@ def on_terminal(
         from nbutils.llm.batches import Batches  # the SDK is imported for it
 
         client.prefetch = Batches(client, console.print, live).run
-    with Live(console=console, auto_refresh=False) as live:
+    with Live(console=console, auto_refresh=False) as shown:
 
-        def watch(stage: str) -> Watch:
-            def arrived(outcome: Any) -> None:
-                refused = isinstance(outcome, Rejection)
-                counts[stage, outcome.reason if refused else "accepted"] += 1
-                live.update(_table(counts), refresh=console.is_terminal)
-
-            return arrived
+        def arrived(stage: str, outcome: Any) -> None:
+            refused = isinstance(outcome, Rejection)
+            counts[stage, outcome.reason if refused else "accepted"] += 1
+            shown.update(_table(counts), refresh=console.is_terminal)
 
         try:
-            yield client, watch
+            yield client, lambda stage: partial(arrived, stage)
         finally:
-            live.refresh()
+            shown.refresh()
             client.close()
             console.print(
                 f"{client.requested} requests in {client.attempts} attempts; "
@@ -214,7 +210,7 @@ def _table(counts: Counter[tuple[str, str]]) -> Table:
     table = Table("stage", "answers", "accepted", "rejected, by reason")
     for stage in dict.fromkeys(stage for stage, _ in counts):
         own = {what: n for (of, what), n in sorted(counts.items()) if of == stage}
-        all_, accepted = sum(own.values()), own.pop("accepted", 0)
+        total, accepted = sum(own.values()), own.pop("accepted", 0)
         reasons = ", ".join(f"{reason} {n}" for reason, n in own.items())
-        table.add_row(stage, str(all_), str(accepted), reasons or "none")
+        table.add_row(stage, str(total), str(accepted), reasons or "none")
     return table

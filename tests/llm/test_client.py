@@ -122,10 +122,7 @@ def test_stored_answer_carries_usage_model_latency_and_time(server, tmp_path):
 
 @pytest.mark.parametrize(
     ("cut", "reason"),
-    [
-        (("length", '["Given a'), "cut_off"),
-        (("content_filter", "I can"), "filtered"),
-    ],
+    [(("length", '["Given a'), "cut_off"), (("content_filter", "I can"), "filtered")],
 )
 def test_a_refused_answer_stays_and_is_asked_again_with_its_fault(
     cut, reason, server, tmp_path
