@@ -138,9 +138,8 @@ def check_texts(
     """Refuse empty, self-referring, repeated or badly sized texts of the model.
 
     `wanted` is the number of words asked for: half to twice as many are let through,
-    where words can be counted. `repeats` leaves repeated texts to the caller, who drops
-    them one by one. `given` are texts of the user: none may be repeated, nothing else
-    is asked of them.
+    where words can be counted. `repeats` leaves repeated texts to the caller. Of the
+    `given` texts none may be repeated; nothing else is asked of them.
     """
     seen = set(map(normalise, given))
     most = max([MAX_WORDS, *(2 * len(words(text)) for text in given)])
@@ -195,27 +194,22 @@ def shortest(request: Planned) -> float:
 
 def _tasks(request: Planned, reply: replies.TasksReply) -> list[Task]:
     """The tasks of one group in one family, in the order of the answer."""
-    tasks, wanted = reply.root, request.variables["num_tasks"]
-    if len(tasks) != wanted:
-        raise Rejected("wrong_count", f"{len(tasks)} tasks instead of {wanted}")
-    check_texts(tasks, repeats=True)
-    return [
-        Task(
-            id=f"{request.id}/{number}",
-            family=request.family,
-            group=request.variables["group"],
-            index=number,
-            text=task.strip(),
-            split=split_of(request.family, number, wanted, 0),
-        )
-        for number, task in enumerate(tasks)
-    ]
+    family, wanted = request.family, request.variables["num_tasks"]
+    if len(reply.root) != wanted:
+        raise Rejected("wrong_count", f"{len(reply.root)} tasks instead of {wanted}")
+    check_texts(reply.root, repeats=True)
+    group, tasks = request.variables["group"], []
+    for index, text in enumerate(map(str.strip, reply.root)):
+        own = {"id": f"{request.id}/{index}", "family": family, "group": group}
+        split = split_of(family, index, wanted, 0)
+        tasks.append(Task(**own, index=index, text=text, split=split))
+    return tasks
 
 
 def _item(request: Planned, reply: replies.SeedReply) -> RetrievalItem:
     """A query with three independent positives."""
     check_texts(reply.positives, request.variables["num_words"])
-    check_texts([reply.query, *reply.positives])
+    check_texts([reply.query], given=reply.positives)
     check_texts([reply.title])
     return RetrievalItem(
         id=request.id,
@@ -233,8 +227,7 @@ def _graded(request: Planned, reply: replies.MghReply) -> GradedExample:
     documents = (reply.positive_example, *ladder_texts(reply))
     v = request.variables
     check_texts([reply.query], _words_asked_for(v["query_spec"]))
-    check_texts(documents, _words_asked_for(v["document_spec"]))
-    check_texts([reply.query, *documents])
+    check_texts(documents, _words_asked_for(v["document_spec"]), given=[reply.query])
     family, _, group, number, example = request.id.split("/")
     return GradedExample(
         id=request.id,
