@@ -8,6 +8,7 @@ ARGS ?=
 
 BIN := .venv/bin
 STAMP := .venv/.installed
+MODEL := .cache/.fetched
 
 # The usual PyTorch for Linux carries gigabytes of CUDA libraries. On a machine without
 # a GPU, name an index of CPU builds (PyTorch's install page gives its address):
@@ -29,7 +30,7 @@ help:
 	@echo "make lab        open JupyterLab on the notebooks"
 	@echo "make notebooks  run them and rewrite notebooks/ with their outputs"
 	@echo "make check      is everything here that a run needs?"
-	@echo "make clean      remove runs and caches; live answers and .venv are kept"
+	@echo "make clean      remove runs and caches; live answers, the model, .venv are kept"
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
@@ -38,25 +39,31 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
 	@touch $@
 
-run: $(STAMP)
+# once, with a network; a model folder that went since is named by what needs it
+$(MODEL): $(STAMP)
+	$(BIN)/python -m nbutils fetch
+	@mkdir -p $(@D) && touch $@
+
+run: $(MODEL)
 	$(BIN)/python -m nbutils run --profile $(PROFILE) $(ARGS)
 
-test: $(STAMP)
+test: $(MODEL)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest $(ARGS)
 
-lab: $(STAMP)
+lab: $(MODEL)
 	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/python -m jupyterlab notebooks
 
-notebooks: $(STAMP)
+notebooks: $(MODEL)
 	$(BIN)/python -m nbutils run --write $(ARGS)
 
-check: $(STAMP)
+check: $(MODEL)
 	$(BIN)/python -m nbutils check
 
-# answers of a live language model were paid for: they are not a cache
+# answers of a live language model were paid for, a fetched model needs a network: kept
 clean:
 	@test ! -d runs || find runs -mindepth 1 -maxdepth 1 ! -name 'answers.sqlite*' -exec rm -rf {} +
-	rm -rf .cache .pytest_cache .ruff_cache build
+	@test ! -d .cache || find .cache -mindepth 1 -maxdepth 1 ! -name models ! -name .fetched -exec rm -rf {} +
+	rm -rf .pytest_cache .ruff_cache build
 	find nbutils tests -name __pycache__ -type d -prune -exec rm -rf {} +

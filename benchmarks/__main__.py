@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
 
-from benchmarks import harness
-from nbutils.core.errors import LabError
+from nbutils.core.errors import LabError, known
+from nbutils.core.files import write_json
+
+SUITES = ("llm", "mining", "pooling", "training", "gpu")
 
 
 def main(
-    name: Annotated[str, typer.Argument(help="suite: " + ", ".join(harness.SUITES))],
+    name: Annotated[str, typer.Argument(help="suite: " + ", ".join(SUITES))],
     json_file: Annotated[
         Path | None, typer.Option("--json", help="also write the rows here")
     ] = None,
     out: Annotated[str, typer.Option(help="folder of the runs")] = "runs",
-    profile: Annotated[str, typer.Option(help="smoke, workshop or paper")] = "workshop",
 ) -> None:
     """Print measurements as rows of name, value, peer, ratio and unit."""
     try:
-        rows = harness.bench(name, out, profile)
+        suite = import_module(f"benchmarks.{known('suite', name, SUITES)}")
+        rows = suite.rows(out)
     except LabError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
-    for row in rows:
-        peer = "" if row["peer"] is None else f"  peer {row['peer']:.4g}"
-        ratio = "" if row["ratio"] is None else f"  ratio {row['ratio']:.3g}"
-        typer.echo(
-            f"{row['name']:<48} {row['value']:>10.4g} {row['unit']}{peer}{ratio}"
-        )
+    table = pd.DataFrame(rows).astype({"peer": float, "ratio": float})
+    form = {"index": False, "na_rep": "", "float_format": "{:.4g}".format}
+    typer.echo(table.to_string(**form))
     if json_file:
-        harness.write(json_file, rows)
+        write_json(json_file, rows)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,26 @@
-"""Measurements as rows {name, value, peer, ratio, unit}, one suite per subject.
+"""How everything here is measured: in turn with its peer, or in a process of its own.
 
-`peer` is the value of what a suite compares with and `ratio` is value / peer;
-both are None where there is nothing to compare with. A new suite is a function that
-returns rows, entered in SUITES.
+A measurement is a row {name, value, peer, ratio, unit}. `peer` is the value of what is
+compared with and `ratio` is value / peer; both are None where there is nothing.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from collections.abc import Callable, Mapping
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-from nbutils.core.errors import LabError, nearest
-from nbutils.core.files import write_json
+import pandas as pd
+import torch
+
+from nbutils.core import machine
+from nbutils.core.errors import LabError
 from nbutils.core.settings import ROOT
 
 Row = dict[str, Any]
@@ -26,57 +32,68 @@ def row(name: str, value: float, unit: str, peer: float | None = None) -> Row:
     return {"name": name, "value": value, "peer": peer, "ratio": ratio, "unit": unit}
 
 
-def notebooks(out: str = "runs", profile: str = "workshop") -> list[Row]:
-    """Seconds, their shares and peak memory of the notebooks run under OUT/PROFILE.
+Measured = namedtuple("Measured", "result seconds peak more")
+"""Of a call; `peak`: GB in use at most (on a GPU: of tensors), `more`: MB it added."""
 
-    Reads the metrics files, runs nothing. LabError where there are none.
+
+def measured(function: Callable[[], Any], device: str = "cpu") -> Measured:
+    """Call the function once, with a clock and an eye on memory."""
+    cuda = device == "cuda"
+    if cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        machine.forget_peak()
+    before = torch.cuda.memory_allocated() / 1e9 if cuda else machine.memory_now()
+    began = time.perf_counter()
+    result = function()
+    if cuda:
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - began
+    peak = torch.cuda.max_memory_allocated() / 1e9 if cuda else machine.peak_memory_gb()
+    return Measured(result, seconds, peak, 1000 * (peak - before))
+
+
+def in_turn(
+    ways: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 1
+) -> dict[str, pd.DataFrame]:
+    """Call functions in turn; for each a table of its calls, columns as `Measured`.
+
+    What else the machine does falls on all of them, and who comes first changes: the
+    next finds warmer caches. `warm_up` rounds before the others do not count.
     """
-    paths = sorted(Path(ROOT, out, profile).glob("*/metrics.json"))
-    if not paths:
-        raise LabError(
-            f"no runs under {Path(out, profile)}: first "
-            f"'python -m nbutils run --profile {profile}'"
-        )
-    rows, total = [], 0.0
-    for path in paths:
-        report = json.loads(path.read_text(encoding="utf-8"))
-        name, seconds = report["notebook"], report["seconds"]
-        rows.append(row(f"{name} wall time", seconds["total"], "s"))
-        for part in ("import", "encoding", "training", "other"):
-            share = seconds[part] / seconds["total"]
-            rows.append(row(f"{name} {part} share", round(share, 4), "of wall time"))
-        rows.append(row(f"{name} peak memory", report["peak_memory_gb"], "GB"))
-        total += seconds["total"]
-    return [*rows, row("all wall time", round(total, 3), "s")]
+    found: dict[str, list[Measured]] = {name: [] for name in ways}
+    for turn in range(warm_up + rounds):
+        for name in list(ways) if turn % 2 else reversed(ways):
+            found[name].append(measured(ways[name]))
+    return {name: pd.DataFrame(calls[warm_up:]) for name, calls in found.items()}
 
 
-def _later(module: str) -> Callable[..., list[Row]]:
-    """The `rows` of a module that is imported when its suite is asked for."""
-
-    def rows(**where: str) -> list[Row]:
-        return import_module(f"benchmarks.{module}").rows(**where)
-
-    return rows
-
-
-SUITES: dict[str, Callable[..., list[Row]]] = {
-    "notebooks": notebooks,
-    "llm": _later("llm"),
-    "mining": _later("mining"),
-    "pooling": _later("pooling"),
-    "training": _later("training"),
-    "gpu": _later("gpu"),
-}
+def timed_row(
+    name: str, ours: Callable, peer: Callable, rounds: int, warm_up: int = 1
+) -> Row:
+    """A row of median seconds of two functions that take turns."""
+    found = in_turn({"ours": ours, "peer": peer}, rounds, warm_up)
+    value, other = (float(table.seconds.median()) for table in found.values())
+    return row(name, value, "s", other)
 
 
-def bench(name: str, out: str = "runs", profile: str = "workshop") -> list[Row]:
-    """The rows of suite `name`. LabError that names the known ones for another."""
-    if name not in SUITES:
-        near, known = nearest(name, SUITES), ", ".join(SUITES)
-        raise LabError(f"unknown suite {name!r}{near} (known: {known})")
-    return SUITES[name](out=out, profile=profile)
+def in_process(function: Callable, *arguments: Any, **environment: str) -> Any:
+    """What a module's function returns in a fresh process; all of it passes as JSON.
+
+    LabError with the process's last line where it fails.
+    """
+    words = (function.__module__, function.__name__, json.dumps(arguments))
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.harness", *words],
+        cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment},
+    )  # fmt: skip
+    if done.returncode:
+        last = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise LabError(f"the benchmark's part {' '.join(words)} failed: {last}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def write(path: str | Path, rows: list[Row]) -> None:
-    """Write the rows as a JSON list."""
-    write_json(path, rows)
+if __name__ == "__main__":
+    module, name, arguments = sys.argv[1:]
+    print(json.dumps(getattr(import_module(module), name)(*json.loads(arguments))))

@@ -1,318 +1,167 @@
 """What mining costs beside sentence-transformers with FAISS, and as the corpus grows.
 
 Vectors are given to both. Every job runs in a process of its own, so that its peak of
-memory is its own; jobs are interleaved and a row is the median of `REPEATS`.
+memory is its own; jobs take turns.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import torch
+from datasets import Dataset
+from nbutils.mining.arrays import VectorSearch
+from sentence_transformers import util
+from sklearn.preprocessing import normalize
 
-from nbutils.core import machine
-from nbutils.core.errors import LabError
-from nbutils.core.files import write_json, write_table
-from nbutils.core.settings import ROOT
+from benchmarks.harness import Row, in_process, in_turn, measured, row, timed_row
+from nbutils.mining import METHODS, mine, mine_until_full, prepare
+from nbutils.mining.search import nearest
 
-REPEATS = 5
-QUERIES, DOCUMENTS, WIDTH = 20_000, 50_000, 384
+WIDTH = 384
 NEGATIVES, PERC = 4, 0.95
-PEER_DEPTH = 10 * NEGATIVES + 2
+DEPTH = 10 * NEGATIVES + 2
 """Candidates that the peer searches for 4 negatives and one positive."""
 
-SCALES = (10_000, 100_000, 1_000_000)
-SCALE_QUERIES, SCALE_DEPTH = 1_000, 100
 
-
-def rows(out: str = "runs", profile: str = "workshop") -> list[dict]:
-    """Rows of the suite `mining`; the curve is written to OUT/bench/ as a figure."""
-    from benchmarks.harness import row
-
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        _write_data(folder, QUERIES, DOCUMENTS, topical=False)
-        ours, peer = _interleaved(["ours", "peer"], folder)
+def rows(out: str) -> list[Row]:
+    """The suite `mining`."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_vectors(folder, 20_000, 50_000)
+        own, peer = beside_peer(folder, 5)
+        write_vectors(folder, 300, 6_000, topical=True)
+        starved, starved_peer = beside_peer(folder, 1)
         found = [
-            row("time_vs_st_faiss", *_pair(ours, peer, "seconds")),
-            row("memory_vs_st_faiss", *_pair(ours, peer, "megabytes")),
-            row("refilter_seconds", _median(ours, "refilter"), "s"),
-            row("full_rows", *_pair(ours, peer, "full", "of queries")),
+            row("time_vs_st_faiss", own.seconds, "s", peer.seconds),
+            row("memory_vs_st_faiss", own.memory, "MB", peer.memory),
+            row("refilter_seconds", own.refilter, "s"),
+            row("starvation_full_rows", starved.full, "of queries", starved_peer.full),
         ]
-        _write_data(folder, 300, 6_000, topical=True)
-        ours, peer = _interleaved(["ours", "peer"], folder, repeats=1)
-        found += [row("starvation_full_rows", *_pair(ours, peer, "full", "of queries"))]
-        curve = _scaling(folder)
-    for part in curve.itertuples():
-        found += [
-            row(f"search_seconds_{part.documents}", part.ours, "s", part.bare),
-            row(f"search_memory_{part.documents}", part.memory, "MB"),
-        ]
-    _draw(curve, Path(ROOT, out, "bench"))
+        for count in (10_000, 100_000, 1_000_000):
+            write_vectors(folder, 1_000, count)
+            found += in_process(scale_rows, folder)
     return found
 
 
-def _pair(ours, peer, name: str, unit: str | None = None) -> tuple[float, str, float]:
-    """Value, unit and the peer's value."""
-    unit = unit or {"seconds": "s", "megabytes": "MB"}[name]
-    return _median(ours, name), unit, _median(peer, name)
+def beside_peer(folder: str, rounds: int) -> list[pd.Series]:
+    """What `ours` and `theirs` cost, medians of processes that take turns."""
+    ways = {job.__name__: partial(in_process, job, folder) for job in (ours, theirs)}
+    found = in_turn(ways, rounds, warm_up=0)
+    return [pd.DataFrame([*calls.result]).median() for calls in found.values()]
 
 
-def _median(results: list[dict], name: str) -> float:
-    return float(np.median([result[name] for result in results]))
+def write_vectors(folder: str, queries: int, documents: int, topical=False) -> None:
+    """Unit vectors of documents around topics and of queries, float32, into the folder.
 
-
-def _interleaved(jobs: list[str], folder: Path, repeats: int = REPEATS):
-    found = [[_child(job, folder) for job in jobs] for _ in range(repeats)]
-    return zip(*found, strict=True)
-
-
-def _scaling(folder: Path) -> pd.DataFrame:
-    """Seconds of our search and of product plus top-k, and our memory, by documents."""
-    found = []
-    for count in SCALES:
-        _write_vectors(folder, SCALE_QUERIES, count)
-        found.append({"documents": count, **_child("scale", folder)})
-    return pd.DataFrame(found)
-
-
-def _child(job: str, folder: Path) -> dict:
-    """What a job measured, run in a fresh process."""
-    code = "import sys; from nbutils import bench_mining as b; b.child(*sys.argv[1:])"
-    command = [sys.executable, "-c", code, job, str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise LabError(f"the benchmark's job {job!r} failed: {last}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def child(job: str, folder: str) -> None:
-    """Run one job on the data in `folder` and print what it measured as JSON."""
-    print(json.dumps(JOBS[job](Path(folder))))
-
-
-# -- the data --------------------------------------------------------------------------
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-def _write_vectors(folder: Path, queries: int, documents: int, spread=1.2) -> list[int]:
-    """Documents around topics, and queries near one document each, their positive.
-
-    Unit vectors, float32; returns each query's positive. Written in parts, because a
-    million documents are 1.5 GB.
+    A query is near one document, its positive; `topical` ones are near their topic
+    instead, all of whose documents score alike. Written in parts: a million documents
+    are 1.5 GB.
     """
+    each, spread, apart = (100, 0.5, 0.2) if topical else (50, 1.2, 1.0)
     rng = np.random.default_rng(0)
-    topics = _unit(rng.standard_normal((max(1, documents // 50), WIDTH), np.float32))
-    path = folder / "documents.npy"
-    made = np.lib.format.open_memmap(
-        path, mode="w+", dtype=np.float32, shape=(documents, WIDTH)
-    )
+    topics = normalize(rng.standard_normal((documents // each, WIDTH), np.float32))
+    topic = np.zeros(documents, int)
+    path, shape = f"{folder}/documents.npy", (documents, WIDTH)
+    made = np.lib.format.open_memmap(path, "w+", np.float32, shape)
     for start in range(0, documents, 50_000):
-        rows = slice(start, min(start + 50_000, documents))
-        noise = rng.standard_normal((rows.stop - start, WIDTH), np.float32)
-        topic = topics[rng.integers(0, len(topics), len(noise))]
-        made[rows] = _unit(topic + spread * noise / WIDTH**0.5)
+        part = slice(start, start + 50_000)
+        noise = rng.standard_normal(made[part].shape, np.float32)
+        topic[part] = rng.integers(0, len(topics), len(noise))
+        made[part] = normalize(topics[topic[part]] + spread * noise / WIDTH**0.5)
     positives = rng.integers(0, documents, queries)
+    near = topics[topic[positives]] if topical else made[positives]
     noise = rng.standard_normal((queries, WIDTH), np.float32)
-    asked = _unit(made[positives] + noise / WIDTH**0.5)
+    asked = normalize(near + apart * noise / WIDTH**0.5)
     made.flush()
-    np.save(folder / "queries.npy", asked.astype(np.float32))
-    return positives.tolist()
+    np.savez(f"{folder}/queries.npz", asked=asked, positives=positives)
 
 
-def _write_topical(folder: Path, queries: int, documents: int) -> list[int]:
-    """As `_write_vectors`, but the query is its topic: all of a topic scores alike."""
-    rng = np.random.default_rng(1)
-    count = documents // 100
-    topics = _unit(rng.standard_normal((count, WIDTH)))
-    topic = np.arange(documents) % count
-    noise = rng.standard_normal((documents, WIDTH)) / WIDTH**0.5
-    made = _unit(topics[topic] + 0.5 * noise)
-    positives = rng.integers(0, documents, queries)
-    noise = rng.standard_normal((queries, WIDTH)) / WIDTH**0.5
-    asked = _unit(topics[topic[positives]] + 0.2 * noise)
-    np.save(folder / "documents.npy", made.astype(np.float32))
-    np.save(folder / "queries.npy", asked.astype(np.float32))
-    return positives.tolist()
-
-
-def _write_data(folder: Path, queries: int, documents: int, *, topical: bool) -> None:
-    """Vectors and texts of one job. The texts are made-up words, each text its own."""
-    write = _write_topical if topical else _write_vectors
-    positives = write(folder, queries, documents)
-    rng = np.random.default_rng(2)
-    words = np.array([f"word{number}" for number in range(5_000)])
-
-    def texts(count: int, length: int) -> list[str]:
-        drawn = words[rng.integers(0, len(words), (count, length))]
-        return [f"{' '.join(row)} {number}" for number, row in enumerate(drawn)]
-
-    write_json(
-        folder / "texts.json",
-        {
-            "queries": texts(queries, 8),
-            "documents": texts(documents, 40),
-            "positives": positives,
-        },
-    )
-
-
-def _read_data(folder: Path):
-    texts = json.loads((folder / "texts.json").read_text())
-    return np.load(folder / "queries.npy"), np.load(folder / "documents.npy"), texts
-
-
-# -- the jobs --------------------------------------------------------------------------
-
-
-def _measured(job: Callable[[], object]) -> tuple[object, dict[str, float]]:
-    """The job's result, its seconds, and its peak memory above what there was, MB."""
-    before = machine.memory_now()
-    machine.forget_peak()
-    began = time.perf_counter()
-    result = job()
-    seconds = time.perf_counter() - began
-    peak = (machine.peak_memory_gb() - before) * 1024
-    return result, {"seconds": seconds, "megabytes": peak}
-
-
-def _ours(folder: Path) -> dict:
-    """Vectors to a table of negatives, and another method over the same candidates."""
-    from nbutils.mining import exclusion, methods, recipe
-    from nbutils.mining.arrays import VectorSearch
-
-    def search(asked, vectors, texts):
-        queries = {f"q{n}": text for n, text in enumerate(texts["queries"])}
-        names = [f"d{n}" for n in range(len(vectors))]
-        corpus = pd.DataFrame({"id": names, "text": texts["documents"]})
-        own = {f"q{n}": [f"d{p}"] for n, p in enumerate(texts["positives"])}
-        return VectorSearch(asked, vectors, queries, corpus, own, PEER_DEPTH)
-
-    def job(made):
-        def once(found):
-            pool = exclusion.prepare(found, made.queries, made.corpus)
-            return methods.mine(pool, method="perc_pos", perc=PERC, k=NEGATIVES)
-
-        return methods.mine_until_full(made.candidates(), once, made.deepen)
-
-    asked, vectors, texts = _read_data(folder)
-    job(search(*_few(asked, vectors, texts)))  # libraries load what they load once
-    given = search(asked, vectors, texts)
-    mined, cost = _measured(lambda: job(given))
-    count = mined.negatives.groupby("query_id").size()
-    full = float((count == NEGATIVES).sum() / len(asked))
-    refilter = [
-        _measured(lambda m=m: methods.mine(mined.pool, method=m, k=NEGATIVES))[1]
-        for m in recipe.METHODS
-    ]
-    return {**cost, "full": full, "refilter": max(r["seconds"] for r in refilter)}
-
-
-def _peer(folder: Path) -> dict:
-    """The same negatives from sentence-transformers with FAISS, its own defaults."""
-    from datasets import Dataset
-    from sentence_transformers import util
-
-    def job(asked, vectors, texts):
-        rows = [texts["documents"][place] for place in texts["positives"]]
-        pairs = Dataset.from_dict({"query": texts["queries"], "positive": rows})
-        return util.mine_hard_negatives(
-            pairs,
-            _given(asked, vectors),
-            corpus=texts["documents"],
-            relative_margin=1 - PERC,
-            num_negatives=NEGATIVES,
-            use_faiss=True,
-            output_format="n-tuple",
-            output_scores=True,
-            verbose=False,
-        )
-
-    asked, vectors, texts = _read_data(folder)
-    job(*_few(asked, vectors, texts))
-    mined, cost = _measured(lambda: job(asked, vectors, texts))
-    return {**cost, "full": len(mined) / len(asked)}
-
-
-def _few(asked, vectors, texts, count: int = 200):
-    """The first documents, and the first of their queries, of the data."""
-    places = [n for n, p in enumerate(texts["positives"]) if p < count] or [0]
-    positives = [texts["positives"][n] for n in places]
-    return (
-        asked[places],
-        vectors[: max(count, max(positives) + 1)],
-        {
-            "queries": [texts["queries"][n] for n in places],
-            "documents": texts["documents"][: max(count, max(positives) + 1)],
-            "positives": positives,
-        },
-    )
-
-
-def _given(asked: np.ndarray, vectors: np.ndarray) -> SimpleNamespace:
-    """What the peer asks of a model, answered with vectors that are given."""
-    from sentence_transformers.util import cos_sim, pairwise_cos_sim
-
+def read(folder: str, count: int | None = None) -> SimpleNamespace:
+    """Vectors, texts and positives of the first `count` queries and documents."""
+    asked, positives = np.load(f"{folder}/queries.npz").values()
+    vectors = np.load(f"{folder}/documents.npy")[:count]
     return SimpleNamespace(
-        device="cpu",
-        encode_query=lambda texts, **_: asked,
-        encode_document=lambda texts, **_: vectors,
-        get_embedding_dimension=lambda: vectors.shape[1],
-        similarity=cos_sim,
-        similarity_pairwise=pairwise_cos_sim,
+        asked=asked[:count],
+        vectors=vectors,
+        positives=positives[:count] % len(vectors),
+        queries=[f"query{n} " * 8 for n in range(len(asked[:count]))],
+        documents=[f"document{n} " * 40 for n in range(len(vectors))],
     )
 
 
-def _scale(folder: Path) -> dict:
-    """Our search of memory-mapped vectors, and the bare product and top-k, by turns."""
-    import torch
+def ours(folder: str) -> dict[str, float]:
+    """Seconds, MB, share of queries with all negatives; seconds of another method."""
 
-    from nbutils.mining.candidates import BYTES
-    from nbutils.mining.search import nearest
+    def mined(data):
+        queries = {f"q{n}": text for n, text in enumerate(data.queries)}
+        own = {f"q{n}": [f"d{place}"] for n, place in enumerate(data.positives)}
+        names = [f"d{n}" for n in range(len(data.documents))]
+        corpus = pd.DataFrame({"id": names, "text": data.documents})
+        given = (data.asked, data.vectors, queries, corpus, own)
+        search = VectorSearch(*given, DEPTH)
 
-    asked = np.load(folder / "queries.npy")
-    vectors = np.load(folder / "documents.npy", mmap_mode="c")
-    size = max(1, BYTES // (4 * len(vectors)))
+        def once(found):
+            pool = prepare(found, queries, corpus)
+            return mine(pool, method="perc_pos", perc=PERC, k=NEGATIVES)
 
-    def bare():
-        own, all_ = torch.from_numpy(asked), torch.from_numpy(vectors)
-        for start in range(0, len(asked), size):
-            torch.topk(own[start : start + size] @ all_.T, SCALE_DEPTH, dim=1)
+        return mine_until_full(search.candidates(), once, search.deepen)
 
-    def ours():
-        nearest(asked, vectors, SCALE_DEPTH)
-
-    ours()  # all pages of the file are in memory now: what is above them is ours
-    found = [(_measured(bare)[1], _measured(ours)[1]) for _ in range(REPEATS)]
-    bares, own = zip(*found, strict=True)
-    return {
-        "bare": _median(bares, "seconds"),
-        "ours": _median(own, "seconds"),
-        "memory": _median(own, "megabytes"),
-    }
-
-
-JOBS = {"ours": _ours, "peer": _peer, "scale": _scale}
+    mined(read(folder, 200))  # libraries load what they load once
+    data = read(folder)
+    found, seconds, _, memory = measured(lambda: mined(data))
+    full = (found.negatives.groupby("query_id").size() == NEGATIVES).sum()
+    refilter = max(
+        measured(lambda m=m: mine(found.pool, method=m, k=NEGATIVES)).seconds
+        for m in METHODS
+    )
+    share = float(full / len(data.asked))
+    return {"seconds": seconds, "memory": memory, "full": share, "refilter": refilter}
 
 
-def _draw(curve: pd.DataFrame, folder: Path) -> None:
-    """Write the curve as a csv file and a figure, and print its description."""
-    from nbutils.plots import mining
+def theirs(folder: str) -> dict[str, float]:
+    """The same of sentence-transformers with FAISS, by its own defaults."""
 
-    figure, text = mining.scaling(curve)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_table(folder / "mining_scaling.csv", curve)
-    figure.savefig(folder / "mining_scaling.png", metadata={"Description": text})
-    print(text)
+    def mined(data):
+        positives = [data.documents[place] for place in data.positives]
+        model = SimpleNamespace(  # what the library asks of one
+            device="cpu",
+            encode_query=lambda texts, **_: data.asked,
+            encode_document=lambda texts, **_: data.vectors,
+            get_embedding_dimension=lambda: WIDTH,
+            similarity=util.cos_sim,
+            similarity_pairwise=util.pairwise_cos_sim,
+        )
+        return util.mine_hard_negatives(
+            Dataset.from_dict({"query": data.queries, "positive": positives}),
+            model, corpus=data.documents, relative_margin=1 - PERC,
+            num_negatives=NEGATIVES, use_faiss=True, output_format="n-tuple",
+            output_scores=True, verbose=False,
+        )  # fmt: skip
+
+    mined(read(folder, 200))
+    data = read(folder)
+    found, seconds, _, memory = measured(lambda: mined(data))
+    return {"seconds": seconds, "memory": memory, "full": len(found) / len(data.asked)}
+
+
+def scale_rows(folder: str) -> list[Row]:
+    """Seconds and MB of our search of mapped vectors; peer: a product and top-k."""
+    asked = np.load(f"{folder}/queries.npz")["asked"]
+    vectors = np.load(f"{folder}/documents.npy", mmap_mode="c")
+
+    def ours() -> None:
+        nearest(asked, vectors, 100)
+
+    def bare() -> None:
+        every, block = torch.from_numpy(vectors), 2**24 // len(vectors)  # 64 MB
+        for part in torch.from_numpy(asked).split(block):
+            torch.topk(part @ every.T, 100, dim=1)
+
+    seconds = timed_row(f"search_seconds_{len(vectors)}", ours, bare, 5)
+    # all pages of the file are in memory now: what is above them is ours
+    memory = row(f"search_memory_{len(vectors)}", measured(ours).more, "MB")
+    return [seconds, memory]

@@ -1,285 +1,210 @@
 """What a training step costs beside sentence-transformers, and what GradCache saves.
 
 Both sides train the same 4-bit backbone with the same adapters, pooling, precision and
-batches of recorded texts. Steps alternate, so that what else the machine does falls on
-both; memory is measured in a process of its own for each way.
+batches of recorded texts. `changes` are the settings of another student.
 """
 
 from __future__ import annotations
 
 import itertools
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
-from peft import LoraConfig
-from sentence_transformers import (
-    SentenceTransformer,
-    SentenceTransformerTrainer,
-    SentenceTransformerTrainingArguments,
-)
-from sentence_transformers.sentence_transformer import losses
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from peft import LoraConfig, prepare_model_for_kbit_training
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer import losses, trainer, training_args
 from transformers import TrainerCallback
 
-from benchmarks import harness
-from nbutils.core import machine
-from nbutils.core.errors import LabError
+from benchmarks.harness import Row, in_process, in_turn, measured, row, timed_row
 from nbutils.core.fields import Settings
-from nbutils.core.records import read_records
+from nbutils.core.records import TrainingInstance
 from nbutils.core.settings import resolve
-from nbutils.encoder import backbone
-from nbutils.encoder.models import compute_dtype, minilm_folder, quiet
+from nbutils.encoder.backbone import keep_differentiable, quantization_config
+from nbutils.encoder.models import compute_dtype, device_of, quiet, resolve_model
 from nbutils.encoder.student import build_student
+from nbutils.synthesis import generate
 from nbutils.training import gradcache, instances, loop
 
-QUERIES = 32
 STEPS, ROUNDS = 3, 3
 """Steps that are timed in each round after one that is not, and rounds."""
+Batches = Sequence[gradcache.Batch]
 
-Row = harness.Row
 
-
-def batch_settings(**changes) -> Settings:
+def student_settings(**changes: Any) -> Settings:
     """The page's student on batches of 32 × (query, positive, one written negative)."""
-    return resolve(
-        overrides={
-            "batch_size": QUERIES,
-            "mixing": "synthetic",
-            "pooling": "mean",
-            **changes,
-        }
-    )
+    usual = {"batch_size": 32, "mixing": "synthetic", "pooling": "mean"}
+    return resolve(overrides={**usual, **changes})
 
 
-def batches(settings: Settings, count: int) -> list[gradcache.Batch]:
+@cache
+def recorded() -> list[TrainingInstance]:
+    """Recorded graded examples that have retrieved negatives too."""
+    data = instances.training_data(generate.load(resolve()))
+    return [i for i in data if i.graded and len(i.retrieved) > 1]
+
+
+def batches(settings: Settings, count: int) -> Batches:
     """`count` batches of recorded training texts, the same in every call."""
-    data = [i for i in instances.training_data(read_records(settings)) if i.graded]
-    starts = [n * QUERIES for n in range(count)]
+    size = settings.training.batch_size
     return [
-        gradcache.make_batch(data[start : start + QUERIES], "N2", settings, step)
-        for step, start in enumerate(starts)
+        gradcache.make_batch(recorded()[n * size :][:size], "N2", settings, n)
+        for n in range(count)
     ]
 
 
-def our_steps(settings: Settings, made: list[gradcache.Batch]) -> Iterator[float]:
-    """Seconds of one training step after another, without end."""
-    student = build_student(settings)
-    parameters = [p for p in student.parameters() if p.requires_grad]
-    optimizer = loop.make_optimizer(parameters, settings)
-    while True:
-        for batch in made:
-            began = time.perf_counter()
-            loop.training_step(student, batch, optimizer, settings)
-            yield time.perf_counter() - began
-
-
-# -- the peer ------------------------------------------------------------------------
-
-
-def peer_model(settings: Settings) -> SentenceTransformer:
-    """The same student as the library's documentation builds one: its own modules."""
-    dtype = compute_dtype(settings.encoder.compute_dtype, "cpu")
-    with quiet():
-        transformer = Transformer(
-            str(minilm_folder()),
-            max_seq_length=settings.encoder.max_length,
-            model_kwargs={
-                "quantization_config": backbone.quantization_config(
-                    settings.encoder.quantization, dtype
-                ),
-                "device_map": {"": "cpu"},
-            },
-        )
-    pooling = Pooling(transformer.get_embedding_dimension(), "mean")
-    model = SentenceTransformer(modules=[transformer, pooling], device="cpu")
-    model.add_adapter(
-        LoraConfig(
-            r=settings.encoder.lora_r,
-            lora_alpha=settings.encoder.lora_alpha,
-            lora_dropout=settings.encoder.lora_dropout,
-            target_modules="all-linear",
-        )
+def our_steps(
+    settings: Settings, made: Batches, model: SentenceTransformer | None = None
+) -> Callable[[], Any]:
+    """A function that measures the next step of the model (None: a fresh student)."""
+    model = model or build_student(settings)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer, coming = loop.make_optimizer(parameters, settings), itertools.cycle(made)
+    return lambda: measured(
+        partial(loop.training_step, model, next(coming), optimizer, settings),
+        model.device.type,
     )
-    backbone.keep_differentiable(model)
+
+
+def peer_model(settings: Settings, upcast: bool = False) -> SentenceTransformer:
+    """The settings' model as sentence-transformers and peft are documented.
+
+    `upcast`: by `prepare_model_for_kbit_training`, to 32 bits what is not in 4.
+    """
+    encoder, device = settings.encoder, device_of(settings)
+    dtype = compute_dtype(encoder.compute_dtype, device)
+    quantization = quantization_config(encoder.quantization, dtype)
+    named = {"quantization_config": quantization, "device_map": {"": device}}
+    with quiet():
+        model = SentenceTransformer(resolve_model(encoder.student), model_kwargs=named)
+    model.max_seq_length = encoder.max_length
+    if upcast:
+        model[0].model = prepare_model_for_kbit_training(
+            model[0].model, gradient_checkpointing_kwargs={"use_reentrant": False}
+        )
+    adapters = LoraConfig(
+        r=encoder.lora_r, lora_alpha=encoder.lora_alpha,
+        lora_dropout=encoder.lora_dropout, target_modules="all-linear",
+    )  # fmt: skip
+    model.add_adapter(adapters)
+    keep_differentiable(model)
     return model
 
 
-class _Clock(TrainerCallback):
+def peer_columns(made: Batches) -> Dataset:
+    """The batches' rows as the peer reads them: anchor, positive, negatives."""
+    rows = []
+    for batch in made:
+        count = len(batch.instances)
+        asked = [instance.query for instance in batch.instances]
+        negatives = np.reshape(batch.documents[count:], (count, -1))
+        rows += np.c_[asked, batch.documents[:count], negatives].tolist()
+    names = ["anchor", "positive", *(f"negative_{n}" for n in range(len(rows[0]) - 2))]
+    return Dataset.from_list([dict(zip(names, row, strict=True)) for row in rows])
+
+
+class Clock(TrainerCallback):
     """Notes when each step ends: between two ends lie collating and the whole step."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
 
-    def on_step_end(self, args, state, control, **kwargs) -> None:
+    def on_step_end(self, *given, **named) -> None:
         self.ends.append(time.perf_counter())
 
 
-def peer_columns(made: list[gradcache.Batch]) -> Dataset:
-    """The batches' rows as the peer reads them: anchor, positive, negative."""
-    rows = [
-        {"anchor": i.query, "positive": positive, "negative": negative}
-        for batch in made
-        for i, positive, negative in zip(
-            batch.instances,
-            batch.documents[: len(batch.instances)],
-            batch.documents[len(batch.instances) :],
-            strict=True,
-        )
-    ]
-    return Dataset.from_list(rows)
-
-
-def peer_round(
-    model, loss, data: Dataset, settings: Settings, steps: int, **others
-) -> float:
+def peer_seconds(
+    model: SentenceTransformer, made: Batches, settings: Settings, cached: bool,
+    steps: int = STEPS,
+) -> float:  # fmt: skip
     """Median seconds of a step of the library's own trainer, after one not counted.
 
-    `others` are further arguments of the trainer, or other values of these.
+    `cached`: with its GradCache, in the settings' mini-batches.
     """
-    clock = _Clock()
-    device = model.device.type
-    usual = {
-        "max_steps": steps + 1,
-        "per_device_train_batch_size": settings.training.batch_size,
-        "learning_rate": settings.training.learning_rate,
-        "bf16": compute_dtype(settings.encoder.compute_dtype, device) == torch.bfloat16,
-        "use_cpu": device == "cpu",
-        "save_strategy": "no",
-        "logging_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
-        "seed": settings.seed,
-    }
+    clock, chosen, device = Clock(), settings.training, model.device.type
+    bf16 = compute_dtype(settings.encoder.compute_dtype, device) == torch.bfloat16
+    kind, named = losses.MultipleNegativesRankingLoss, {}
+    if cached:
+        kind = losses.CachedMultipleNegativesRankingLoss
+        named = {"mini_batch_size": chosen.mini_batch}
     with tempfile.TemporaryDirectory() as folder:
-        arguments = SentenceTransformerTrainingArguments(
-            output_dir=folder, **{**usual, **others}
-        )
-        trainer = SentenceTransformerTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=data,
-            loss=loss,
-            callbacks=[clock],
-        )
-        trainer.train()
-    ends = clock.ends
-    return median(b - a for a, b in itertools.pairwise(ends))
+        arguments = training_args.SentenceTransformerTrainingArguments(
+            folder, max_steps=steps + 1, per_device_train_batch_size=chosen.batch_size,
+            learning_rate=chosen.learning_rate, seed=settings.seed, bf16=bf16,
+            optim={"adamw": "adamw_torch"}.get(chosen.optimizer, chosen.optimizer),
+            gradient_checkpointing=settings.encoder.gradient_checkpointing,
+            gradient_checkpointing_kwargs={"use_reentrant": False},
+            use_cpu=device == "cpu", dataloader_pin_memory=False, disable_tqdm=True,
+            save_strategy="no", logging_strategy="no", report_to="none",
+        )  # fmt: skip
+        trainer.SentenceTransformerTrainer(
+            model, arguments, peer_columns(made), callbacks=[clock],
+            loss=kind(model, scale=1 / chosen.temperature, **named),
+        ).train()  # fmt: skip
+    return median(b - a for a, b in itertools.pairwise(clock.ends))
 
 
-def step_rows(rounds: int = ROUNDS, steps: int = STEPS) -> list[Row]:
-    """Rows `step_vs_st` (peer: its faster loss) and one for each of its losses."""
-    settings = batch_settings()
+def step_row(name: str = "step_vs_st", rounds: int = ROUNDS, **changes: Any) -> Row:
+    """Seconds of a step; peer: the library's trainer with the faster of its losses."""
+    settings = student_settings(**changes)
     made = batches(settings, 4)
-    data = peer_columns(made)
-    ours = our_steps(settings, made)
-    model = peer_model(settings)
-    scale = 1 / settings.training.temperature
-    peers = {
-        "mnrl": losses.MultipleNegativesRankingLoss(model, scale=scale),
-        "cached_mnrl": losses.CachedMultipleNegativesRankingLoss(model, scale=scale),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in ("ours", *peers)}
-    for _ in range(rounds):
-        next(ours)
-        seconds["ours"].append(median(next(ours) for _ in range(steps)))
-        for name, loss in peers.items():
-            seconds[name].append(peer_round(model, loss, data, settings, steps))
-    value = median(seconds["ours"])
-    medians = {name: median(seconds[name]) for name in peers}
-    rows = [harness.row("step_vs_st", value, "s", min(medians.values()))]
-    return rows + [
-        harness.row(f"step_vs_st {name}", value, "s", medians[name]) for name in peers
-    ]
+    step, model = our_steps(settings, made), peer_model(settings)
 
+    def ours() -> float:
+        step()
+        return median(step().seconds for _ in range(STEPS))
 
-# -- GradCache -----------------------------------------------------------------------
+    peer = partial(peer_seconds, model, made, settings)
+    ways = {"ours": ours, "plain": partial(peer, False), "cached": partial(peer, True)}
+    found = in_turn(ways, rounds, warm_up=0)
+    value, *others = (float(calls.result.median()) for calls in found.values())
+    return row(name, value, "s", min(others))
 
 
 def cached_settings(cached: bool) -> Settings:
     """Plain steps in one piece, or cached ones in mini-batches an eighth of it."""
-    texts = 3 * QUERIES
-    size = texts // 8 if cached else texts
-    return batch_settings(gradient_cache=cached, mini_batch=size, mini_batch_tokens=0)
+    size = 3 * 32 // 8 if cached else 3 * 32
+    return student_settings(gradient_cache=cached, mini_batch=size, mini_batch_tokens=0)
 
 
-def peak_of_step(cached: bool) -> float:
+def memory_of_step(cached: bool) -> float:
     """MB that a step needs at its peak beyond what stood before it, in this process."""
     settings = cached_settings(cached)
-    whole = batches(settings, 1)[0]
-    chosen = whole.instances[:4]
-    small = gradcache.make_batch(chosen, whole.level, settings, step=0)
-    steps = our_steps(settings, [small, whole])
-    next(steps)  # the first step of a process loads libraries and kernels
-    machine.forget_peak()
-    before = machine.memory_now()
-    next(steps)
-    return (machine.peak_memory_gb() - before) * 1000
+    small = batches(settings.changed(batch_size=4), 1)
+    step = our_steps(settings, [*small, *batches(settings, 1)])
+    step()  # the first step of a process loads libraries and kernels
+    return step().more
 
 
-def _in_a_process(call: str) -> float:
-    """What a call of this module returns in a fresh process."""
-    code = f"from nbutils import bench_training as b; print(b.{call})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    if done.returncode:
-        last = (done.stderr.strip() or "no message").splitlines()[-1]
-        raise LabError(f"the benchmark's part {call} failed: {last}")
-    return float(done.stdout.split()[-1])
-
-
-def gradcache_rows(rounds: int = ROUNDS) -> list[Row]:
+def gradcache_rows() -> list[Row]:
     """Rows `gradcache_memory` and `gradcache_time`; peer: the plain step."""
-    memory = {
-        cached: _in_a_process(f"peak_of_step({cached})") for cached in (True, False)
-    }
-    ways = {cached: cached_settings(cached) for cached in (True, False)}
-    seconds = in_turn(ways, batches(batch_settings(), 1), rounds)
+    memory, plain_memory = (in_process(memory_of_step, way) for way in (True, False))
+    made = batches(student_settings(), 1)
+    steps = (our_steps(cached_settings(way), made) for way in (True, False))
     return [
-        harness.row("gradcache_memory", memory[True], "MB", memory[False]),
-        harness.row("gradcache_time", seconds[True], "s", seconds[False]),
+        row("gradcache_memory", memory, "MB", plain_memory),
+        timed_row("gradcache_time", *steps, ROUNDS),
     ]
 
 
-def in_turn(
-    ways: Mapping[Any, Settings], made: list[gradcache.Batch], rounds: int
-) -> dict[Any, float]:
-    """Median seconds of a step under each of some settings, steps taking turns."""
-    running = {name: our_steps(settings, made) for name, settings in ways.items()}
-    seconds: dict[Any, list[float]] = {name: [] for name in ways}
-    for turn in range((rounds + 1) * len(made)):
-        for name, steps in running.items():
-            spent = next(steps)
-            if turn >= len(made):
-                seconds[name].append(spent)
-    return {name: median(found) for name, found in seconds.items()}
-
-
-# -- mini-batches by tokens ------------------------------------------------------------
-
-
-def token_rows(rounds: int = ROUNDS) -> list[Row]:
-    """Rows `token_budget` with and without GradCache; peer: no limit in tokens.
+def token_row(name: str, cached: bool) -> Row:
+    """Seconds of a step with mini-batches by tokens; peer: no limit in tokens.
 
     Both sides sort by length; the batches are those of `step_vs_st`.
     """
-    rows = []
-    for cached in (False, True):
-        usual = batch_settings(gradient_cache=cached)
-        fixed = usual.changed(mini_batch_tokens=0)
-        ways = {"fixed": fixed, "tokens": usual}
-        seconds = in_turn(ways, batches(fixed, 2), rounds)
-        name = "token_budget gradcache" if cached else "token_budget"
-        rows.append(harness.row(name, seconds["tokens"], "s", seconds["fixed"]))
-    return rows
+    usual = student_settings(gradient_cache=cached)
+    ways, made = (usual, usual.changed(mini_batch_tokens=0)), batches(usual, 2)
+    steps = (our_steps(settings, made) for settings in ways)
+    return timed_row(name, *steps, 2 * ROUNDS, warm_up=2)
 
 
-def rows(**where: str) -> list[Row]:
+def rows(out: str) -> list[Row]:
     """The suite `training`."""
-    return [*step_rows(), *gradcache_rows(), *token_rows()]
+    tokens = token_row("token_budget", False), token_row("token_budget gradcache", True)
+    return [step_row(), *gradcache_rows(), *tokens]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -183,11 +184,11 @@ def mine(
     data = retrieval.read_set(folder, split)
     processes.place()  # each process takes its own GPU before a model is loaded
     found = teachers.load_teacher(teacher or chosen.mining.teachers[-1], chosen)
-    negatives = miner.mine_set(data, found, chosen)
+    negatives = miner.mine_set(data, found, chosen, typer.echo)
     if not processes.is_main():
         return
     write_table(out, negatives)
-    report = miner.checked(negatives, data, chosen)
+    report = audit.check_mined(negatives, data, chosen.mining.negatives_per_query)
     typer.echo(report.drop(columns="example").round(4).to_string(index=False))
     typer.echo(
         f"{len(negatives)} negatives of {negatives['query_id'].nunique()} of "
@@ -211,6 +212,23 @@ def study(
     folder = out or settings.ROOT / "runs" / "studies"
     for name in names:
         runs.run_study(name, wanted, folder, typer.echo)
+
+
+@app.command()
+def fetch() -> None:
+    """Get the language model SmolLM2-135M-Instruct once; no network afterwards."""
+    from nbutils.core import machine
+    from nbutils.core.fields import SMOLLM2
+
+    try:
+        typer.echo(f"{SMOLLM2} is already in {machine.fetched(SMOLLM2)}")
+    except LabError:
+        # read when these libraries are imported: no hub, no kernels, no bars
+        os.environ |= {"HF_HUB_OFFLINE": "1", "USE_HUB_KERNELS": "NO"}
+        os.environ |= {"TQDM_DISABLE": "1"}
+        from nbutils.encoder import fetch as fetching
+
+        fetching.fetch(typer.echo)
 
 
 @app.command()

@@ -42,6 +42,14 @@ def model() -> str:
     return fields.MINILM
 
 
+def language_model() -> str:
+    """SmolLM2's files are on this machine, as they were written."""
+    from nbutils.encoder import fetch
+
+    fetch.verify_fetched()
+    return fields.SMOLLM2
+
+
 def table() -> str:
     """Every profile resolves, and every setting has a text and a source."""
     for profile in profiles.PROFILES:
@@ -78,6 +86,7 @@ CHECKS: dict[str, Callable[[], str]] = {
     "data": data,
     "prompts": prompts,
     "model": model,
+    "language model": language_model,
     "output folder": writable,
 } | {f"notebook {name}": partial(page, name) for name in PAGES}
 

@@ -92,6 +92,7 @@ def test_every_third_party_import_is_declared():
         "jinja2": "nbconvert",
         "huggingface_hub": "transformers",
         "tokenizers": "transformers",
+        "safetensors": "transformers",
         "datasets": "mteb",
         "pytrec_eval": "mteb",
         "threadpoolctl": "scikit-learn",
@@ -135,3 +136,4 @@ def test_make_installs_anew_when_the_pins_change():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert ".venv/bin/python -m pip install" in done.stdout
     assert "-c constraints.txt" in done.stdout
+    assert 0 < done.stdout.find("-m nbutils fetch") < done.stdout.find("-m nbutils run")

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 FAMILIES = ["health", "money", "computing", "nature", "culture", "home", "industry"]
 
 
@@ -106,9 +107,11 @@ class Encoder(Section):
     reference: str = _set(MINILM)
     """encoder that measures similarity in the figures"""
     student: str = _set(
-        MINILM, "Negative Matters (Mistral-7B-Instruct-v0.2) in the paper profile"
+        SMOLLM2, "Negative Matters (Mistral-7B-Instruct-v0.2) in the paper profile"
     )
     """model to train: hub name, folder, or tiny-mistral / tiny-bert"""
+    student_layers: int = _set(0, "L3Prune (arXiv 2410.14578)", unit="layers", ge=0)
+    """first layers of the student that are kept; 0: all; 8 unless set, of SmolLM2"""
     quantization: Literal["nf4", "none"] = _set("nf4", "QLoRA")
     """weights of the frozen backbone"""
     compute_dtype: Literal["auto", "bfloat16", "float32"] = _set("auto")
@@ -135,10 +138,8 @@ class Encoder(Section):
         "llm2vec", "LLM2Vec (Negative Matters does not say)"
     )
     """llm2vec: not what stands before the text; all: every token; text: it alone"""
-    text_format: Literal["plain", "inst", "e5"] = _set(
-        "plain", "LLM2Vec (inst) in the paper profile"
-    )
-    """how instruction and text are written together"""
+    text_format: str = _set("plain", "LLM2Vec (inst) in the paper profile")
+    """plain, e5, inst, chat (SmolLM2's, unless set) or a template with {text} in it"""
     max_length: int = _set(160, unit="tokens", gt=7)
     """longest text"""
     encode_batch: int = _set(64, unit="texts", gt=0)
@@ -155,11 +156,18 @@ class Mining(Section):
         "NV-Retriever (e5-mistral-7b-instruct) in the paper profile",
         min_length=1,
     )
-    """who scores candidates: bm25, random, a hub name, a folder or server:MODEL"""
+    """who scores candidates: bm25, random, a hub name, a folder, server:MODEL or
+    vectors:FOLDER"""
     candidate_depth: int = _set(
         100, "NV-Retriever (at least 100)", unit="documents", gt=0
     )
     """candidates kept per query"""
+    index: str = _set("")
+    """faiss index that finds candidates among vectors, such as IVF256,Flat or HNSW32;
+    empty: exact search. For the command `mine`, which prints what it misses"""
+    rescore_with: str = _set("")
+    """cross-encoder that scores candidates and positives again (RocketQA's filter), a
+    hub name or a folder; empty: none"""
     negatives_per_query: int = _set(4, "NV-Retriever", unit="documents", gt=0)
     """negatives mined per query"""
     mining_method: Literal["naive", "shifted", "abs", "margin_pos", "perc_pos"] = _set(
@@ -172,10 +180,35 @@ class Mining(Section):
     """ceiling of `abs`"""
     margin: float = _set(0.05, "NV-Retriever")
     """margin of `margin_pos`"""
-    perc: float = _set(0.95, "NV-Retriever", gt=0)
+    perc: float = _set(0.95, "NV-Retriever", ge=0)
     """share of `perc_pos`"""
-    sample_from: int = _set(10, "NV-Retriever", gt=0)
+    anchor: Literal["min", "max"] = _set("min")
+    """which of several positives' scores a ceiling is made from"""
+    selection: Literal["top_k", "sampled", "top1_sampled"] = _set(
+        "top_k", "NV-Retriever"
+    )
+    """which of the candidates that are left are taken"""
+    sample_from: int = _set(10, "NV-Retriever", gt=0, validate_default=True)
     """top candidates to sample from"""
+    sampling_temperature: float = _set(1.0, "ours (NV-Retriever does not say)", gt=0)
+    """draws follow the softmax of score / temperature"""
+    backfill: Literal["none", "random"] = _set("none")
+    """what is added, and marked, where negatives are lacking: nothing, or documents
+    drawn at random"""
+
+    @property
+    def needed(self) -> int:
+        """Candidates that must be left for the selection to be what it says."""
+        whole = self.selection == "top_k"
+        return self.negatives_per_query if whole else self.sample_from
+
+    @field_validator("sample_from")
+    @classmethod
+    def _enough(cls, count: int, info: ValidationInfo) -> int:
+        least = info.data.get("negatives_per_query", 0)
+        if info.data.get("selection", "top_k") != "top_k" and count < least:
+            raise ValueError(f"it must be at least negatives_per_query, {least}")
+        return count
 
 
 class Training(Section):

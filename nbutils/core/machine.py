@@ -6,6 +6,7 @@ anything starts. PyTorch is imported only where a GPU has to be looked for.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -16,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from nbutils.core.errors import LabError
-from nbutils.core.fields import MINILM, Settings
+from nbutils.core.fields import MINILM, SMOLLM2, Settings
 from nbutils.core.settings import ROOT
 
 PACKAGES = (
@@ -77,14 +78,54 @@ def forget_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
+def cache_folder() -> Path:
+    """The folder of all that can be made again: models and vectors.
+
+    NBUTILS_CACHE where that is set (from the project's root, if relative), else the
+    project's .cache; the user's own cache where the project cannot be written to.
+    """
+    if named := os.environ.get("NBUTILS_CACHE"):
+        return ROOT / Path(named).expanduser()
+    own = ROOT / ".cache"
+    if os.access(own if own.exists() else ROOT, os.W_OK):
+        return own
+    users = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(users) / "nbutils"
+
+
+def model_folder(name: str) -> Path:
+    """Where a fetched model is kept, or would be."""
+    return cache_folder() / "models" / name.rpartition("/")[2]
+
+
+def fetched(name: str) -> Path:
+    """The folder of a fetched model, every file there and of its full length.
+
+    Quick: no file but the short `origin.json` is read. Raises LabError that says how
+    to fetch the model.
+    """
+    folder = model_folder(name)
+    try:
+        sizes = json.loads((folder / "origin.json").read_text())["bytes"]
+        if all((folder / file).stat().st_size == size for file, size in sizes.items()):
+            return folder
+    except (OSError, ValueError):
+        pass
+    raise LabError(
+        f"{name} is not in {folder}, or not whole: "
+        "run 'python -m nbutils fetch' once, with a network"
+    )
+
+
 def network_needs(settings: Settings) -> list[str]:
     """What these settings would fetch or ask for over the network; may be empty.
 
-    Folders, the shipped MiniLM, `bm25` and the tiny random models need none.
+    Folders, MiniLM, the fetched SmolLM2, `bm25` and the tiny random models need none.
     """
     needs = ["a language model"] if settings.llm.mode != "replay" else []
-    encoder, teachers = settings.encoder, settings.mining.teachers
-    for name in dict.fromkeys([encoder.student, encoder.reference, *teachers]):
+    encoder, mining = settings.encoder, settings.mining
+    scorers = [*mining.teachers, mining.rescore_with or encoder.reference]
+    for name in dict.fromkeys([encoder.student, encoder.reference, *scorers]):
         kind, _, model = name.partition(":")
         if kind == "server":
             needs.append(f"an embeddings server of {model}")
@@ -95,7 +136,8 @@ def network_needs(settings: Settings) -> list[str]:
 
 
 def _is_shipped(model: str) -> bool:
-    return model in ("bm25", "random", MINILM) or model.startswith("tiny-")
+    named = model in ("bm25", "random", MINILM, SMOLLM2)
+    return named or model.startswith(("tiny-", "vectors:"))
 
 
 def environment(settings: Settings) -> dict[str, str]:

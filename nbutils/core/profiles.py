@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from nbutils.core.fields import SMOLLM2
+
+STUDENTS: dict[str, dict[str, Any]] = {
+    SMOLLM2: {"text_format": "chat", "student_layers": 8},
+}
+"""What comes with a student unless it is set: its template, and layers that fit."""
+
 LLM2VEC_SUBSET = [
     "SciFact", "ArguAna", "NFCorpus", "StackOverflowDupQuestions", "SciDocsRR",
     "BiorxivClusteringS2S", "MedrxivClusteringS2S", "TwentyNewsgroupsClustering",

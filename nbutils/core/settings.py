@@ -14,8 +14,16 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from nbutils.core.errors import LabError, known, nearest
-from nbutils.core.fields import FAMILIES, PLACES, SECTIONS, Settings, field_of, nested
-from nbutils.core.profiles import PROFILES
+from nbutils.core.fields import (
+    FAMILIES,
+    PLACES,
+    SECTIONS,
+    Section,
+    Settings,
+    field_of,
+    nested,
+)
+from nbutils.core.profiles import PROFILES, STUDENTS
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "data"
@@ -57,6 +65,8 @@ def resolve(
     given = {**(read_config(config) if config else {}), **(overrides or {})}
     values = {flat_name(name): value for name, value in given.items()}
     values = {**PROFILES[profile], **values, "profile": profile}
+    student = values.get("student", field_of("student").default)
+    values = {**STUDENTS.get(student, {}), **values}
     try:
         settings = Settings(**nested(values))
     except ValidationError as error:
@@ -124,18 +134,28 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         raise _refusal(name, raw, error.errors()[0]["msg"]) from None
 
 
+def changed(section: Section, **changes: Any) -> Section:
+    """A section but for some of its settings; LabError as `resolve` has it."""
+    for name in changes:
+        known("setting", name, type(section).model_fields)
+    try:
+        return type(section)(**{**dict(section), **changes})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _refusal(first["loc"][0], first["input"], first["msg"]) from None
+
+
 def _refusal(name: str, value: Any, reason: str) -> LabError:
+    reason = reason.removeprefix("Value error, ")
     return LabError(f"setting {name!r} cannot be {value!r}: {reason}")
 
 
 def table() -> list[dict[str, Any]]:
     """One row per setting: name, default, each profile's value, unit, source, text."""
-    rows = []
+    rows, values = [], {profile: resolve(profile).flat() for profile in PROFILES}
     for name, (section, _) in PLACES.items():
         field = field_of(name)
-        own = {p: values.get(name, field.default) for p, values in PROFILES.items()}
-        if name == "profile":
-            own = {p: p for p in PROFILES}
+        own = {profile: flat[name] for profile, flat in values.items()}
         text = " ".join(field.description.split())
         row = {"section": section or "all", "name": name, **field.json_schema_extra}
         rows.append({**row, **own, "text": text})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from nbutils.core.statistics import interval
-from nbutils.encoder.attention import attend, attention_matrix, attention_tap
+from nbutils.encoder.attention import attend, attention_tap
 from nbutils.encoder.pooling import POOLINGS, token_weights
 
 CLASSES = ("first token", "last token", "punctuation", "word")
@@ -24,8 +25,7 @@ CLASSES = ("first token", "last token", "punctuation", "word")
 def token_class(token: str, position: int, count: int) -> str:
     """The class of the token at `position` of `count`.
 
-    The first and last token of a text are, for most encoders, template tokens
-    ([CLS], [SEP], <s>, [/INST]).
+    The first and last token are, for most encoders, template tokens ([CLS], [/INST]).
     """
     if position == 0:
         return "first token"
@@ -35,35 +35,52 @@ def token_class(token: str, position: int, count: int) -> str:
     return "punctuation" if bare and set(bare) <= set(string.punctuation) else "word"
 
 
-def inspect(
-    model: SentenceTransformer, texts: Sequence[str]
-) -> list[dict[str, np.ndarray]]:
-    """Tokens, attention and hidden states of each text under `model` (last layer).
+def even_causal(tokens: int) -> np.ndarray:
+    """Attention (tokens,) received where each attends evenly to itself and before.
 
-    Each entry: `tokens` (n strings), `attention` (heads, n, n), `hidden` (n, dim), in
-    float32, for the n real tokens. The first module must be a `Backbone` with a tap.
+    The first token is far above 1, a text's mean, even where no head prefers it.
     """
-    entries = []
+    mask = np.tri(tokens)
+    return (mask / mask.sum(1, keepdims=True)).sum(0)
+
+
+def relative_attention(attention: np.ndarray, *, causal: bool) -> np.ndarray:
+    """Attention received (n,), of what an even attention of that direction would give.
+
+    `attention` is (heads, n, n), rows that sum to one. Only what exceeds 1 is a sink.
+    """
+    received = attention.mean(0).sum(0)
+    return received / even_causal(len(received)) if causal else received
+
+
+def inspect(
+    model: SentenceTransformer, texts: Sequence[str], transform: str = "log"
+) -> list[dict[str, Any]]:
+    """Tokens, attention and hidden states of each text under `model`.
+
+    Each entry, of n real tokens, in float32: `tokens` (n strings), `attention` of the
+    last layer (heads, n, n), its `hidden` states (n, dim), and `received` (layers, n),
+    the weights that ATA would give by each layer, rows that sum to one. The first
+    module must be a `Backbone`; `transform` is `attention.attend`'s.
+    """
+    entries, every = [], slice(None)
     for text in texts:
         features = model.preprocess([text])
-        features = {k: v.to(model.device) for k, v in features.items()}
-        with torch.no_grad(), attention_tap() as tap:
-            backbone = model[0].model(
-                input_ids=features["input_ids"],
-                attention_mask=features["attention_mask"],
-            )
-        mask = features["attention_mask"]
-        real = mask[0].bool().cpu().numpy()  # batches are padded to round lengths
-        ids = features["input_ids"][0].cpu()[real].tolist()
-        attention = attention_matrix(tap.layer, mask)[0].float().cpu().numpy()
-        hidden = backbone.last_hidden_state[0].float().cpu().numpy()
-        entries.append(
-            {
-                "tokens": model.tokenizer.convert_ids_to_tokens(ids),
-                "attention": attention[:, real][:, :, real],
-                "hidden": hidden[real],
-            }
-        )
+        ids = features["input_ids"].to(model.device)
+        mask = features["attention_mask"].to(model.device)
+        with torch.no_grad(), attention_tap(every=True) as tap:
+            output = model[0].model(input_ids=ids, attention_mask=mask)
+            summed = [attend(one, mask, transform=transform)[1] for one in tap.layers]
+        real = mask[0].bool()  # texts are padded to round lengths
+        received = torch.cat(summed)[:, real]
+        measured = {
+            "attention": tap.layer.probabilities(every, every)[0][:, real][..., real],
+            "hidden": output.last_hidden_state[0][real],
+            "received": received / received.sum(1, keepdim=True),
+        }
+        tokens = model.tokenizer.convert_ids_to_tokens(ids[0][real].tolist())
+        arrays = {name: m.float().cpu().numpy() for name, m in measured.items()}
+        entries.append({"tokens": tokens, **arrays})
     return entries
 
 
@@ -78,71 +95,31 @@ def anchor_table(
     rows = []
     for number, (entry, weight) in enumerate(zip(entries, weights, strict=True)):
         count = len(entry["tokens"])
-        for position, token in enumerate(entry["tokens"]):
-            rows.append(
-                {
-                    "text": number,
-                    "position": position,
-                    "token": token,
-                    "class": token_class(token, position, count),
-                    "relative": float(weight[position] * count),
-                }
-            )
-    return pd.DataFrame(rows)
+        for place, token in enumerate(entry["tokens"]):
+            kind = token_class(token, place, count)
+            rows.append((number, place, token, kind, float(weight[place] * count)))
+    return pd.DataFrame(
+        rows, columns=["text", "position", "token", "class", "relative"]
+    )
 
 
 def class_means(table: pd.DataFrame, samples: int, seed: int) -> pd.DataFrame:
     """Mean relative weight of each class with a 95 % bootstrap interval over texts."""
-    per_text = table.groupby(["text", "class"])["relative"].mean().unstack()
+    per_text = table.groupby(["class", "text"])["relative"].mean()
     rows = []
-    for name in [c for c in CLASSES if c in per_text]:
-        values = per_text[name].dropna().to_numpy()
-        mean, low, high = interval(values, samples, seed)
-        rows.append(
-            {
-                "class": name,
-                "mean": mean,
-                "low": low,
-                "high": high,
-                "texts": len(values),
-            }
-        )
-    return pd.DataFrame(rows)
+    for name in (c for c in CLASSES if c in per_text):
+        values = per_text[name]
+        rows.append((name, *interval(values, samples, seed), len(values)))
+    return pd.DataFrame(rows, columns=["class", "mean", "low", "high", "texts"])
 
 
-def by_layer(
-    model: SentenceTransformer,
-    texts: Sequence[str],
-    samples: int,
-    seed: int,
-    batch: int = 32,
-    transform: str = "log",
-) -> pd.DataFrame:
-    """`class_means` of every layer: layer (1 is the first), class, mean, low, high.
-
-    `transform` is `attention.attend`'s: `sum` counts the attention itself.
-    """
-    found: dict[int, list] = {}
-    entries = []
-    for start in range(0, len(texts), batch):
-        features = model.preprocess(texts[start : start + batch])
-        features = {k: v.to(model.device) for k, v in features.items()}
-        mask = features["attention_mask"]
-        with torch.no_grad(), attention_tap(every=True) as tap:
-            model[0].model(input_ids=features["input_ids"], attention_mask=mask)
-            received = [
-                attend(layer, mask, transform=transform)[1] for layer in tap.layers
-            ]
-        for row, real in enumerate(mask.bool()):
-            ids = features["input_ids"][row][real].tolist()
-            entries.append({"tokens": model.tokenizer.convert_ids_to_tokens(ids)})
-            for number, whole in enumerate(received, 1):
-                weight = whole[row][real]
-                found.setdefault(number, []).append((weight / weight.sum()).tolist())
-    tables = [
-        class_means(anchor_table(entries, weights), samples, seed).assign(layer=number)
-        for number, weights in found.items()
-    ]
+def by_layer(entries: Sequence[dict], samples: int, seed: int) -> pd.DataFrame:
+    """`class_means` of every layer: layer (1 is the first), class, mean, low, high."""
+    tables = []
+    for layer in range(len(entries[0]["received"])):
+        weights = [entry["received"][layer] for entry in entries]
+        means = class_means(anchor_table(entries, weights), samples, seed)
+        tables.append(means.assign(layer=layer + 1))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -154,45 +131,32 @@ def by_place(
     `weights` holds each text's token weights; a text is cut into `parts` equal parts
     (columns part, mean, low, high; texts are the units).
     """
-    shares = np.array(
-        [
-            [part.mean() * len(weight) for part in np.array_split(weight, parts)]
-            for weight in weights
-            if len(weight) >= parts
-        ]
-    )
-    rows = [
-        dict(zip(("mean", "low", "high"), interval(column, samples, seed), strict=True))
-        for column in shares.T
+    shares = [
+        [part.mean() * len(weight) for part in np.array_split(weight, parts)]
+        for weight in weights
+        if len(weight) >= parts
     ]
-    return pd.DataFrame(rows).assign(part=range(1, parts + 1))
+    rows = [
+        (number, *interval(column, samples, seed))
+        for number, column in enumerate(np.transpose(shares), 1)
+    ]
+    return pd.DataFrame(rows, columns=["part", "mean", "low", "high"])
 
 
 def pooled(
-    model: SentenceTransformer,
-    texts: Sequence[str],
-    batch: int = 64,
-    prompt: str | None = None,
+    model: SentenceTransformer, texts: Sequence[str], prompt: str | None = None
 ) -> dict[str, np.ndarray]:
     """Unit vectors (texts, dim) under every pooling, from one pass of the backbone.
 
-    `prompt` is the instruction.
+    `prompt` is the instruction. The backbone must be one made for ATA pooling.
     """
-    order = np.argsort([len(text) for text in texts])
-    found: dict[str, list[np.ndarray]] = {mode: [] for mode in POOLINGS}
-    for start in range(0, len(order), batch):
-        part = [texts[i] for i in order[start : start + batch]]
-        features = model.preprocess(part, prompt=prompt)
-        features = {k: v.to(model.device) for k, v in features.items()}
-        with torch.no_grad():
-            features = model[0](features)
-        hidden = features["token_embeddings"].float()
-        for mode in POOLINGS:
-            weights = token_weights(
-                mode, features["pooling_mask"], features["received_attention"]
-            )
-            vectors = torch.einsum("bt,btd->bd", weights, hidden)
-            vectors = torch.nn.functional.normalize(vectors, dim=-1)
-            found[mode].append(vectors.cpu().numpy())
-    back = np.argsort(order)
-    return {mode: np.concatenate(parts)[back] for mode, parts in found.items()}
+    found: dict[str, list[torch.Tensor]] = {mode: [] for mode in POOLINGS}
+    for seen in model.encode(list(texts), prompt=prompt, output_value=None):
+        mask, received = seen["pooling_mask"], seen["received_attention"]
+        for mode, vectors in found.items():
+            weights = token_weights(mode, mask[None], received[None])
+            vectors.append(weights[0] @ seen["token_embeddings"].float())
+    return {
+        mode: torch.nn.functional.normalize(torch.stack(vectors), dim=-1).cpu().numpy()
+        for mode, vectors in found.items()
+    }

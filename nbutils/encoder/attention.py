@@ -8,10 +8,12 @@ transformers' attention interface. Every other layer runs SDPA.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import partial, reduce
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -22,17 +24,18 @@ from transformers.masking_utils import sdpa_mask
 
 from nbutils.core.errors import LabError
 
-TRANSFORMS = ("log", "sum", "printed")
 TAPPED = "tapped_attention"
 """Name of the attention that `attention_tap` listens to. (A name with sdpa in it would
-be refused by models whose scores are soft-capped, which `attend` can do.)
-"""
+be refused by models whose scores are soft-capped, which `attend` can do.)"""
 
 BLOCK_BYTES = {"cpu": 2 * 2**20, "cuda": 128 * 2**20}
 """Size of a block of scores: what a core's cache holds, or a small part of a GPU."""
 
 SMALLEST = 1e-9
 """An attention of zero, for the printed formula, whose logarithm has none."""
+
+UNREADABLE = ("s_aux", "position_bias", "cache")
+"""Arguments of an attention whose weights would come out wrong here."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Layer:
     scaling: float | None = None
     softcap: float | None = None
 
-    def probabilities(self, texts: slice, rows: slice, real: Tensor | None) -> Tensor:
+    def probabilities(self, texts: slice, rows: slice) -> Tensor:
         """Attention of some texts' queries: (texts, heads, rows, tokens), float32."""
         query, key = self.query[texts, :, rows].float(), self.key[texts].float()
         batch, heads, count, size = query.shape
@@ -62,62 +65,37 @@ class Layer:
         scores = (grouped @ key.mT).view(batch, heads, count, -1)
         if self.softcap is not None:
             scores = (scores / self.softcap).tanh() * self.softcap
-        return self._forbid(scores, texts, rows, real).softmax(-1)
-
-    def _forbid(self, scores, texts, rows, real) -> Tensor:
-        """Scores with every forbidden key at minus infinity.
-
-        A padded query may see nothing at all: its row is dropped later, so it is let
-        see everything rather than become NaN.
-        """
-        forbidden = None if real is None else (real[texts] == 0)[:, None, None, :]
         if self.allowed is not None:
-            block = self.allowed if len(self.allowed) == 1 else self.allowed[texts]
-            block = block if block.shape[-2] == 1 else block[:, :, rows]
-            if block.dtype == torch.bool:
-                forbidden = ~block if forbidden is None else forbidden | ~block
+            whole = self.allowed.expand(len(self.query), -1, self.query.shape[2], -1)
+            allowed = whole[texts, :, rows]
+            if allowed.dtype == torch.bool:
+                # A padded query may see nothing: its row is dropped later, so it is let
+                # see everything rather than become NaN.
+                never = ~allowed & allowed.any(-1, keepdim=True)
+                scores = scores.masked_fill_(never, -torch.inf)
             else:
-                scores = scores + block.clamp(min=torch.finfo(torch.float32).min)
+                scores = scores + allowed.clamp(min=torch.finfo(torch.float32).min)
         elif self.causal:
             places = torch.arange(scores.shape[-1], device=scores.device)
             later = places[None, :] > places[rows][:, None]
-            forbidden = later if forbidden is None else forbidden | later
-        if forbidden is None:
-            return scores
-        forbidden = forbidden & ~forbidden.all(-1, keepdim=True)
-        return scores.masked_fill_(forbidden, -torch.inf)
-
-
-def _log_share(attention: Tensor, count: Tensor, longest: int) -> Tensor:
-    """Sum over heads of log(1 + K a): (batch, heads, …) to (batch, …).
-
-    The logarithm of a product is taken once for as many heads as float32 has room for:
-    each factor is at most 1 + `longest`. `count` is K of each text. Without gradient
-    `attention` is overwritten: a new block would cost more than the arithmetic.
-    """
-    if attention.requires_grad:
-        factors = attention * count + 1
-    else:
-        factors = attention.mul_(count).add_(1)
-    fit = max(1, int(88 / math.log1p(longest)))
-    first, *others = (part.prod(1).log() for part in factors.split(fit, dim=1))
-    return sum(others, first)
+            scores = scores.masked_fill_(later, -torch.inf)
+        return scores.softmax(-1)
 
 
 def attend(
     layer: Layer,
-    mask: Tensor | None = None,
+    mask: Tensor,
     *,
     transform: str = "log",
     block_bytes: int | None = None,
-) -> tuple[Tensor | None, Tensor | None]:
+) -> tuple[Tensor | None, Tensor]:
     """(output, received) of one attention layer, one block of queries at a time.
 
-    `output` (batch, heads, tokens, dim) where the layer has a `value`, else None;
-    `received` (batch, tokens) in float32 where `mask` (batch, tokens; 1 for real
-    tokens) is given, else None: ATA's weights before they are normalised. Padding is
-    neither query nor key. Extra memory is one block, whatever the length, also with
-    gradient (blocks are computed again in the backward pass).
+    `output` (batch, heads, tokens, dim), None where the layer has no `value`;
+    `received` (batch, tokens), float32: ATA's weights before they are normalised.
+    `mask` (batch, tokens) is 1 for real tokens: padding neither gives nor receives.
+    Extra memory is one block, whatever the length, also with gradient (blocks are
+    computed again in the backward pass).
 
     `transform`, with K the number of a text's real tokens and a the attention from
     token j to token i, summed over heads and over j: `log`, log(1 + K a), our reading
@@ -126,37 +104,32 @@ def attend(
     """
     query = layer.query
     batch, heads, length, _ = query.shape
-    real = None if mask is None else mask.to(query.device, torch.float32)
-    padded = real is not None and not bool(real.all())
-    size = block_bytes or BLOCK_BYTES.get(query.device.type, BLOCK_BYTES["cpu"])
-    queries = max(1, size // (4 * heads * length))
-    texts, rows = max(1, queries // length), min(queries, length)
-    keep = torch.is_grad_enabled() and query.requires_grad
+    real = mask.to(query.device, torch.float32)
 
-    def block(some: slice, part: slice):
-        attention = layer.probabilities(some, part, real if padded else None)
-        output = None if layer.value is None else _mixed(attention, layer.value[some])
-        if real is None:
-            return output, None
-        return output, _received(attention, real[some], part, transform)
+    def block(texts: slice, rows: slice) -> tuple[Tensor | None, Tensor]:
+        attention = layer.probabilities(texts, rows)
+        mixed = None if layer.value is None else _mixed(attention, layer.value[texts])
+        count = real[texts].sum(-1)[:, None, None, None]
+        shares = _over_heads(attention, count, transform)
+        return mixed, (real[texts, None, rows] @ shares)[:, 0]
 
-    output = received = None
+    if torch.is_grad_enabled() and query.requires_grad:
+        run = partial(checkpoint, block, use_reentrant=False)
+    else:
+        run = block
+    output, received = None, torch.zeros_like(real)
     if layer.value is not None:  # laid out as the layer above wants it: no copy
         whole = query.new_zeros(batch, length, heads, layer.value.shape[-1])
         output = whole.transpose(1, 2)
-    if real is not None:
-        received = torch.zeros_like(real)
-    for start in range(0, batch, texts):
-        some = slice(start, start + texts)
-        for part in (slice(i, i + rows) for i in range(0, length, rows)):
-            if keep:
-                mixed, summed = checkpoint(block, some, part, use_reentrant=False)
-            else:
-                mixed, summed = block(some, part)
-            if output is not None:
-                output[some, :, part] = mixed.to(output.dtype)
-            if received is not None:
-                received[some] += summed * real[some]
+    size = block_bytes or BLOCK_BYTES.get(query.device.type, BLOCK_BYTES["cpu"])
+    queries = max(1, size // (4 * heads * length))
+    high, wide = max(1, queries // length), min(queries, length)
+    for start, first in product(range(0, batch, high), range(0, length, wide)):
+        texts, rows = slice(start, start + high), slice(first, first + wide)
+        mixed, summed = run(texts, rows)
+        if mixed is not None:
+            output[texts, :, rows] = mixed.to(output.dtype)
+        received[texts] += summed * real[texts]
     return output, received
 
 
@@ -167,72 +140,78 @@ def _mixed(attention: Tensor, value: Tensor) -> Tensor:
     return grouped.view(batch, heads, rows, -1)
 
 
-def _received(attention, real, rows: slice, transform: str) -> Tensor:
-    """What each token receives from a block of queries: (texts, tokens)."""
-    count = real.sum(-1)[:, None, None, None]
-    if transform == "log":
-        summed = _log_share(attention, count, real.shape[-1])
-    elif transform == "sum":
-        summed = attention.sum(1)
+def _over_heads(attention: Tensor, count: Tensor, transform: str) -> Tensor:
+    """`attend`'s transform, summed over heads: (batch, heads, …) to (batch, …).
+
+    The logarithm of a product is taken once for as many heads as float32 has room for:
+    each factor is at most 1 + K. `count` is K of each text. Without gradient
+    `attention` is overwritten: a new block would cost more than the arithmetic.
+    """
+    if transform == "sum":
+        return attention.sum(1)
+    if transform == "printed":
+        return (attention.clamp(min=SMALLEST) * (count + 1)).log().sum(1)
+    if attention.requires_grad:
+        factors = attention * count + 1
     else:
-        summed = (attention.clamp(min=SMALLEST) * (count + 1)).log().sum(1)
-    return (real[:, None, rows] @ summed)[:, 0]
+        factors = attention.mul_(count).add_(1)
+    fit = max(1, int(88 / math.log1p(attention.shape[-1])))
+    return reduce(torch.add, (part.prod(1).log() for part in factors.split(fit, dim=1)))
 
 
+@dataclass
 class Tap:
-    """Where the last layer of a backbone leaves what it was called with.
+    """Where a backbone's attention layers leave what they were called with.
 
-    `last` is that layer's module where it is known: without gradient it then runs
-    through `attend` and `received` is there when the forward pass ends. `layer` is
-    what the latest layer was called with; `layers` are all of them, if `every`.
+    `last` is the last layer's module: without gradient it runs through `attend` with
+    `mask`, and `received` is there when the forward pass ends. `layers` is what the
+    latest layer was called with, or all of them if `every`.
     """
 
-    def __init__(self, mask: Tensor | None, last, transform: str, every: bool = False):
-        self.mask = mask
-        self.last = last
-        self.transform = transform
-        self.every = every
-        self.layers: list[Layer] = []
-        self.layer: Layer | None = None
-        self.received: Tensor | None = None
+    mask: Tensor | None = None
+    last: torch.nn.Module | None = None
+    transform: str = "log"
+    every: bool = False
+    layers: list[Layer] = field(default_factory=list)
+    received: Tensor | None = None
+
+    @property
+    def layer(self) -> Layer:
+        """What the latest layer was called with."""
+        return self.layers[-1]
 
     def weights(self, mask: Tensor, *, gradient: bool) -> Tensor:
         """`attend`'s `received` of the last layer. LabError if none was seen."""
         if self.received is not None:
             return self.received
-        if self.layer is None:
-            raise LabError(
-                "ATA pooling cannot see this backbone's attention: it does not use "
-                "transformers' attention interface; choose pooling mean, last or first"
-            )
+        if not self.layers:
+            raise _unreadable("it does not use transformers' attention interface")
         if self.layer.key.shape[2] != mask.shape[1]:
-            raise LabError(
-                "ATA pooling cannot read this backbone's last attention layer: its "
-                "keys are not the text's tokens; choose pooling mean, last or first"
-            )
-        bare = Layer(**{**vars(self.layer), "value": None})
-        with (
-            torch.set_grad_enabled(gradient and torch.is_grad_enabled()),
-            torch.autocast(mask.device.type, enabled=False),
-        ):
+            raise _unreadable("its keys are not the text's tokens")
+        grad = torch.set_grad_enabled(gradient and torch.is_grad_enabled())
+        with grad, torch.autocast(mask.device.type, enabled=False):
+            bare = replace(self.layer, value=None)
             return attend(bare, mask, transform=self.transform)[1]
+
+
+def _unreadable(reason: str) -> LabError:
+    return LabError(
+        f"ATA pooling cannot read this backbone's attention ({reason}): choose pooling "
+        "mean, last or first"
+    )
 
 
 _TAP: ContextVar[Tap | None] = ContextVar("attention_tap", default=None)
 
 
 @contextmanager
-def attention_tap(
-    mask: Tensor | None = None, last=None, transform: str = "log", every: bool = False
-):
-    """Within the block, a backbone's last layer leaves its call in the `Tap` given.
+def attention_tap(*args, **kwargs) -> Iterator[Tap]:
+    """Within the block, a backbone's attention layers leave their calls in a `Tap`.
 
-    Only the latest call stays (unless `every`), so memory is that of one layer. With
-    `mask` and `last` (`last_attention`) the last layer sums what tokens receive as it
-    runs.
+    Takes the fields of `Tap`. Only the latest call stays (unless `every`), so memory is
+    that of one layer.
     """
-    tap = Tap(mask, last, transform, every)
-    token = _TAP.set(tap)
+    token = _TAP.set(tap := Tap(*args, **kwargs))
     try:
         yield tap
     finally:
@@ -248,80 +227,45 @@ def last_attention(model: torch.nn.Module) -> torch.nn.Module | None:
 def _tapped_attention(module, query, key, value, attention_mask, **kwargs):
     """Attention as transformers calls it: SDPA, or `attend` where SDPA cannot do it."""
     tap, causal = _TAP.get(), kwargs.get("is_causal")
-    layer = Layer(
-        query,
-        key,
-        value,
-        attention_mask,
-        getattr(module, "is_causal", True) if causal is None else causal,
-        kwargs.get("scaling"),
-        kwargs.get("softcap"),
-    )
+    if causal is None:
+        causal = getattr(module, "is_causal", True)
+    scaling, softcap = kwargs.get("scaling"), kwargs.get("softcap")
+    layer = Layer(query, key, value, attention_mask, causal, scaling, softcap)
     graph = torch.is_grad_enabled() and query.requires_grad
-    ends = tap is not None and tap.mask is not None and module is tap.last and not graph
+    mask, transform = None, "sum"
     if tap is not None:
-        _refuse(kwargs)
-        tap.layer, tap.received = None if ends else layer, None
-        if tap.every:
-            tap.layers.append(layer)
-    if not ends and layer.softcap is None:
-        return _sdpa(module, query, key, value, attention_mask, **kwargs)
+        for name in UNREADABLE:
+            if kwargs.get(name) is not None:
+                raise _unreadable(f"{name} is not supported")
+        tap.layers, tap.received = [*tap.layers, layer] if tap.every else [layer], None
+        if module is tap.last and not graph:
+            mask, transform = tap.mask, tap.transform
+    if mask is None and softcap is None:
+        return _sdpa(graph, module, query, key, value, attention_mask, **kwargs)
+    everything = torch.ones(len(query), query.shape[2], device=query.device)
     with torch.autocast(query.device.type, enabled=False):
         output, received = attend(
-            layer,
-            tap.mask if ends else None,
-            transform=tap.transform if ends else "log",
+            layer, everything if mask is None else mask, transform=transform
         )
-    if ends:
+    if mask is not None:
         tap.received = received
     return output.transpose(1, 2).contiguous(), None
 
 
-def _refuse(kwargs: dict[str, Any]) -> None:
-    """LabError for a kind of attention whose weights would come out wrong."""
-    for name in ("s_aux", "position_bias", "cache"):
-        if kwargs.get(name) is not None:
-            raise LabError(
-                f"ATA pooling cannot read this backbone's attention ({name} is not "
-                "supported): choose pooling mean, last or first"
-            )
-
-
-def _sdpa(module, query, key, value, attention_mask, **kwargs):
-    """transformers' SDPA attention, in float32 where that is faster."""
-    if not _slow_backward(query):
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, **kwargs
-        )
-    whole = (part.float() for part in (query, key, value))
-    if attention_mask is not None and attention_mask.is_floating_point():
-        attention_mask = attention_mask.float()
-    with torch.autocast("cpu", enabled=False):
-        output, weights = sdpa_attention_forward(
-            module, *whole, attention_mask, **kwargs
-        )
-    return output.to(query.dtype), weights
-
-
-def _slow_backward(query: Tensor) -> bool:
-    """Whether SDPA is better run in float32: training in bfloat16 on a CPU.
+def _sdpa(graph: bool, module, query, key, value, allowed, **kwargs):
+    """transformers' SDPA; with a graph on a CPU in float32.
 
     There the backward pass in bfloat16 takes two to three times that in float32.
     """
-    if query.device.type != "cpu" or not torch.is_grad_enabled():
-        return False
-    low = query.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
-    return low and query.requires_grad
+    if not graph or query.device.type != "cpu":
+        return sdpa_attention_forward(module, query, key, value, allowed, **kwargs)
+    whole = (part.float() for part in (query, key, value))
+    if allowed is not None and allowed.is_floating_point():
+        allowed = allowed.float()
+    with torch.autocast("cpu", enabled=False):
+        output, _ = sdpa_attention_forward(module, *whole, allowed, **kwargs)
+    return output.to(query.dtype), None
 
 
 AttentionInterface.register(TAPPED, _tapped_attention)
 AttentionMaskInterface.register(TAPPED, sdpa_mask)
-
-
-def attention_matrix(layer: Layer, mask: Tensor) -> Tensor:
-    """The attention matrices of a tapped layer: (batch, heads, tokens, tokens).
-
-    For pages and tests; `attend` never builds them.
-    """
-    real = mask.to(layer.query.device, torch.float32)
-    return layer.probabilities(slice(None), slice(0, mask.shape[1]), real)

@@ -1,36 +1,32 @@
 """The backbone of the student: a transformer in 4 bits with LoRA, on any device.
 
-`Backbone` is the first module of a SentenceTransformer. What it is made of (model,
-quantization, adapters, attention direction, text format) is saved with it.
+`Backbone` is the first module of a SentenceTransformer, made from the settings of the
+section `encoder`; those that make up its vectors are saved with it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from bitsandbytes.functional import dequantize_4bit
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.tuners_utils import BaseTunerLayer
 from sentence_transformers.base.modules import InputModule
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BitsAndBytesConfig
 
-from nbutils.core.errors import LabError, nearest
-from nbutils.core.settings import ROOT
-from nbutils.encoder.attention import TAPPED, TRANSFORMS, attention_tap, last_attention
-from nbutils.encoder.models import (
-    TINY,
-    compute_dtype,
-    length_limit,
-    load_pretrained,
-    quiet,
-    tiny_folder,
-)
-from nbutils.encoder.templates import POOLED, Pieces, around_text, tokenize
+from nbutils.core.errors import LabError
+from nbutils.core.fields import Encoder
+from nbutils.encoder import models
+from nbutils.encoder.attention import TAPPED, attention_tap, last_attention
+from nbutils.encoder.templates import Pieces, tokenize
+
+NOT_SAVED = {
+    "reference", "encode_batch", "gradient_checkpointing",
+    "lora_r", "lora_alpha", "lora_dropout",
+}  # fmt: skip
+"""Settings that are no part of a backbone, or stand in its adapters' own file."""
 
 
 def quantization_config(name: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
@@ -39,7 +35,7 @@ def quantization_config(name: str, dtype: torch.dtype) -> BitsAndBytesConfig | N
         return None
     return BitsAndBytesConfig(
         load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
+        bnb_4bit_quant_type=name,
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
@@ -82,195 +78,144 @@ def keep_differentiable(model: torch.nn.Module) -> None:
 class Backbone(InputModule):
     """A transformer, its tokenizer, its text format and its adapters.
 
-    `forward` reads `input_ids` and `attention_mask` (batch, tokens) and writes
-    `token_embeddings` (batch, tokens, dim) and, if `tap`, `received_attention`
-    (batch, tokens). Source: QLoRA (4 bits), LLM2Vec (attention, template).
+    `section` says what it is made of (LabError for a `max_length` that the model does
+    not have). `folder` is one that `save` wrote.
 
-    `text_format`, `pooled_tokens` and `transform` are those of `templates` and
-    `attention`; `tap_gradient` lets the gradient through ATA's weights. LabError for
-    unknown ones and for a `max_seq_length` that the model does not have.
+    `forward` reads `input_ids` and `attention_mask` (batch, tokens) and writes
+    `token_embeddings` (batch, tokens, dim) and, for ATA pooling, `received_attention`
+    (batch, tokens). Source: QLoRA (4 bits), LLM2Vec (attention, template).
     """
 
-    config_keys = [  # noqa: RUF012
-        "name",
-        "quantization",
-        "dtype",
-        "bidirectional",
-        "text_format",
-        "pooled_tokens",
-        "max_seq_length",
-        "tap",
-        "tap_gradient",
-        "transform",
-        "has_adapter",
-        "own_weights",
-    ]
     config_file_name = "backbone.json"
+    config_key_renames = {  # noqa: RUF012
+        "name": "student",
+        "dtype": "compute_dtype",
+        "max_seq_length": "max_length",
+        "tap_gradient": "ata_gradient",
+        "transform": "ata_transform",
+    }
     save_in_root = False
 
     def __init__(
-        self,
-        name: str,
-        *,
-        quantization: str = "nf4",
-        dtype: str = "auto",
-        bidirectional: bool = True,
-        text_format: str = "plain",
-        pooled_tokens: str = "llm2vec",
-        max_seq_length: int = 160,
-        tap: bool = True,
-        tap_gradient: bool = False,
-        transform: str = "log",
-        device: str = "cpu",
-        has_adapter: bool = False,
-        own_weights: bool = False,
-        folder: str | None = None,
+        self, section: Encoder, device: str = "cpu", folder: Path | None = None
     ):
         super().__init__()
-        around_text(text_format)
-        for given, known in ((pooled_tokens, POOLED), (transform, TRANSFORMS)):
-            if given not in known:
-                raise LabError(f"unknown {given!r}{nearest(given, known)}")
-        self.name = name
-        self.quantization = quantization
-        self.dtype = dtype
-        self.bidirectional = bidirectional
-        self.text_format = text_format
-        self.pooled_tokens = pooled_tokens
-        self.tap = tap
-        self.tap_gradient = tap_gradient
-        self.transform = transform
-        self.has_adapter = False
-        self.own_weights = own_weights
-        self.compute = compute_dtype(dtype, device)
-        source = self._source(folder)
-        self.tokenizer = load_pretrained(AutoTokenizer, source)
+        self.section = section
+        self.compute = models.compute_dtype(section.compute_dtype, device)
+        source = section.student
+        if folder and (folder / "weights").is_dir():
+            source = str(folder / "weights")
+        elif source in models.TINY:
+            source = str(models.tiny_folder(source))
+        self._source = source
+        self.tokenizer = models.load_pretrained(AutoTokenizer.from_pretrained, source)
         self.tokenizer.padding_side = "right"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self._pieces: dict[tuple[str, str], Pieces] = {}
+        self.weights_sha256 = models.weights_sha256(section.student)
         self.model = self._load(source, device)
-        self.max_seq_length = max_seq_length
-        if bidirectional:
+        self.max_seq_length = section.max_length  # checked against the model's
+        if section.bidirectional:
             make_bidirectional(self.model)
-        keep_differentiable(self.model)
         self.model.requires_grad_(False)
         self._last = (last_attention(self.model),)  # in a tuple: no submodule
-        if has_adapter:
-            with quiet():
-                self.model = PeftModel.from_pretrained(self.model, f"{folder}/adapter")
-            self.has_adapter = True
-            keep_differentiable(self.model)
-
-    def _source(self, folder: str | None) -> str:
-        """Where the weights are: saved with the module, made in code, or by name."""
-        saved = Path(folder or "", "weights")
-        if folder and saved.is_dir():
-            return str(saved)
-        if self.name in TINY:
-            return str(tiny_folder(self.name, ROOT / ".cache"))
-        return self.name
-
-    @property
-    def max_seq_length(self) -> int:
-        """Longest text in tokens, template included; never above the model's own."""
-        return self._longest
-
-    @max_seq_length.setter
-    def max_seq_length(self, value: int) -> None:
-        limit = length_limit(self.model.config, self.tokenizer)
-        if value > limit:
-            raise LabError(
-                f"a length of {value} tokens is over this model's {limit}: set "
-                f"max_length to {limit} or less"
-            )
-        self._longest = value
+        if folder and (folder / "adapter").is_dir():
+            with models.quiet():
+                self.model = PeftModel.from_pretrained(self.model, folder / "adapter")
+        keep_differentiable(self.model)
 
     def _load(self, source: str, device: str):
-        config = load_pretrained(AutoConfig, source)
+        config = models.load_pretrained(AutoConfig.from_pretrained, source)
         without_dropout(config)
         config.use_cache = False  # nothing is generated
-        extra = {"add_pooling_layer": False} if config.model_type == "bert" else {}
-        return load_pretrained(
-            AutoModel,
+        kept, there = self.section.student_layers, config.num_hidden_layers
+        if kept > there:
+            raise LabError(
+                f"student_layers is {kept} and {self.section.student} has {there} "
+                "layers: keep as many or fewer, or 0 for all"
+            )
+        config.num_hidden_layers = kept or there
+        bits = quantization_config(self.section.quantization, self.compute)
+        return models.load_pretrained(
+            AutoModel.from_pretrained,
             source,
             config=config,
             attn_implementation=TAPPED,
             dtype=torch.bfloat16 if "cuda" in device else torch.float32,
             device_map={"": device},
-            quantization_config=quantization_config(self.quantization, self.compute),
-            **extra,
+            quantization_config=bits,
+            **models.without_pooler(config),
         )
 
-    def add_lora(self, r: int, alpha: int, dropout: float, seed: int) -> None:
+    @property
+    def max_seq_length(self) -> int:
+        """Longest text in tokens, template included; never above the model's own."""
+        return self.section.max_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int) -> None:
+        places = getattr(self.model.config, "max_position_embeddings", None) or value
+        limit = min(places, self.tokenizer.model_max_length)
+        if value > limit:
+            raise LabError(
+                f"a length of {value} tokens is over this model's {limit}: set "
+                f"max_length to {limit} or less"
+            )
+        self.section = self.section.model_copy(update={"max_length": value})
+
+    def add_lora(self, seed: int) -> None:
         """Trainable LoRA on every linear layer, reproducibly initialised."""
         config = LoraConfig(
-            r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear"
+            r=self.section.lora_r,
+            lora_alpha=self.section.lora_alpha,
+            lora_dropout=self.section.lora_dropout,
+            target_modules="all-linear",
         )
-        with quiet(), torch.random.fork_rng():
+        with models.quiet(), torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.model = get_peft_model(self.model, config, autocast_adapter_dtype=True)
-        self.has_adapter = True
+            self.model = get_peft_model(self.model, config)
         keep_differentiable(self.model)
-
-    # -- text to tokens
 
     def preprocess(self, inputs, prompt: str | None = None, **kwargs) -> dict[str, Any]:
         """Tokens of `inputs` (texts), written in the module's text format.
 
         `prompt` is the instruction. Adds `pooling_mask`: which tokens may be pooled.
         """
-        key = (self.text_format, prompt or "")
-        if key not in self._pieces:
-            self._pieces[key] = Pieces(self.tokenizer, *key)
-        return tokenize(
-            [text.strip() for text in inputs],
-            self.tokenizer,
-            self._pieces[key],
-            self.pooled_tokens,
-            self.max_seq_length,
-        )
-
-    # -- tokens to vectors
+        pieces = Pieces(self.tokenizer, self.section.text_format, prompt or "")
+        texts = [text.strip() for text in inputs]
+        rule, longest = self.section.pooled_tokens, self.max_seq_length
+        return tokenize(texts, self.tokenizer, pieces, rule, longest)
 
     def forward(self, features: dict[str, Any], **kwargs) -> dict[str, Any]:
-        mask = features["attention_mask"]
-        autocast = torch.autocast(
-            mask.device.type,
-            dtype=torch.bfloat16,
-            enabled=self.compute == torch.bfloat16,
-        )
-        listen = (
-            attention_tap(mask, self._last[0], self.transform)
-            if self.tap
-            else contextlib.nullcontext()
-        )
-        with listen as tap, autocast:
+        mask, ata = features["attention_mask"], self.section.pooling == "ata"
+        low = self.compute == torch.bfloat16
+        autocast = torch.autocast(mask.device.type, torch.bfloat16, enabled=low)
+        listen = attention_tap(mask, self._last[0], self.section.ata_transform)
+        with autocast, listen if ata else contextlib.nullcontext() as tap:
             output = self.model(input_ids=features["input_ids"], attention_mask=mask)
         features["token_embeddings"] = output.last_hidden_state
-        if self.tap:
-            features["received_attention"] = tap.weights(
-                mask, gradient=self.tap_gradient
-            )
+        if ata:
+            received = tap.weights(mask, gradient=self.section.ata_gradient)
+            features["received_attention"] = received
         return features
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """What is saved: the settings by name, and which weights they are of."""
+        own = self.section.model_dump(exclude=NOT_SAVED)
+        return {**own, "weights_sha256": self.weights_sha256}
 
     def save(self, output_path: str, *args, **kwargs) -> None:
         """Settings, tokenizer and adapters; the weights only where no name has them."""
+        folder, name = Path(output_path), self.section.student
         self.save_config(output_path)
-        self.tokenizer.save_pretrained(output_path)
-        if self.has_adapter:
+        self.tokenizer.save_pretrained(folder)
+        if isinstance(self.model, PeftModel):
             for adapter in self.model.peft_config.values():  # a name, not a path here
-                adapter.base_model_name_or_path = self.name
-            self.model.save_pretrained(
-                f"{output_path}/adapter", save_embedding_layers=False
-            )
-            Path(output_path, "adapter", "README.md").unlink(missing_ok=True)
-        weights = Path(output_path, "weights")
-        if self.own_weights:
-            self.model.save_pretrained(weights)
-            self.tokenizer.save_pretrained(weights)
-        elif self.name in TINY:
-            shutil.copytree(self._source(None), weights, dirs_exist_ok=True)
+                adapter.base_model_name_or_path = name
+            self.model.save_pretrained(folder / "adapter", save_embedding_layers=False)
+            (folder / "adapter" / "README.md").unlink(missing_ok=True)
+        if self._source != name:  # made in code, or of a folder that holds its weights
+            shutil.copytree(self._source, folder / "weights", dirs_exist_ok=True)
 
     @classmethod
     def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs):
@@ -279,29 +224,17 @@ class Backbone(InputModule):
         `model_kwargs={"device": "cuda"}` loads the weights there at once.
         """
         folder = Path(model_name_or_path, subfolder)
-        config = json.loads((folder / cls.config_file_name).read_text())
+        saved = cls.load_config(str(folder))
+        if not saved.get("tap", True):  # how earlier versions wrote any other pooling
+            saved["pooling"] = "mean"
+        known = {k: v for k, v in saved.items() if k in Encoder.model_fields}
+        # before there was a choice, all layers were kept
+        known = {"student_layers": 0, **known}
         device = (kwargs.get("model_kwargs") or {}).get("device") or "cpu"
-        return cls(**config, folder=str(folder), device=str(device))
-
-
-def dense_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The weights of a backbone in float32, adapters added, under the plain names.
-
-    4-bit weights are the numbers that they stand for, so that nothing is rounded again.
-    """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    state = {}
-    for name, module in base.named_modules():
-        if "lora_" in name or name.endswith("base_layer"):
-            continue
-        adapted = isinstance(module, BaseTunerLayer)
-        inner = module.get_base_layer() if adapted else module
-        for key, value in inner.named_parameters(recurse=False):
-            if hasattr(value, "quant_state"):
-                value = dequantize_4bit(value.data, value.quant_state)
-            value = value.detach().float()
-            if adapted and key == "weight":
-                for adapter in module.active_adapters:
-                    value = value + module.get_delta_weight(adapter).detach()
-            state[f"{name}.{key}"] = value.cpu()
-    return state
+        module = cls(Encoder(**known), str(device), folder)
+        if saved.get("weights_sha256", "") not in ("", module.weights_sha256):
+            raise LabError(
+                f"the student in {folder} was trained on other weights of "
+                f"{module.section.student} than are here: fetch those, or train anew"
+            )
+        return module

@@ -13,7 +13,7 @@ import torch
 from sentence_transformers.base.modules import Module
 from torch import Tensor
 
-from nbutils.core.errors import LabError, nearest
+from nbutils.core.errors import LabError, known
 
 POOLINGS = ("mean", "last", "first", "weighted_mean", "ata")
 
@@ -44,21 +44,16 @@ def token_weights(mode: str, mask: Tensor, received: Tensor | None = None) -> Te
     real = mask.float()
     if (real.sum(-1) == 0).any():
         raise LabError("a text has no token left to pool: it is empty or cut too short")
-    position = real.cumsum(-1) * real
-    if mode == "mean":
-        weights = real
-    elif mode == "last":
-        weights = (position == position.amax(-1, keepdim=True)).float() * real
-    elif mode == "first":
-        weights = (position == 1).float()
-    elif mode == "weighted_mean":
-        weights = position
-    elif mode == "ata":
-        if received is None:
-            raise LabError("ATA pooling needs the attention that tokens receive")
-        weights = received * real
-    else:
-        raise LabError(f"unknown pooling {mode!r}{nearest(mode, POOLINGS)}")
+    place = real.cumsum(-1) * real  # 1, 2, 3 … over the real tokens, else 0
+    weights = {
+        "mean": real,
+        "last": (place == place.amax(-1, keepdim=True)).float(),
+        "first": (place == 1).float(),
+        "weighted_mean": place,
+        "ata": None if received is None else received * real,
+    }[known("pooling", mode, POOLINGS)]
+    if weights is None:
+        raise LabError("ATA pooling needs the attention that tokens receive")
     return weights / weights.sum(-1, keepdim=True)
 
 
@@ -73,8 +68,6 @@ class TokenPooling(Module):
 
     def __init__(self, mode: str, dimension: int):
         super().__init__()
-        if mode not in POOLINGS:
-            raise LabError(f"unknown pooling {mode!r}{nearest(mode, POOLINGS)}")
         self.mode = mode
         self.dimension = dimension
 

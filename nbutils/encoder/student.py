@@ -1,25 +1,38 @@
-"""Encoders as SentenceTransformers: made, saved, loaded, identified, and run.
+"""Encoders as SentenceTransformers: made, saved, loaded and unpacked.
 
 The student is backbone, pooling and normalisation; teachers and measuring encoders are
-any SentenceTransformer. Vectors are kept on disk by content: a changed weight, text
-format or length is never served old vectors.
+any SentenceTransformer.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn import Linear4bit
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 
 from nbutils.core.errors import LabError
-from nbutils.core.fields import Settings
+from nbutils.core.fields import Encoder, Settings
 from nbutils.core.files import atomic
-from nbutils.encoder.backbone import Backbone, dense_state
+from nbutils.encoder.backbone import NOT_SAVED, Backbone
 from nbutils.encoder.models import TINY, device_of, load_pretrained
 from nbutils.encoder.pooling import TokenPooling
+
+FREE = NOT_SAVED | {"compute_dtype", "ata_gradient"}
+"""Settings in which a run may differ from the student that it loads."""
+
+
+def as_encoder(backbone: Backbone, device: str) -> SentenceTransformer:
+    """Backbone, its section's pooling, and unit length."""
+    dimension = backbone.model.config.hidden_size
+    pooling = TokenPooling(backbone.section.pooling, dimension)
+    return SentenceTransformer(modules=[backbone, pooling, Normalize()], device=device)
 
 
 def build_student(
@@ -28,33 +41,14 @@ def build_student(
     """A fresh student: 4-bit backbone, LoRA adapters, pooling, unit length.
 
     Everything follows the settings; only the adapters are trainable. Before training
-    the adapters change nothing. `kind` makes the backbone of the settings' arguments.
+    the adapters change nothing. `kind` makes the backbone of a section and a device.
     """
     device = device_of(settings)
-    backbone = kind(
-        settings.encoder.student,
-        quantization=settings.encoder.quantization,
-        dtype=settings.encoder.compute_dtype,
-        bidirectional=settings.encoder.bidirectional,
-        text_format=settings.encoder.text_format,
-        pooled_tokens=settings.encoder.pooled_tokens,
-        max_seq_length=settings.encoder.max_length,
-        tap=settings.encoder.pooling == "ata",
-        tap_gradient=settings.encoder.ata_gradient,
-        transform=settings.encoder.ata_transform,
-        device=device,
-    )
-    backbone.add_lora(
-        settings.encoder.lora_r,
-        settings.encoder.lora_alpha,
-        settings.encoder.lora_dropout,
-        settings.seed,
-    )
+    backbone = kind(settings.encoder, device)
+    backbone.add_lora(settings.seed)
     if settings.encoder.gradient_checkpointing:
         backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
-    dimension = backbone.model.config.hidden_size
-    modules = [backbone, TokenPooling(settings.encoder.pooling, dimension), Normalize()]
-    return SentenceTransformer(modules=modules, device=device)
+    return as_encoder(backbone, device)
 
 
 def save_student(
@@ -74,29 +68,22 @@ def save_student(
     return Path(folder)
 
 
-def merge_student(model: SentenceTransformer) -> SentenceTransformer:
-    """The same encoder with its adapters merged into float32 weights of its own.
+def unpack_student(model: SentenceTransformer) -> SentenceTransformer:
+    """The same encoder, its 4-bit weights as the numbers that they stand for.
 
-    Its folder, once saved, needs no other model. The vectors are the same to 1e-5 with
-    products in float32: the 4-bit weights are kept as the numbers they stand for, and
-    are not rounded to 4 bits again.
+    On a CPU that nearly halves the time of encoding. The vectors are the same to the
+    rounding of the products; what is saved of it is what is saved of `model`.
     """
-    student = model[0]
-    plain = {"quantization": "none", "has_adapter": False, "own_weights": True}
-    backbone = Backbone(**{**student.get_config_dict(), **plain})
-    _, unknown = backbone.model.load_state_dict(dense_state(student.model), False)
-    if unknown:
-        raise LabError(
-            f"weights {unknown[:3]} cannot be merged: save the adapter alone"
-        )
-    merged = SentenceTransformer(
-        modules=[backbone, *list(model)[1:]],
-        device=str(model.device),
-        prompts=model.prompts,
-        default_prompt_name=model.default_prompt_name,
-        truncate_dim=model.truncate_dim,
-    )
-    return merged.eval()
+    unpacked = copy.deepcopy(model)
+    for parent in list(unpacked.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, Linear4bit):
+                weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+                plain = torch.nn.Linear(*reversed(weight.shape), device="meta")
+                plain.weight = torch.nn.Parameter(weight.float(), requires_grad=False)
+                plain.bias = layer.bias
+                setattr(parent, name, plain)
+    return unpacked
 
 
 def load_student(
@@ -118,24 +105,14 @@ def load_student(
         model_kwargs={"device": device},
     )
     if settings:
-        backbone = model[0]
-        found = {
-            "student": backbone.name,
-            "quantization": backbone.quantization,
-            "bidirectional": backbone.bidirectional,
-            "text_format": backbone.text_format,
-            "pooled_tokens": backbone.pooled_tokens,
-            "ata_transform": backbone.transform,
-            "max_length": backbone.max_seq_length,
-            "pooling": model[1].mode,
-        }
-        for name, value in found.items():
-            asked = getattr(settings.encoder, name)
-            if value != asked:
+        section = model[0].section.model_copy(update={"pooling": model[1].mode})
+        asked = settings.encoder.model_dump(exclude=FREE)
+        for name, found in section.model_dump(exclude=FREE).items():
+            if found != asked[name]:
                 raise LabError(
-                    f"the student in {folder} was trained with {name}={value!r}, the "
-                    f"settings say {asked!r}: run notebook 05 with "
-                    "these settings first"
+                    f"the student in {folder} was trained with {name}={found!r}, the "
+                    f"settings say {asked[name]!r}: run notebook 05 with these "
+                    "settings first"
                 )
     return model
 
@@ -149,36 +126,23 @@ def load_encoder(settings: Settings, name: str | None = None) -> SentenceTransfo
     name = settings.encoder.reference if name is None else name
     device = device_of(settings)
     if name in TINY:
-        modules = [
-            Backbone(name, quantization="none", tap=False, device=device),
-            TokenPooling("mean", 64),
-            Normalize(),
-        ]
-        model = SentenceTransformer(modules=modules, device=device)
+        section = Encoder(student=name, quantization="none", pooling="mean")
+        model = as_encoder(Backbone(section, device), device)
     else:
-        model = load_pretrained(_Loader(device), name)
-    model.max_seq_length = min(
-        settings.encoder.max_length, model.max_seq_length or 10**6
-    )
+        model = load_pretrained(
+            SentenceTransformer,
+            name,
+            device=device,
+            trust_remote_code=_is_ours(Path(name)),
+        )
+    longest = model.max_seq_length or settings.encoder.max_length
+    model.max_seq_length = min(settings.encoder.max_length, longest)
     return model
-
-
-class _Loader:
-    """SentenceTransformer behind `from_pretrained`, so that one check serves all."""
-
-    def __init__(self, device: str):
-        self.device = device
-
-    def from_pretrained(self, name: str) -> SentenceTransformer:
-        trusted = _is_ours(Path(name))
-        return SentenceTransformer(name, device=self.device, trust_remote_code=trusted)
 
 
 def _is_ours(folder: Path) -> bool:
     """Whether a saved encoder's own modules are all this package's."""
     path = folder / "modules.json"
-    if not path.is_file():
-        return False
-    types = [module["type"] for module in json.loads(path.read_text())]
-    known = all(t.startswith(("nbutils.", "sentence_transformers.")) for t in types)
-    return known and any(t.startswith("nbutils.") for t in types)
+    modules = json.loads(path.read_text()) if path.is_file() else []
+    packages = {module["type"].split(".")[0] for module in modules}
+    return "nbutils" in packages and packages <= {"nbutils", "sentence_transformers"}

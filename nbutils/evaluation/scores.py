@@ -45,7 +45,8 @@ class CachedEncoder(AbsEncoder):
     def __init__(self, model: SentenceTransformer, settings: Settings, name: str):
         self.model, self.settings = model, settings
         self.mteb_model_meta = model_meta(name, fingerprint(model))
-        self.instructed = getattr(model[0], "text_format", "plain") != "plain"
+        section = getattr(model[0], "section", None)
+        self.instructed = section is not None and section.text_format != "plain"
         self.known: dict[tuple[str | None, str], np.ndarray] = {}
 
     def encode(self, inputs, *, task_metadata, prompt_type=None, **kwargs):

@@ -1,361 +1,225 @@
-"""The candidate table: exact search with one teacher, and the file that keeps it.
+"""The candidate table: every query's best documents under one teacher, found once.
 
 NV-Retriever's methods differ only in which candidates they keep, so the expensive part
-(score every document for every query) is done once and stored; `nbutils.mining` then
-filters. A table is bound to what made it by a fingerprint: teacher, queries, corpus,
-positives and depth.
+(score every document for every query) is done once and stored, with a fingerprint of
+all that it depends on; `methods` then filters.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
 
 from nbutils.core.errors import LabError
-from nbutils.core.files import atomic
-
-BYTES = 64 * 2**20
-"""Budget of the score matrix of one block of queries."""
-
-Scorer = Callable[[Sequence[str]], np.ndarray]
-"""Query texts to scores, float32 (queries, documents); higher is more similar."""
-
-
-class Teacher(Protocol):
-    """Whoever scores candidates. `scorer` reads the corpus once.
-
-    `floor` is a score that a document must exceed to be a candidate at all (BM25: 0, no
-    common word); None where every document is one.
-    """
-
-    name: str
-    fingerprint: str
-    floor: float | None
-
-    def scorer(self, texts: Sequence[str]) -> Scorer: ...
+from nbutils.core.files import read_table, write_table
+from nbutils.core.retrieval import RetrievalSet
+from nbutils.mining.scoring import RowScores, Teacher, VectorScores, digest, places
+from nbutils.mining.search import approximate
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """One teacher's candidates of every query, and the scores of its positives.
+    """One teacher's candidates of Q queries as arrays, and the scores of the positives.
 
-    table: query_id, document_id, score, rank (1 is the most similar of the corpus;
-    labelled positives keep their place in it). positives: query_id, document_id, score,
-    rank, scored directly, wherever they rank.
+    documents (Q, K): places in the corpus, best first, -1 where empty; scores (Q, K),
+    -inf where empty; ranks (Q, K): 1 is the most similar of the corpus, labelled
+    positives counted; 0 where empty, or found below a ceiling later and not counted.
+    positive_query, positive, positive_score: one entry a labelled pair, by query.
     """
 
-    table: pd.DataFrame
-    positives: pd.DataFrame
+    data: RetrievalSet
     teacher: str
-    fingerprint: str
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def located(self, queries: pd.Index, documents: pd.Index) -> Located:
-        """The same as places in the ids given; LabError for an id not among them."""
-        table, labelled = self.table, self.positives
-        query = places(queries, table["query_id"], "query")
-        order = np.lexsort((table["rank"].to_numpy(), query))
-        positive_query = places(queries, labelled["query_id"], "query")
-        first = np.argsort(positive_query, kind="stable")
-        return Located(
-            query=query[order],
-            document=places(documents, table["document_id"], "document")[order],
-            score=table["score"].to_numpy(dtype=float)[order],
-            rank=table["rank"].to_numpy(dtype=np.int32)[order],
-            positive_query=positive_query[first],
-            positive=places(documents, labelled["document_id"], "document")[first],
-            positive_score=labelled["score"].to_numpy(dtype=float)[first],
-        )
-
-
-@dataclass(frozen=True)
-class Located:
-    """Candidates as numbers: one entry a candidate, by query and rank; then positives.
-
-    query and document count the queries and documents given to `located`.
-    """
-
-    query: np.ndarray
-    document: np.ndarray
-    score: np.ndarray
-    rank: np.ndarray
+    documents: np.ndarray
+    scores: np.ndarray
+    ranks: np.ndarray
     positive_query: np.ndarray
     positive: np.ndarray
     positive_score: np.ndarray
 
-
-def places(index: pd.Index, names, kind: str) -> np.ndarray:
-    """Where `names` stand in `index`; LabError that names the first that does not."""
-    found = index.get_indexer(pd.Index(names, dtype=index.dtype))
-    if len(found) and found.min() < 0:
-        name = list(names)[int(found.argmin())]
-        raise LabError(
-            f"{kind} {name!r} is not among the {kind} texts given: the candidate table "
-            "belongs to other texts, search again"
+    @classmethod
+    def of_frames(cls, data: RetrievalSet, teacher: str, table, positives):
+        """From frames such as `table` and `positives`: by query, then by rank."""
+        names, documents = pd.Index(list(data.queries)), pd.Index(data.corpus["id"])
+        query = names.get_indexer(table["query_id"])
+        column = np.arange(len(query)) - np.searchsorted(query, query)
+        shape = len(names), column.max(initial=0) + 1
+        grids = (
+            np.full(shape, -1, dtype=np.int32),
+            np.full(shape, -np.inf, dtype=np.float32),
+            np.zeros(shape, dtype=np.int32),
         )
-    return found
+        place = documents.get_indexer(table["document_id"])
+        for grid, values in zip(
+            grids, (place, table["score"], table["rank"]), strict=True
+        ):
+            grid[query, column] = values
+        labelled = documents.get_indexer(positives["document_id"])
+        own = names.get_indexer(positives["query_id"])
+        scores = positives["score"].to_numpy(np.float32)
+        return cls(data, teacher, *grids, own, labelled, scores)
+
+    def __len__(self) -> int:
+        return int((self.documents >= 0).sum())
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row a candidate: query_id, document_id, score, rank."""
+        at = np.nonzero(self.documents >= 0)
+        frame = self._frame(at[0], self.documents[at], self.scores[at])
+        return frame.assign(rank=self.ranks[at])
+
+    @property
+    def positives(self) -> pd.DataFrame:
+        """One row a labelled pair: query_id, document_id, score."""
+        return self._frame(self.positive_query, self.positive, self.positive_score)
+
+    def _frame(self, query, document, score) -> pd.DataFrame:
+        names = pd.Series(list(self.data.queries), dtype="str").take(query).array
+        documents = self.data.corpus["id"].take(document).array
+        return pd.DataFrame(
+            {"query_id": names, "document_id": documents, "score": score}
+        )
 
 
-def digest(*parts: object) -> str:
-    """Short hex digest of JSON-able parts."""
-    text = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Columns and values of the k highest scores a row; both (rows, k), best first.
-
-    Equal scores are taken in column order. `torch.topk` alone leaves the choice among
-    equals open, so a table would depend on the block size and the library.
-    """
-    k = min(k, scores.shape[1])
-    values, columns = (
-        part.numpy() for part in torch.topk(torch.from_numpy(scores), k, dim=1)
-    )
-    order = np.lexsort((columns, -values), axis=1)
-    columns = np.take_along_axis(columns, order, axis=1)
-    tied = np.flatnonzero((scores >= values[:, -1:]).sum(axis=1) > k)
-    for row in tied:
-        columns[row] = np.argsort(-scores[row], kind="stable")[:k]
-    return columns, np.take_along_axis(scores, columns, axis=1)
+def pairs_of(
+    data: RetrievalSet, ids_of: Mapping[str, Sequence[str]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Query and document places of {query id: document ids}, for the set's queries."""
+    ids = [ids_of.get(query, ()) for query in data.queries]
+    query = np.repeat(np.arange(len(ids)), [len(own) for own in ids])
+    fault = "document {!r} is named for a query and is not in the corpus: add it"
+    names = [name for own in ids for name in own]
+    return query, places(pd.Index(data.corpus["id"]), names, fault)
 
 
 @dataclass(frozen=True)
 class Search:
-    """Exact search of `queries` in `corpus`, in blocks of queries under `budget` bytes.
+    """The search of a set's queries in its corpus with one teacher.
 
-    queries: id to text. corpus: columns id, text. positives: query id to the ids of its
-    labelled positives. Raises LabError for an empty corpus, repeated document ids, a
-    query without a positive, or a positive that is not in the corpus.
+    depth: candidates a query. index: empty for exact search, or the faiss factory
+    string of an approximate one, of which `recall` says what it misses. rescorer: a
+    cross-encoder that has the last word on candidates and positives (`rescoring`).
+    LabError for a set without queries or documents, a document id that stands twice and
+    a query without a positive.
     """
 
     teacher: Teacher
-    queries: Mapping[str, str]
-    corpus: pd.DataFrame
-    positives: Mapping[str, Sequence[str]]
+    data: RetrievalSet
     depth: int
-    budget: int = BYTES
+    index: str = ""
+    rescorer: Callable[[Candidates], Candidates] | None = None
 
     def __post_init__(self) -> None:
-        _check(self.queries, self.corpus, self.positives, self.depth)
-        object.__setattr__(self, "_ids", self.corpus["id"].to_numpy(dtype=object))
-        object.__setattr__(self, "_index", pd.Index(self.corpus["id"]))
-        object.__setattr__(self, "_scorer", [])
+        data, ids = self.data, self.data.corpus["id"]
+        if not (data.queries and len(ids)):
+            raise LabError("there are no queries, or no documents to mine from")
+        if ids.duplicated().any():
+            name = ids[ids.duplicated()].iloc[0]
+            raise LabError(f"document id {name!r} stands twice in the corpus")
+        lacking = next((q for q in data.queries if not data.positives.get(q)), None)
+        if lacking is not None:
+            raise LabError(f"query {lacking!r} has no labelled positive: give it one")
+        object.__setattr__(self, "depth", min(self.depth, len(ids)))
 
-    @property
+    @cached_property
+    def _scores(self) -> VectorScores | RowScores:
+        return self.teacher.scores(self.data)
+
+    @cached_property
     def fingerprint(self) -> str:
         """Names everything that the table depends on."""
+        data, rescorer = self.data, getattr(self.rescorer, "name", "")
         return digest(
-            self.teacher.fingerprint,
-            list(self.queries.items()),
-            self.corpus["id"].tolist(),
-            self.corpus["text"].tolist(),
-            [(query, list(self.positives[query])) for query in self.queries],
-            self.depth,
+            [self.teacher.fingerprint, self.depth, self.index, rescorer],
+            list(data.queries.items()),
+            data.corpus[["id", "text"]].values.tolist(),
+            [list(data.positives[query]) for query in data.queries],
         )
 
     def candidates(self) -> Candidates:
         """The `depth` best documents of each query, and the scores of its positives."""
-        tables, labelled = [], []
-        for queries, scores in self._blocks(list(self.queries)):
-            columns, values = top_k(scores, self.depth)
-            ranks = np.broadcast_to(np.arange(1, columns.shape[1] + 1), columns.shape)
-            above = values > (
-                -np.inf if self.teacher.floor is None else self.teacher.floor
-            )
-            rows = np.broadcast_to(np.arange(len(queries))[:, None], columns.shape)
-            tables.append(
-                self._frame(
-                    queries, rows[above], columns[above], values[above], ranks[above]
-                )
-            )
-            labelled.append(self._positives(queries, scores))
-        return Candidates(
-            pd.concat(tables, ignore_index=True),
-            pd.concat(labelled, ignore_index=True),
-            self.teacher.name,
-            self.fingerprint,
+        query, positive = pairs_of(self.data, self.data.positives)
+        scores = self._scores
+        if not self.index:
+            documents, values, own = scores.first(self.depth, query, positive)
+        elif isinstance(scores, VectorScores):
+            vectors = scores.queries, scores.documents
+            documents, values = approximate(*vectors, self.depth, self.index)
+            own = scores.pairs(query, positive)
+        else:
+            raise LabError(f"teacher {self.teacher.name!r} has no vectors to `index`")
+        ranks = np.arange(1, self.depth + 1, dtype=np.int32) * (documents >= 0)
+        found = Candidates(
+            self.data, self.teacher.name, documents, values, ranks, query, positive, own
         )
+        return self.rescorer(found) if self.rescorer else found
 
-    def deepen(self, candidates: Candidates, needs: pd.DataFrame) -> Candidates:
+    def recall(self, found: Candidates, sample: int = 200, seed: int = 0) -> float:
+        """Share of the exact candidates of `sample` random queries that `found` has."""
+        count = min(sample, len(self.data.queries))
+        draw = np.random.default_rng(seed)
+        rows = np.sort(draw.choice(len(self.data.queries), count, replace=False))
+        exact, _ = self._scores.top(rows, self.depth)
+        there = (exact[:, :, None] == found.documents[rows][:, None, :]).any(axis=2)
+        return float(there[exact >= 0].mean())
+
+    def deepen(self, found: Candidates, needs: pd.DataFrame) -> Candidates:
         """Add, for queries that ran out, the next documents below their ceiling.
 
-        needs: query_id and ceiling (several rows of a query count by the highest).
-        This is what masking before the cut asks for: a query whose whole table lies
-        above its ceiling still gets the `depth` best documents under it. Documents
-        that are in the table already are not repeated; ranks stay those of the corpus.
+        needs: query_id and ceiling. This is what masking before the cut asks for: a
+        query whose whole table lies above its ceiling still gets the `depth` best
+        documents under it, by exact search; none is repeated. A cross-encoder's ceiling
+        cannot be searched below: nothing is added.
         """
-        ceilings = needs.groupby("query_id", sort=False)["ceiling"].max()
-        known = candidates.table.groupby("query_id", sort=False)["document_id"]
-        known = {
-            name: self._index.get_indexer(ids)
-            for name, ids in known
-            if name in ceilings.index
+        if self.rescorer:
+            return found
+        rows = pd.Index(list(self.data.queries)).get_indexer(needs["query_id"])
+        known = found.documents[rows]
+        deep = min(len(self.data.corpus), self.depth + known.shape[1])
+        below = needs["ceiling"].to_numpy(np.float32)
+        more, values = self._scores.top(rows, deep, below)
+        more[(more[:, :, None] == known[:, None, :]).any(axis=2)] = -1
+        values[more < 0] = -np.inf
+        best = np.argsort(-values, axis=1, kind="stable")[:, : self.depth]
+        new = {
+            "documents": (np.take_along_axis(more, best, axis=1), -1),
+            "scores": (np.take_along_axis(values, best, axis=1), -np.inf),
+            "ranks": ((best + 1) * np.isinf(below)[:, None], 0),  # nothing is above
         }
-        floor = -np.inf if self.teacher.floor is None else self.teacher.floor
-        added = []
-        for queries, scores in self._blocks(list(ceilings.index)):
-            parts = [
-                self._below(scores[row], ceilings[query], floor, known.get(query, []))
-                for row, query in enumerate(queries)
-            ]
-            row = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-            column, rank = np.concatenate(parts).T
-            added.append(self._frame(queries, row, column, scores[row, column], rank))
-        table = pd.concat([candidates.table, *added], ignore_index=True)
-        places = {query: place for place, query in enumerate(self.queries)}
-        table = table.sort_values(
-            ["query_id", "rank"],
-            key=lambda column: (
-                column.map(places) if column.name == "query_id" else column
-            ),
-            ignore_index=True,
+        grids = {}
+        for name, (part, empty) in new.items():
+            old = getattr(found, name)
+            wide = np.full((len(old), best.shape[1]), empty, dtype=old.dtype)
+            wide[rows] = part
+            grids[name] = np.concatenate([old, wide], axis=1)
+        # an index may have left gaps: what fills them belongs before what follows
+        order = np.lexsort((grids["documents"], -grids["scores"]), axis=1)
+        return replace(
+            found, **{n: np.take_along_axis(g, order, axis=1) for n, g in grids.items()}
         )
-        return replace(candidates, table=table)
-
-    def _below(self, scores, ceiling: float, floor: float, known) -> np.ndarray:
-        """Places and ranks (new, 2) of the best documents between floor and ceiling."""
-        order = np.argsort(-scores, kind="stable")
-        value = scores[order]
-        new = (value < ceiling) & (value > floor) & ~np.isin(order, known)
-        rank = np.flatnonzero(new)[: self.depth]
-        return np.stack([order[rank], rank + 1], axis=1)
-
-    def _blocks(self, queries: list[str]) -> Iterator[tuple[list[str], np.ndarray]]:
-        if not self._scorer:
-            self._scorer.append(self.teacher.scorer(self.corpus["text"].tolist()))
-        size = max(1, self.budget // (4 * len(self.corpus)))
-        for start in range(0, len(queries), size):
-            block = queries[start : start + size]
-            scores = self._scorer[0]([self.queries[name] for name in block])
-            scores = np.ascontiguousarray(scores, dtype=np.float32)
-            if np.isnan(scores).any():
-                raise LabError(
-                    f"teacher {self.teacher.name!r} gave scores that are not numbers: "
-                    "check its weights"
-                )
-            yield block, scores
-
-    def _frame(self, queries, rows, columns, scores, ranks) -> pd.DataFrame:
-        names = np.array(queries, dtype=object)
-        return pd.DataFrame(
-            {
-                "query_id": pd.Series(names[rows], dtype="str"),
-                "document_id": pd.Series(self._ids[columns], dtype="str"),
-                "score": scores.astype(np.float32),
-                "rank": ranks.astype(np.int32),
-            }
-        )
-
-    def _positives(self, queries: list[str], scores: np.ndarray) -> pd.DataFrame:
-        names = [self.positives[query] for query in queries]
-        rows = np.repeat(np.arange(len(queries)), [len(ids) for ids in names])
-        columns = self._index.get_indexer([name for ids in names for name in ids])
-        own = scores[rows, columns]
-        everyone = scores[rows]
-        earlier = np.arange(scores.shape[1]) < columns[:, None]
-        ahead = (everyone > own[:, None]) | ((everyone == own[:, None]) & earlier)
-        return self._frame(queries, rows, columns, own, ahead.sum(axis=1) + 1)
 
 
 def search_stored(path: str | Path, search: Search) -> Candidates:
-    """The candidates in the file `path` if `search` would give the same, else anew."""
-    if Path(path).is_file():
-        try:
-            return read(path, search.fingerprint)
-        except LabError:
-            pass  # other inputs or damaged: the search below replaces it
-    found = search.candidates()
-    write(path, found)
-    return found
+    """The candidates in the file `path` if `search` would give the same, else anew.
 
-
-def write(path: str | Path, candidates: Candidates) -> None:
-    """Write candidates and positives as one parquet file that carries the fingerprint.
-
-    Column `kind` tells `candidate` rows from `positive` rows.
+    A parquet file; its column `kind` tells `candidate` rows from `positive` rows.
     """
-    both = pd.concat(
-        [
-            candidates.table.assign(kind="candidate"),
-            candidates.positives.assign(kind="positive"),
-        ]
-    )
-    table = pa.Table.from_pandas(both, preserve_index=False)
-    about = {"teacher": candidates.teacher, "fingerprint": candidates.fingerprint}
-    table = table.replace_schema_metadata(
-        {**(table.schema.metadata or {}), b"candidates": json.dumps(about).encode()}
-    )
-    with atomic(path) as temporary:
-        pq.write_table(table, temporary)
-
-
-def read(path: str | Path, fingerprint: str | None = None) -> Candidates:
-    """Read a candidate table.
-
-    Raises LabError where the file is missing, damaged, no candidate table, or was made
-    from other inputs than `fingerprint` names.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise LabError(f"{path} does not exist: search the candidates first")
     try:
-        table = pq.read_table(path)
-        about = json.loads(table.schema.metadata[b"candidates"])
-        both = table.to_pandas()
-        kind = both.pop("kind")
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise LabError(
-            f"{path} is not a whole candidate table ({reason}): delete it and search "
-            "again"
-        ) from None
-    if fingerprint is not None and about["fingerprint"] != fingerprint:
-        raise LabError(
-            f"{path} was made by another teacher or from other texts (fingerprint "
-            f"{about['fingerprint'][:8]}, expected {fingerprint[:8]}): delete it and "
-            "search again"
-        )
-    return Candidates(
-        both[kind == "candidate"].reset_index(drop=True),
-        both[kind == "positive"].reset_index(drop=True),
-        about["teacher"],
-        about["fingerprint"],
-    )
-
-
-def _check(queries, corpus: pd.DataFrame, positives, depth: int) -> None:
-    missing = {"id", "text"} - set(corpus.columns)
-    if missing:
-        raise LabError(f"the corpus lacks the column {min(missing)!r}")
-    if corpus.empty:
-        raise LabError("the corpus is empty: there is nothing to mine from")
-    if not queries:
-        raise LabError("there are no queries to mine for")
-    if depth < 1:
-        raise LabError(f"candidate depth is {depth}: it must be at least 1")
-    repeated = corpus["id"][corpus["id"].duplicated()]
-    if len(repeated):
-        raise LabError(f"document id {repeated.iloc[0]!r} stands twice in the corpus")
-    known = set(corpus["id"])
-    for query in queries:
-        if not positives.get(query):
-            raise LabError(f"query {query!r} has no labelled positive: give it one")
-        for name in positives[query]:
-            if name not in known:
-                raise LabError(
-                    f"positive {name!r} of query {query!r} is not in the corpus: add "
-                    "the document or drop the label"
-                )
+        both = read_table(path)
+    except LabError:  # missing or damaged: the search below writes it
+        both = pd.DataFrame()
+    if both.attrs.get("fingerprint") == search.fingerprint:
+        parts = (both[both["kind"] == kind] for kind in ("candidate", "positive"))
+        return Candidates.of_frames(search.data, both.attrs["teacher"], *parts)
+    found = search.candidates()
+    table = found.table.assign(kind="candidate")
+    labelled = found.positives.assign(rank=np.int32(0), kind="positive")
+    both = pd.concat([table, labelled])
+    both.attrs = {"fingerprint": search.fingerprint, "teacher": found.teacher}
+    write_table(path, both)
+    return found

@@ -7,17 +7,22 @@ as long as its table holds any; `mine_until_full` deepens the table where it doe
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 
-from nbutils.core.errors import known
-from nbutils.mining.candidates import Candidates
-from nbutils.mining.exclusion import CODE, EMPTY, RULES, Pool
-from nbutils.mining.recipe import Recipe
-from nbutils.mining.selection import lowest_rejected, random_documents, select
+from nbutils.core.fields import Mining
+from nbutils.core.settings import changed
+from nbutils.mining.candidates import Search
+from nbutils.mining.exclusion import CODE, EMPTY, RULES, Pool, prepare
+from nbutils.mining.selection import random_documents, select
+
+METHODS, SELECTIONS = (
+    get_args(Mining.model_fields[name].annotation)
+    for name in ("mining_method", "selection")
+)
 
 
 @dataclass(frozen=True)
@@ -25,16 +30,14 @@ class Mined:
     """What was mined, for whom it fell short, and why the rest was rejected.
 
     negatives: one row each, in the order of selection, with query_id, positive_id (the
-    anchor; missing for `mean`), document_id, method, selection, teacher, rank, score,
-    positive_score (the anchor's), ceiling, backfilled. queries: one row per query (per
-    positive with anchor `each`): query_id, positive_id, positive_score, ceiling, kept,
-    needed, found, wanted.
+    anchor), document_id, method, selection, teacher, rank, score, positive_score (the
+    anchor's), ceiling, backfilled. queries: one row each, with query_id, positive_id,
+    positive_score, ceiling, kept, needed, found, wanted. rules (Q, K): codes of RULES.
     """
 
     negatives: pd.DataFrame
     queries: pd.DataFrame
     rules: np.ndarray
-    rows: np.ndarray
     pool: Pool
 
     @property
@@ -47,33 +50,18 @@ class Mined:
         """The queries whose table left fewer candidates than the selection needs."""
         return self.queries[self.queries["kept"] < self.queries["needed"]]
 
-    def explain(self, query_id: str | None = None) -> pd.DataFrame:
+    def explain(self) -> pd.DataFrame:
         """Every candidate with its rule: `kept`, or the first rule that rejected it.
 
         Columns query_id, positive_id, document_id, rank, score, positive_score, ceiling
-        and rule; of one query, or of all.
+        and rule.
         """
-        rules, rows, pool = self.rules, self.rows, self.pool
-        wanted = rules != EMPTY
-        if query_id is not None:
-            wanted &= (pool.query_ids[rows] == query_id)[:, None]
-        row, place = np.nonzero(wanted)
-        about = self.queries.iloc[row].reset_index(drop=True)
-        return pd.DataFrame(
-            {
-                "query_id": about["query_id"],
-                "positive_id": about["positive_id"],
-                "document_id": pool.document_ids[pool.documents[rows[row], place]],
-                "rank": pool.ranks[rows[row], place],
-                "score": pool.scores[rows[row], place],
-                "positive_score": about["positive_score"],
-                "ceiling": about["ceiling"],
-                "rule": np.array(RULES)[rules[row, place]],
-            }
-        )
+        at = np.nonzero(self.rules != EMPTY)
+        rules = np.array(RULES)[self.rules[at]]
+        return _rows(self.pool, self.queries, *at).assign(rule=rules)
 
 
-def ceiling(method, positive_score, *, threshold=0.7, margin=0.05, perc=0.95):
+def ceiling(method, positive_score, *, abs_threshold=0.7, margin=0.05, perc=0.95):
     """The score that a negative must stay below (NV-Retriever, mining methods).
 
     positive_score: array of anchor scores; returns an array of the same shape, in the
@@ -84,138 +72,101 @@ def ceiling(method, positive_score, *, threshold=0.7, margin=0.05, perc=0.95):
     ceilings = {
         "naive": np.inf,
         "shifted": np.inf,
-        "abs": threshold,
+        "abs": abs_threshold,
         "margin_pos": positive_score - margin,
         "perc_pos": positive_score - (1 - perc) * np.abs(positive_score),
     }
     return np.broadcast_to(ceilings[method], positive_score.shape)
 
 
-def mine(pool: Pool, recipe: Recipe | None = None, **changes) -> Mined:
+def mine(
+    pool: Pool, recipe: Mining | None = None, *, seed: int = 0, **changes: Any
+) -> Mined:
     """Mine negatives from a prepared candidate table.
 
-    changes: fields of Recipe by name. Nothing here depends on the order of the queries
-    or on how the table was cut into blocks. Raises LabError for an unknown field.
+    recipe: the settings' section `mining`; changes: of its settings, by name. Nothing
+    here depends on the order of the queries or on how the table was cut into blocks.
+    LabError for an unknown name or an impossible value.
     """
-    names = tuple(field.name for field in fields(Recipe))
-    for name in changes:
-        known("field of a recipe", name, names)
-    recipe = Recipe(**{**(vars(recipe) if recipe else {}), **changes})
-    rows, anchor, anchor_score = _anchors(pool, recipe.anchor)
-    ceilings = ceiling(
-        recipe.method,
-        anchor_score,
-        threshold=recipe.threshold,
-        margin=recipe.margin,
-        perc=recipe.perc,
+    recipe = changed(recipe or Mining(), **changes)
+    positive, anchor_score = _anchors(pool, recipe.anchor)
+    limits = recipe.model_dump(include={"abs_threshold", "margin", "perc"})
+    ceilings = ceiling(recipe.mining_method, anchor_score, **limits)
+    rules = pool.rules.copy()
+    breaks = ~(pool.candidates.scores < ceilings[:, None])
+    if recipe.mining_method == "shifted":
+        breaks = pool.candidates.ranks <= recipe.shift
+    if recipe.mining_method != "naive":
+        rules[(rules == CODE["kept"]) & breaks] = CODE[recipe.mining_method]
+    query, place = select(pool, recipe, rules, seed)
+    queries = pd.DataFrame(
+        {
+            "query_id": pd.Series(pool.query_ids, dtype="str"),
+            "positive_id": pd.Series(pool.document_ids[positive], dtype="str"),
+            "positive_score": anchor_score,
+            "ceiling": ceilings,
+            "kept": (rules == CODE["kept"]).sum(axis=1),
+            "needed": recipe.needed,
+            "found": np.bincount(query, minlength=len(rules)),
+            "wanted": recipe.negatives_per_query,
+        }
     )
-    rules = _reject(pool, recipe, rows, ceilings)
-    row, place = select(pool, recipe, rows, anchor, rules)
-    queries = _per_query(pool, recipe, rows, anchor, anchor_score, ceilings, rules, row)
-    negatives = _frame(pool, recipe, rows, queries, row, place)
-    mined = Mined(negatives, queries, rules, rows, pool)
-    if recipe.backfill != "none" and len(mined.shortfalls):
-        return _backfilled(mined, recipe)
-    return mined
+    negatives = _rows(pool, queries, query, place).assign(backfilled=False)
+    if recipe.backfill == "random":
+        missing = (queries["wanted"] - queries["found"]).to_numpy()
+        more, document = random_documents(pool, missing, seed)
+        extra = _rows(pool, queries, more, 0 * more).assign(backfilled=True)
+        ids = pd.Series(pool.document_ids[document], dtype="str")
+        extra = extra.assign(document_id=ids, rank=np.int32(0), score=np.nan)
+        negatives = pd.concat([negatives, extra], ignore_index=True)
+        order = np.argsort(np.r_[query, more], kind="stable")
+        negatives = negatives.iloc[order].reset_index(drop=True)
+    negatives.insert(3, "method", recipe.mining_method)
+    negatives.insert(4, "selection", recipe.selection)
+    negatives.insert(5, "teacher", pool.candidates.teacher)
+    return Mined(negatives, queries, rules, pool)
 
 
 def mine_until_full(
-    candidates: Candidates,
-    once: Callable[[Candidates], Mined],
-    deepen: Callable[[Candidates, pd.DataFrame], Candidates],
+    pool: Pool, search: Search, recipe: Mining | None = None, **options: Any
 ) -> Mined:
     """Mine, and deepen the table of queries that ran out, until none does.
 
-    once: mines one table. deepen: adds documents below the ceilings of some queries
-    (`candidates.Search.deepen`). Ends when the corpus itself has no more. The deepened
-    table serves this one recipe: above its ceiling it has gaps, so it is not returned.
+    pool: prepared from the search's candidates; options: of `mine`. Ends when the
+    corpus itself has no more. The deepened table serves this one recipe: above its
+    ceiling it has gaps.
     """
-    mined = once(candidates)
+    mined = mine(pool, recipe, **options)
     while len(mined.shallow):
-        deeper = deepen(candidates, mined.shallow)
-        if len(deeper) == len(candidates):
+        deeper = search.deepen(pool.candidates, mined.shallow)
+        if len(deeper) == len(pool.candidates):
             break
-        candidates = deeper
-        mined = once(candidates)
+        pool = prepare(deeper)
+        mined = mine(pool, recipe, **options)
     return mined
 
 
-def _anchors(pool: Pool, anchor: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Query place, positive's place (-1: none) and anchor score of each row mined."""
-    scores, rows = pool.positive_scores, np.arange(len(pool.query_ids))
-    if anchor == "each":
-        rows, column = np.nonzero(pool.positives >= 0)
-        return rows, pool.positives[rows, column], scores[rows, column]
-    if anchor == "mean":
-        return rows, np.full(len(rows), -1), np.nanmean(scores, axis=1)
-    worst = np.inf if anchor == "min" else -np.inf
-    filled = np.where(np.isnan(scores), worst, scores)
-    column = filled.argmin(axis=1) if anchor == "min" else filled.argmax(axis=1)
-    return rows, pool.positives[rows, column], scores[rows, column]
+def _anchors(pool: Pool, anchor: str) -> tuple[np.ndarray, np.ndarray]:
+    """Place and score of each query's lowest (`min`) or highest (`max`) positive."""
+    found = pool.candidates
+    score = found.positive_score.astype(float)
+    order = np.lexsort((score if anchor == "min" else -score, found.positive_query))
+    first = np.flatnonzero(np.diff(found.positive_query[order], prepend=-1))
+    return found.positive[order][first], score[order][first]
 
 
-def _reject(pool: Pool, recipe: Recipe, rows, ceilings) -> np.ndarray:
-    rules = pool.rules[rows]
-    if recipe.method == "shifted":
-        breaks = pool.ranks[rows] <= recipe.shift
-    elif recipe.method == "naive":
-        return rules
-    else:
-        breaks = ~(pool.scores[rows] < ceilings[:, None])
-    rules[(rules == 0) & breaks] = CODE[recipe.method]
-    return rules
-
-
-def _per_query(pool, recipe, rows, anchor, scores, ceilings, rules, row):
-    names = np.where(anchor < 0, None, pool.document_ids[anchor])
-    return pd.DataFrame(
-        {
-            "query_id": pd.Series(pool.query_ids[rows], dtype="str"),
-            "positive_id": pd.Series(names, dtype="str"),
-            "positive_score": scores,
-            "ceiling": ceilings,
-            "kept": (rules == 0).sum(axis=1),
-            "needed": recipe.needed,
-            "found": np.bincount(row, minlength=len(rows)),
-            "wanted": recipe.k,
-        }
-    )
-
-
-def _frame(pool, recipe, rows, queries, row, place, backfilled=False) -> pd.DataFrame:
-    about = queries.iloc[row].reset_index(drop=True)
-    query = rows[row]
-    ids = pool.document_ids[pool.documents[query, place]]
+def _rows(pool: Pool, queries: pd.DataFrame, query, place) -> pd.DataFrame:
+    """Some candidates, by places of the table, beside what is known of their query."""
+    found, about = pool.candidates, queries.iloc[query].reset_index(drop=True)
+    ids = pool.document_ids[found.documents[query, place]]
     return pd.DataFrame(
         {
             "query_id": about["query_id"],
             "positive_id": about["positive_id"],
             "document_id": pd.Series(ids, dtype="str"),
-            "method": recipe.method,
-            "selection": recipe.selection,
-            "teacher": pool.teacher,
-            "rank": pool.ranks[query, place],
-            "score": pool.scores[query, place],
+            "rank": found.ranks[query, place],
+            "score": found.scores[query, place].astype(float),
             "positive_score": about["positive_score"],
             "ceiling": about["ceiling"],
-            "backfilled": backfilled,
         }
     )
-
-
-def _backfilled(mined: Mined, recipe: Recipe) -> Mined:
-    """The negatives with the policy's rows, marked, after each query's own."""
-    pool, rows, queries = mined.pool, mined.rows, mined.queries
-    missing = (queries["wanted"] - queries["found"]).to_numpy()
-    if recipe.backfill == "lowest":
-        row, place = lowest_rejected(pool, recipe, rows, mined.rules, missing)
-        extra = _frame(pool, recipe, rows, queries, row, place, backfilled=True)
-    else:
-        row, document = random_documents(pool, recipe, rows, missing)
-        extra = _frame(pool, recipe, rows, queries, row, row * 0, backfilled=True)
-        extra["document_id"] = pd.Series(pool.document_ids[document], dtype="str")
-        extra["rank"], extra["score"] = np.int32(0), np.nan
-    own = np.repeat(np.arange(len(queries)), queries["found"])
-    both = pd.concat([mined.negatives, extra], ignore_index=True)
-    order = np.argsort(np.r_[own, row], kind="stable")
-    return replace(mined, negatives=both.iloc[order].reset_index(drop=True))

@@ -8,7 +8,8 @@ the same vectors on disk (or none) the table is the same however many processes 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,127 +18,90 @@ from nbutils.core.fields import Settings
 from nbutils.core.processes import gather, place, share, wait
 from nbutils.core.records import Records
 from nbutils.core.retrieval import RetrievalSet, passages
-from nbutils.encoder.models import device_of
-from nbutils.mining import audit, candidates, exclusion, methods, teachers
-from nbutils.mining.arrays import VectorSearch
+from nbutils.mining.candidates import Search
 from nbutils.mining.exclusion import prepare
-from nbutils.mining.recipe import Recipe
-from nbutils.mining.teachers import DenseTeacher, Teacher
+from nbutils.mining.methods import mine_until_full
+from nbutils.mining.rescoring import load_rescorer
+from nbutils.mining.scoring import Teacher
+from nbutils.mining.teachers import TextTeacher, load_teachers
 
 SHARD = 4096
 """Texts embedded at once, and the most that a stop can lose: the cache has the rest."""
 
 
-def mine_set(data: RetrievalSet, teacher: Teacher, settings: Settings) -> pd.DataFrame:
-    """The negatives of every query by the settings' method (`mining.Mined.negatives`).
+def mine_set(
+    data: RetrievalSet,
+    teacher: Teacher,
+    settings: Settings,
+    say: Callable[[str], None] = print,
+) -> pd.DataFrame:
+    """The negatives of every query by the settings (`methods.Mined.negatives`).
 
     Every process gets the whole table, in the order of the queries. Queries that run
     out of candidates are searched deeper, so a shortfall means that the corpus has no
-    more. Raises LabError where the teacher cannot score the texts.
+    more. Of an approximate search, its recall is said. Raises LabError where the
+    teacher cannot score the texts.
     """
+    if isinstance(teacher, TextTeacher):  # together, before anybody's own share
+        _embed(teacher, list(data.queries.values()), queries=True)
+        _embed(teacher, data.corpus["text"].tolist())
     number, processes = place()
-    embedded = None
-    if isinstance(teacher, DenseTeacher):  # together, before anybody's own share
-        texts = data.corpus["text"].tolist()
-        asked = _embedded(teacher, list(data.queries.values()), queries=True)
-        embedded = asked, _embedded(teacher, texts)
-    rows = np.array_split(np.arange(len(data.queries)), processes)[number]
-    own = None
-    if len(rows):
-        search = _search(data, teacher, settings, rows, embedded)
-        own = _mine(search, Recipe.of(settings))
-    return pd.concat(
-        [part for part in gather(own) if part is not None],
-        ignore_index=True,
-    )
+    names = np.array_split(list(data.queries), processes)[number].tolist()
+    negatives = recall = None
+    if names:
+        own = replace(data, queries={name: data.queries[name] for name in names})
+        recipe, seed = settings.mining, settings.seed
+        depth, rescorer = recipe.candidate_depth, load_rescorer(settings)
+        search = Search(teacher, own, depth, recipe.index, rescorer)
+        found = search.candidates()
+        recall = search.recall(found, seed=seed) if recipe.index else 1.0
+        mined = mine_until_full(prepare(found), search, recipe, seed=seed)
+        negatives = mined.negatives
+    parts = [part for part in gather((negatives, recall)) if part[0] is not None]
+    if settings.mining.index and number == 0:
+        share = np.mean([part[1] for part in parts])
+        say(f"index {settings.mining.index}: {share:.1%} of the exact candidates found")
+    return pd.concat([part[0] for part in parts], ignore_index=True)
 
 
-def checked(
-    negatives: pd.DataFrame, data: RetrievalSet, settings: Settings
-) -> pd.DataFrame:
-    """The audit of what was mined: one row a check; shortfalls only inform."""
-    texts = dict(zip(data.corpus["id"], data.corpus["text"], strict=True))
-    return audit.check_mined(
-        negatives,
-        data.queries,
-        texts,
-        data.positives,
-        wanted=settings.mining.negatives_per_query,
-        limits={"shortfall": 1.0},
-    )
+def _embed(teacher: TextTeacher, texts: list[str], *, queries: bool = False) -> None:
+    """Fill the teacher's cache on disk, each process its shards of different texts.
 
-
-def _embedded(
-    teacher: DenseTeacher, texts: Sequence[str], *, queries: bool = False
-) -> np.ndarray:
-    """Vectors of all texts, in their order; each process has embedded its shards.
-
-    They are exchanged through the teacher's cache on disk. Hosts that do not share it
-    embed what they lack.
+    Hosts that do not share the disk embed what they lack.
     """
-    unique = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-    names = list(unique)
-    shards = [names[start : start + SHARD] for start in range(0, len(names), SHARD)]
-    if place()[1] > 1:
-        for shard in share(len(shards)):
-            teacher.vectors(shards[shard], queries=queries)
-        wait()
-    rows = np.concatenate([teacher.vectors(part, queries=queries) for part in shards])
-    if len(unique) == len(texts):
-        return rows
-    return rows[[unique[text] for text in texts]]
+    texts = list(dict.fromkeys(texts))
+    for shard in share(-(-len(texts) // SHARD)):
+        part = texts[shard * SHARD : (shard + 1) * SHARD]
+        teacher.vectors(part, queries=queries)
+    wait()
 
 
-def _search(data: RetrievalSet, teacher, settings: Settings, rows, embedded):
-    """The search of some queries, by their places."""
-    names = list(data.queries)
-    names = [names[row] for row in rows]
-    queries = {name: data.queries[name] for name in names}
-    positives: Mapping[str, Sequence[str]] = {n: data.positives[n] for n in names}
-    depth = settings.mining.candidate_depth
-    if embedded is None:
-        return candidates.Search(teacher, queries, data.corpus, positives, depth)
-    asked, documents = embedded
-    return VectorSearch(
-        asked[rows],
-        documents,
-        queries,
-        data.corpus,
-        positives,
-        min(depth, len(data.corpus)),
-        name=teacher.name,
-        device=device_of(settings),
-    )
+def training_set(records: Records) -> RetrievalSet:
+    """The training split's queries, its passages, and what is known of both.
 
-
-def _mine(search: candidates.Search | VectorSearch, recipe: Recipe) -> pd.DataFrame:
-    def once(table):
-        return methods.mine(prepare(table, search.queries, search.corpus), recipe)
-
-    return methods.mine_until_full(search.candidates(), once, search.deepen).negatives
-
-
-def mine_for_training(records: Records, settings: Settings) -> pd.DataFrame:
-    """Negatives of every training query by the last teacher, as notebook 03 mines them.
-
-    Own graded negatives are excluded; shortfalls are filled with random documents.
+    A retrieval item labels its first positive and plants the others; a graded example's
+    own negatives are excluded.
     """
     items = [item for item in records.items if item.split == "train"]
     graded = [example for example in records.graded if example.split == "train"]
     corpus = passages(items, graded, ["train"])
     row_of = corpus.explode("ids").set_index("ids")["id"].to_dict()
-    queries = {record.id: record.query for record in (*items, *graded)}
     positives = {item.id: [row_of[f"{item.id}/P0"]] for item in items}
-    positives |= {example.id: [row_of[f"{example.id}/P"]] for example in graded}
-    own = {e.id: [row_of[f"{e.id}/N{n}"] for n in (1, 2, 3, 4)] for e in graded}
-    teacher = [*teachers.load_teachers(settings).values()][-1]
-    search = candidates.Search(
-        teacher, queries, corpus, positives, settings.mining.candidate_depth
+    return RetrievalSet(
+        "train",
+        {record.id: record.query for record in (*items, *graded)},
+        corpus,
+        positives | {e.id: [row_of[f"{e.id}/P"]] for e in graded},
+        {item.id: [row_of[f"{item.id}/P{n}"] for n in (1, 2)] for item in items},
+        {e.id: [row_of[f"{e.id}/N{n}"] for n in (1, 2, 3, 4)] for e in graded},
     )
-    recipe = methods.Recipe.of(settings, backfill="random")
 
-    def once(table):
-        pool = exclusion.prepare(table, queries, corpus, exclude=own)
-        return methods.mine(pool, recipe)
 
-    return methods.mine_until_full(search.candidates(), once, search.deepen).negatives
+def mine_for_training(records: Records, settings: Settings) -> pd.DataFrame:
+    """Negatives of every training query by the last teacher, as notebook 03 mines them.
+
+    Shortfalls are filled with random documents.
+    """
+    teacher = [*load_teachers(settings).values()][-1]
+    settings = settings.changed(backfill="random")
+    return mine_set(training_set(records), teacher, settings)

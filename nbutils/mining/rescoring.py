@@ -1,65 +1,78 @@
-"""A second opinion on stored candidates: a cross-encoder reads query and document.
+"""A second opinion on candidates: a cross-encoder reads query and document together.
 
-It sees what vectors cannot, and costs one reading a pair, so it scores only the
-candidates that a cheaper teacher found, and the positives, on its own scale.
+RocketQA's filter, which NV-Retriever names. It sees what vectors cannot, and costs one
+reading a pair, so it scores only the candidates that a cheaper teacher found, and the
+positives, on its own scale.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from nbutils.core.errors import LabError
-from nbutils.mining.candidates import Candidates, digest
+from nbutils.core.fields import Settings
+from nbutils.encoder.models import device_of
+from nbutils.mining.candidates import Candidates
 
 
-def rescore(
-    candidates: Candidates,
-    model,
-    queries: Mapping[str, str],
-    texts: Mapping[str, str],
-    *,
-    name: str = "cross-encoder",
-    batch: int = 32,
-) -> Candidates:
-    """The same candidates with a cross-encoder's scores, ranked by them.
+@dataclass(frozen=True)
+class Rescorer:
+    """A sentence-transformers `CrossEncoder`, or whatever has its `predict`."""
 
-    model: a sentence-transformers `CrossEncoder`, or whatever has its `predict` (pairs
-    of texts to scores). texts: document id to text. Positives are rescored too, so
-    every ceiling is on the model's scale; ranks count among the candidates only. Equal
-    scores keep their order. LabError for scores that are not one number a pair.
-    """
-    table, positives = candidates.table, candidates.positives
-    both = pd.concat([table, positives], ignore_index=True)
-    pairs = [
-        (queries[query], texts[document])
-        for query, document in both[["query_id", "document_id"]].itertuples(index=False)
-    ]
-    scores = np.asarray(
-        model.predict(pairs, batch_size=batch, show_progress_bar=False), dtype=float
-    )
-    if scores.shape != (len(pairs),) or not np.isfinite(scores).all():
-        raise LabError(
-            f"{name} gave scores of shape {scores.shape} for {len(pairs)} pairs: it "
-            "must give one finite number a pair"
+    name: str
+    model: Any
+
+    def __call__(self, candidates: Candidates) -> Candidates:
+        """The same candidates with the model's scores, ranked by them.
+
+        Positives are scored too, so every ceiling is on the model's scale; ranks count
+        among the candidates only. Equal scores keep their order. LabError for scores
+        that are not one finite number a pair.
+        """
+        found, data = candidates, candidates.data
+        there = found.documents >= 0
+        query = np.r_[np.nonzero(there)[0], found.positive_query]
+        document = np.r_[found.documents[there], found.positive]
+        asked, texts = list(data.queries.values()), data.corpus["text"].to_numpy()
+        pairs = [(asked[q], texts[d]) for q, d in zip(query, document, strict=True)]
+        given = self.model.predict(pairs, show_progress_bar=False)
+        given = np.asarray(given, dtype=np.float32)
+        if given.shape != (len(pairs),) or not np.isfinite(given).all():
+            raise LabError(
+                f"{self.name} gave scores of shape {given.shape} for {len(pairs)} "
+                "pairs: it must give one finite number a pair"
+            )
+        scores = np.full(there.shape, -np.inf, dtype=np.float32)
+        scores[there], own = np.split(given, [there.sum()])
+        order = np.argsort(-scores, axis=1, kind="stable")
+        documents = np.take_along_axis(found.documents, order, axis=1)
+        return replace(
+            found,
+            teacher=f"{found.teacher} + {self.name}",
+            documents=documents,
+            scores=np.take_along_axis(scores, order, axis=1),
+            ranks=np.where(documents >= 0, np.arange(1, there.shape[1] + 1), 0),
+            positive_score=own,
         )
-    table = _ranked(table.assign(score=scores[: len(table)].astype(np.float32)))
-    positives = positives.assign(score=scores[len(table) :].astype(np.float32))
-    ranks = table.set_index(["query_id", "document_id"])["rank"]
-    keys = pd.MultiIndex.from_frame(positives[["query_id", "document_id"]])
-    positives = positives.assign(rank=ranks.reindex(keys).fillna(0).array)
-    teacher = f"{candidates.teacher} + {name}"
-    fingerprint = digest(candidates.fingerprint, name, scores.tolist())
-    positives = positives.astype({"rank": np.int32})
-    return Candidates(table, positives, teacher, fingerprint)
 
 
-def _ranked(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows by query, best first, with ranks anew."""
-    place = pd.factorize(table["query_id"])[0]
-    order = np.lexsort((table["rank"], -table["score"], place))
-    table = table.iloc[order].reset_index(drop=True)
-    rank = table.groupby("query_id", sort=False).cumcount() + 1
-    return table.assign(rank=rank.astype(np.int32))
+def load_rescorer(settings: Settings) -> Rescorer | None:
+    """The cross-encoder of the setting `rescore_with`; None where it is empty.
+
+    LabError where it cannot be loaded.
+    """
+    from sentence_transformers import CrossEncoder
+
+    name = settings.mining.rescore_with
+    if not name:
+        return None
+    try:
+        model = CrossEncoder(name, device=device_of(settings))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise LabError(f"cross-encoder {name!r} cannot be loaded: {reason}") from None
+    return Rescorer(Path(name).name, model)

@@ -1,16 +1,16 @@
-"""Exact nearest documents by dot product, fast and under a byte budget.
+"""Exact nearest documents by dot product, fast and in little memory; faiss on request.
 
-A first pass in bfloat16 (where the processor multiplies it faster) picks a few more
+A first pass, in bfloat16 where the processor multiplies it faster, picks a few more
 documents than asked for; these are scored again in float32. A bound on the first pass's
-error tells for which queries that is provably the exact answer, ties included; the
-others are searched again in float32. Vectors may be memory-mapped.
+error tells for which queries that is provably the exact answer, ties included; for the
+others every document is scored. Vectors may be memory-mapped.
 """
 
 from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -20,14 +20,14 @@ import torch
 from nbutils.core.errors import LabError
 from nbutils.encoder.models import compute_dtype
 
-BYTES = {"cpu": 8 * 2**20, "cuda": 512 * 2**20}
-"""Budget of what a search holds beside the vectors, its input, and its result."""
+BLOCK = {"cpu": 256, "cuda": 4096}
+"""Queries searched at once by one worker."""
+
+TILE = 2**13
+"""Documents scored at once; more would not be faster, only larger."""
 
 GROUP = 8
 """Documents whose best score decides whether any of them is looked at (measured)."""
-
-TILE = 2**13
-"""Most documents scored at once; more would not be faster, only larger."""
 
 
 def nearest(
@@ -36,7 +36,6 @@ def nearest(
     k: int,
     *,
     below: np.ndarray | None = None,
-    budget: int | None = None,
     device: str = "cpu",
     dtype: str = "auto",
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -44,35 +43,48 @@ def nearest(
 
     queries (Q, D) and documents (N, D) are float32 arrays or memory maps; both results
     are (Q, k), -1 and -inf where fewer exist. Equal scores stand in the documents'
-    order. below (Q,): only documents that score less than it. budget: in bytes; None is
-    what BYTES gives the device. dtype: of the first pass (`auto`, `bfloat16`,
-    `float32`); the result is the same under each. LabError for vectors that are not
-    finite or of different width.
+    order. below (Q,): only documents that score less than it. dtype: of the first pass
+    (`auto`, `bfloat16`, `float32`); the result is the same under each. LabError for
+    vectors that are not finite or of different width.
     """
-    _check(queries, documents)
-    budget = BYTES[torch.device(device).type] if budget is None else budget
-    dtypes = dict.fromkeys([compute_dtype(dtype, device), torch.float32])
+    if queries.shape[1] != documents.shape[1]:
+        raise LabError(
+            f"query vectors have {queries.shape[1]} numbers and document vectors "
+            f"{documents.shape[1]}: take both from one model"
+        )
+    kind = torch.device(device).type
+    low = torch.float32 if kind == "cuda" else compute_dtype(dtype, device)
+    extent = _extent(documents, low)
     places = np.full((len(queries), k), -1, dtype=np.int32)
     scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-    ceilings = np.full(len(queries), np.inf, dtype=np.float32)
-    ceilings[:] = np.inf if below is None else below
-    wide = k + max(16, k // 2)
-    rows = max(1, budget // (64 * wide))
-    with _workers(device) as workers:
-        for start in range(0, len(queries), rows):
-            left = np.arange(start, min(start + rows, len(queries)))
-            for kind in dtypes:
-                search = _Pass(documents, kind, wide, budget, device, workers)
-                own = np.asarray(queries[_span(left)])
-                found = search.run(own, ceilings[left], k)
-                places[left], scores[left], sure = found
-                left = left[~sure]
-                if not len(left):
-                    break
-            for row in left:  # more ties than the first pass has room for
-                one = _brute(np.asarray(queries[row]), documents, k, ceilings[row])
-                places[row, : len(one[0])], scores[row, : len(one[0])] = one
+    below = np.full(len(queries), np.inf) if below is None else below
+    below = below.astype(np.float32)
+
+    def search(start: int) -> None:
+        rows = slice(start, start + size)
+        own = np.asarray(queries[rows])
+        found = _first_pass(own, documents, k, below[rows], low, extent, device)
+        places[rows], scores[rows], sure = found
+        for row in start + np.flatnonzero(~sure):
+            every = row_scores(np.asarray(queries[row]), documents)
+            best = best_of(every, k, below=below[row])
+            places[row, : len(best)], scores[row, : len(best)] = best, every[best]
+
+    with _workers(kind) as (run, count):
+        size = min(BLOCK[kind], max(16, -(-len(queries) // count)))
+        list(run(search, range(0, len(queries), size)))
     return places, scores
+
+
+def best_of(
+    scores: np.ndarray, k: int, *, above: float = -np.inf, below: float = np.inf
+) -> np.ndarray:
+    """Places of the k best of `scores` (N,) between two limits, equal ones in order."""
+    found = np.flatnonzero((scores > above) & (scores < below))
+    if len(found) > k:
+        least = np.partition(scores[found], -k)[-k]
+        found = found[scores[found] >= least]
+    return found[np.argsort(-scores[found], kind="stable")][:k]
 
 
 def pair_scores(queries: np.ndarray, documents: np.ndarray, places) -> np.ndarray:
@@ -90,255 +102,146 @@ def pair_scores(queries: np.ndarray, documents: np.ndarray, places) -> np.ndarra
     return found
 
 
-class _Pass:
-    """One search of all documents, tile by tile, for blocks of queries."""
-
-    def __init__(self, documents, dtype, wide, budget, device, workers):
-        self.documents, self.dtype, self.device = documents, dtype, device
-        self.workers, self.count = workers
-        width = torch.finfo(dtype).bits // 8
-        most = max(GROUP, budget // (2 * width * documents.shape[1]))
-        count = -(-len(documents) // min(TILE, most))
-        self.tile = -(-len(documents) // count)
-        self.tiles = range(0, len(documents), self.tile)
-        self.block = max(16, budget // (4 * self.count * self.tile * width))
-        self.wide = min(wide, len(documents))
-
-    def run(self, queries, below, k):
-        """Places, scores and whether they are provably right, of each query."""
-        blocks = [
-            slice(start, start + self.block)
-            for start in range(0, len(queries), self.block)
-        ]
-        wide, (low, lost) = self.wide, self._rounded(queries)
-        length = np.sqrt(np.einsum("qd,qd->q", queries, queries))
-        best = torch.full((len(queries), wide), -torch.inf)
-        where = torch.full((len(queries), wide), -1, dtype=torch.int32)
-        error = np.zeros(len(queries))
-        for start in self.tiles:
-            part = self.documents[start : start + self.tile]
-            longest = float(np.sqrt(np.einsum("nd,nd->n", part, part).max()))
-            if not np.isfinite(longest):
-                raise LabError("document vectors are not all finite numbers")
-            tile, tile_lost = self._rounded(part)
-            bound = _bound(length, lost, longest, float(tile_lost.max()), part.shape[1])
-            error = np.maximum(error, bound)
-            limit = self._limit(below, bound)
-
-            def one(rows, tile=tile, start=start, limit=limit):
-                own = None if limit is None else limit[rows]
-                self._merge(best[rows], where[rows], low[rows], tile, start, own)
-
-            self._each(one, blocks)
-        return self._settle(queries, below, k, best.numpy(), where.numpy(), error)
-
-    def _each(self, task: Callable, blocks: Iterable) -> None:
-        list(self.workers(task, blocks))
-
-    def _rounded(self, vectors: np.ndarray):
-        """Vectors in the first pass's dtype, and the length of what each lost."""
-        whole = torch.from_numpy(np.require(vectors, requirements=["C", "W"]))
-        low, lost = whole.to(self.dtype), np.zeros(len(vectors))
-        if self.dtype != torch.float32:
-
-            def one(ends):
-                rows = slice(*ends)
-                lost[rows] = (whole[rows] - low[rows]).norm(dim=1).numpy()
-
-            self._each(one, _ranges(len(vectors), 2**10))
-        return low.to(self.device), lost
-
-    def _limit(self, below, bound):
-        """Scores from which on a document cannot be below the ceiling."""
-        if np.isposinf(below).all():
-            return None
-        limit = torch.from_numpy(below + bound)
-        limit = limit + limit.abs() * 2 * torch.finfo(self.dtype).eps
-        return limit.to(self.dtype).to(self.device)
-
-    def _merge(self, best, where, low, tile, start, limit):
-        """Put a tile's best among the best so far (all in place)."""
-        scores = torch.mm(tile, low.T)  # this way round nothing large is repacked
-        if limit is not None:
-            scores.masked_fill_(scores >= limit, -torch.inf)
-        if not start:
-            value, place = _top(scores, min(self.wide, len(scores)))
-            width = value.shape[1]
-            best[:, :width], where[:, :width] = value.cpu(), place.cpu()
-            return
-        least = best.min(dim=1).values.to(self.device)
-        value, place = (part.cpu() for part in _above(scores, least, self.wide))
-        value = torch.cat([best, value], dim=1)
-        place = torch.cat([where, place + start], dim=1)
-        value, kept = torch.topk(value, self.wide, dim=1, sorted=False)
-        best[:], where[:] = value, torch.gather(place, 1, kept)
-
-    def _settle(self, queries, below, k, best, where, error):
-        """Score what was picked again, in float32, and say where that proves enough."""
-        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-        places = np.full((len(queries), k), -1, dtype=np.int32)
-        last = np.empty(len(queries))
-
-        def one(ends):
-            rows = slice(*ends)
-            valid = best[rows] > -np.inf
-            last[rows] = best[rows].min(axis=1)
-            exact = pair_scores(queries[rows], self.documents, where[rows])
-            exact[~(valid & (exact < below[rows, None]))] = -np.inf
-            order = np.lexsort((where[rows], -exact), axis=1)[:, :k]
-            values = np.take_along_axis(exact, order, axis=1)
-            found = np.take_along_axis(where[rows], order, axis=1)
-            scores[rows, : order.shape[1]] = values
-            places[rows, : order.shape[1]] = np.where(values > -np.inf, found, -1)
-
-        self._each(one, _ranges(len(queries), 512))
-        all_ = np.isneginf(last) | (len(self.documents) <= self.wide)
-        last[all_] = -1e30  # nothing was left out
-        rounding = 0 if self.dtype == torch.float32 else torch.finfo(self.dtype).eps
-        others = last + error + np.abs(last) * rounding
-        return places, scores, all_ | (scores[:, -1] > others)
-
-
-def _top(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k highest of each column, in any order: values and rows, (columns, k).
-
-    The k best lie in the k groups of rows with the highest maxima, and a maximum over
-    strided groups costs one pass; only those groups are searched.
-    """
-    rows, columns = scores.shape
-    groups = rows // GROUP
-    if groups <= 2 * k:
-        values, place = torch.topk(scores.T.float(), k, dim=1, sorted=False)
-        return values, place.to(torch.int32)
-    grouped = scores[: GROUP * groups].unflatten(0, (GROUP, groups))
-    highest = grouped.amax(dim=0).T.float()
-    chosen = torch.topk(highest, k, dim=1, sorted=False).indices
-    index = chosen.T.expand(GROUP, k, columns)
-    values = torch.gather(grouped, 1, index).flatten(0, 1)
-    values = torch.cat([values, scores[GROUP * groups :]]).T.float()
-    values, kept = torch.topk(values, k, dim=1, sorted=False)
-    member, group = kept // k, kept % k
-    inside = member * groups + torch.gather(chosen, 1, group)
-    after = kept - GROUP * k + GROUP * groups
-    return values, torch.where(member < GROUP, inside, after).to(torch.int32)
-
-
-def _above(scores: torch.Tensor, least: torch.Tensor, k: int):
-    """What exceeds `least` (columns,) in each column: values and rows, (columns, most).
-
-    Filled up with -inf where a column has fewer than the one that has most; where that
-    one has more than k, the k highest of each. After the first tile few documents do,
-    and a group of rows is looked at only where its maximum does.
-    """
-    groups, columns = len(scores) // GROUP, scores.shape[1]
-    grouped = scores[: GROUP * groups].unflatten(0, (GROUP, groups))
-    low = least.to(scores.dtype)  # exact: it is one of the first pass's own scores
-    hits = (grouped.amax(dim=0) > low).T
-    if int(hits.sum(dim=1).max()) > k:
-        return _top(scores, min(k, len(scores)))
-    column, group = torch.nonzero(hits, as_tuple=True)
-    values = grouped[:, group, column].T
-    hit, member = torch.nonzero(values > low[column, None], as_tuple=True)
-    rest = scores[GROUP * groups :].T
-    other, after = torch.nonzero(rest > low[:, None], as_tuple=True)
-    column, order = torch.sort(torch.cat([column[hit], other]), stable=True)
-    row = torch.cat([member * groups + group[hit], after + GROUP * groups])[order]
-    value = torch.cat([values[hit, member], rest[other, after]])[order]
-    count = torch.bincount(column, minlength=columns)
-    slot = torch.arange(len(column), device=scores.device)
-    slot -= (count.cumsum(0) - count)[column]
-    shape = (columns, int(count.max()))
-    found = torch.full(shape, -torch.inf, device=scores.device)
-    found[column, slot] = value.float()
-    where = torch.full(shape, -1, dtype=torch.int32, device=scores.device)
-    where[column, slot] = row.to(torch.int32)
-    return found, where
-
-
-def _bound(length, lost, longest: float, most_lost: float, width: int) -> np.ndarray:
-    """How far a first-pass score may lie from the float32 one (Cauchy-Schwarz).
-
-    |q·d - q'·d'| <= |q - q'||d| + |q'||d - d'|, and 2 D u |q||d| for the order in which
-    two float32 sums of D terms round.
-    """
-    rounded = length + lost
-    order = 4 * width * 2.0**-24 * rounded * (longest + most_lost)
-    return lost * longest + rounded * most_lost + order
-
-
-def _brute(query, documents, k, limit) -> tuple[np.ndarray, np.ndarray]:
-    scores = np.concatenate(
-        [
-            pair_scores(query[None], documents, np.arange(s, e)[None])[0]
-            for s, e in _ranges(len(documents), 2**14)
-        ]
+def row_scores(query: np.ndarray, documents: np.ndarray) -> np.ndarray:
+    """Scores (N,) of all documents for one query (D,), each as `pair_scores` has it."""
+    parts = np.array_split(np.arange(len(documents)), 1 + len(documents) // 2**14)
+    return np.concatenate(
+        [pair_scores(query[None], documents, part[None])[0] for part in parts]
     )
-    order = np.argsort(-scores, kind="stable")
-    order = order[scores[order] < limit][:k]
-    return order, scores[order]
 
 
-def _span(rows: np.ndarray) -> slice | np.ndarray:
-    """Rows as a slice where they are one: a view instead of a copy."""
-    whole = len(rows) and rows[-1] - rows[0] + 1 == len(rows)
-    return slice(rows[0], rows[-1] + 1) if whole else rows
+def _first_pass(queries, documents, k, below, dtype, extent, device):
+    """Places and scores (Q, k), and whether they are provably right (Q,).
+
+    The bound on a first-pass score's error is Cauchy and Schwarz's: |q·d - q'·d'| <=
+    |q - q'||d| + |q'||d - d'|, and 2 D u |q||d| for the order in which two float32 sums
+    of D terms round.
+    """
+    longest, most_lost = extent
+    low, length, lost = _rounded(queries, dtype)
+    error = lost * longest + (length + lost) * most_lost
+    order = 4 * queries.shape[1] * 2.0**-24
+    error += order * (length + lost) * (longest + most_lost)
+    eps = torch.finfo(dtype).eps
+    limit = below + error
+    limit = torch.from_numpy(limit + np.abs(limit) * 2 * eps).to(device, dtype)
+    wide, low = k + max(16, k // 2), low.to(device)
+    best = torch.full((len(queries), wide), -torch.inf, device=device)
+    where = torch.full(best.shape, -1, dtype=torch.int32, device=device)
+    for start in range(0, len(documents), TILE):
+        tile = _tensor(documents[start : start + TILE]).to(device, dtype)
+        scores = torch.mm(tile, low.T)  # this way round nothing large is repacked
+        if np.isfinite(below).any():
+            scores.masked_fill_(scores >= limit, -torch.inf)
+        _merge(best, where, scores, start)
+    best, where = best.cpu().numpy(), where.cpu().numpy()
+    where[np.isneginf(best)] = -1
+    exact = pair_scores(queries, documents, where)
+    exact[(where < 0) | (exact >= below[:, None])] = -np.inf
+    order = np.lexsort((where, -exact), axis=1)[:, :k]
+    exact = np.take_along_axis(exact, order, axis=1)
+    found = np.where(exact > -np.inf, np.take_along_axis(where, order, axis=1), -1)
+    last = best.min(axis=1)
+    whole = np.isneginf(last)  # nothing was left out
+    last[whole] = 0
+    others = last + error + np.abs(last) * eps * (dtype != torch.float32)
+    return found, exact, whole | (exact[:, -1] > others)
 
 
-def _ranges(count: int, size: int) -> Iterator[tuple[int, int]]:
-    return ((start, min(start + size, count)) for start in range(0, count, size))
+def _merge(best, where, scores: torch.Tensor, start: int) -> None:
+    """Put the best of a tile's scores (documents, queries) among the best so far.
+
+    best and where (queries, wide) are changed in place, in no order. A group's best
+    costs one pass over the scores; only the groups that hold something better than the
+    least so far are looked at, or the `wide` best groups if these are more.
+    """
+    if short := -len(scores) % GROUP:
+        scores = torch.nn.functional.pad(scores, (0, 0, 0, short), value=-torch.inf)
+    grouped = scores.unflatten(0, (GROUP, -1))
+    highest = grouped.amax(dim=0)
+    hits = highest > best.amin(dim=1).to(scores.dtype)
+    count = min(best.shape[1], int(hits.sum(dim=0).max()))
+    if not count:
+        return
+    group = torch.topk(highest.T.float(), count, dim=1, sorted=False).indices.T
+    values = torch.gather(grouped, 1, group.expand(GROUP, *group.shape))
+    member = torch.arange(GROUP, device=scores.device)[:, None, None]
+    place = start + group + len(highest) * member
+    values = torch.cat([best, values.flatten(0, 1).T.float()], dim=1)
+    place = torch.cat([where, place.flatten(0, 1).T.int()], dim=1)
+    best[:], kept = torch.topk(values, best.shape[1], dim=1, sorted=False)
+    where[:] = torch.gather(place, 1, kept)
+
+
+def _tensor(vectors: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.require(vectors, requirements=["C", "W"]))
+
+
+def _rounded(vectors: np.ndarray, dtype):
+    """Vectors in a dtype, their lengths, and the length of what each has lost."""
+    whole = _tensor(vectors)
+    low = whole.to(dtype)
+    length, lost = (part.norm(dim=1).numpy() for part in (whole, whole - low))
+    if not np.isfinite(length).all():
+        raise LabError("vectors are not all finite numbers")
+    return low, length, lost
+
+
+def _extent(documents: np.ndarray, dtype) -> np.ndarray:
+    """The longest document vector, and the longest loss of one by rounding."""
+    parts = [
+        np.max(_rounded(documents[start : start + 2**10], dtype)[1:], axis=1)
+        for start in range(0, len(documents), 2**10)
+    ]
+    return np.max(parts, axis=0)
 
 
 @contextmanager
-def _workers(device: str):
+def _workers(kind: str) -> Iterator[tuple]:
     """(map, count): blocks go to single-threaded workers, without barriers on a CPU."""
-    if torch.device(device).type == "cuda":
-        with _full_sums():
-            yield map, 1
+    if kind == "cuda":
+        yield map, 1
         return
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(threads, initializer=_single) as pool:
+        with ThreadPoolExecutor(
+            threads, initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
             yield pool.map, threads
     finally:
         torch.set_num_threads(threads)
-        _give_back()
+        if sys.platform == "linux":  # glibc keeps memory for workers that have ended
+            getattr(ctypes.CDLL(None), "malloc_trim", bool)(0)
 
 
-@contextmanager
-def _full_sums():
-    """A GPU's products summed in float32, as the bound on the error supposes."""
-    matmul = torch.backends.cuda.matmul
-    names = ("allow_bf16_reduced_precision_reduction", "allow_tf32")
-    before = {name: getattr(matmul, name) for name in names}
+def approximate(
+    queries: np.ndarray, documents: np.ndarray, k: int, factory: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `nearest`, by a faiss index: scores are exact, some places are missed.
+
+    An IVF index looks into a tenth of its lists. LabError for a factory it lacks.
+    """
+    import faiss
+
     try:
-        for name in names:
-            setattr(matmul, name, False)
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(matmul, name, value)
-
-
-def _single() -> None:
-    torch.set_num_threads(1)
-
-
-def _give_back() -> None:
-    """Return to the system what glibc keeps for each worker that has ended."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
-
-
-def _check(queries: np.ndarray, documents: np.ndarray) -> None:
-    if queries.ndim != 2 or documents.ndim != 2:
-        raise LabError("vectors must be two-dimensional arrays, one row a text")
-    if queries.shape[1] != documents.shape[1]:
-        raise LabError(
-            f"query vectors have {queries.shape[1]} numbers and document vectors "
-            f"{documents.shape[1]}: take both from one model"
+        index = faiss.index_factory(
+            documents.shape[1], factory, faiss.METRIC_INNER_PRODUCT
         )
-    if not np.isfinite(queries).all():
-        raise LabError("query vectors are not all finite numbers")
+    except RuntimeError:
+        raise LabError(
+            f"faiss knows no index {factory!r}: try 'IVF256,Flat' or 'HNSW32'"
+        ) from None
+    index.train(np.ascontiguousarray(documents))
+    for start in range(0, len(documents), 2**16):
+        index.add(np.ascontiguousarray(documents[start : start + 2**16]))
+    if hasattr(index, "nprobe"):
+        index.nprobe = max(1, index.nlist // 10)
+    places = index.search(np.ascontiguousarray(queries), k)[1].astype(np.int32)
+    scores = pair_scores(queries, documents, places)
+    scores[places < 0] = -np.inf
+    order = np.lexsort((places, -scores), axis=1)
+    return (
+        np.take_along_axis(places, order, axis=1),
+        np.take_along_axis(scores, order, axis=1),
+    )

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from nbutils.core.draws import mix, uniform
-from nbutils.mining.exclusion import CODE, Pool
-from nbutils.mining.recipe import Recipe
+from nbutils.core.draws import key, uniform
+from nbutils.core.fields import Mining
+from nbutils.mining.exclusion import Pool
 
 
 def draw_keys(scores, temperature, uniform):
@@ -23,67 +23,51 @@ def draw_keys(scores, temperature, uniform):
     return scores / temperature + noise
 
 
-def select(pool: Pool, recipe: Recipe, rows, anchor, rules):
-    """Row and place of each negative, by row and in the order of selection.
+def select(pool: Pool, recipe: Mining, rules: np.ndarray, seed: int):
+    """Query and place of each negative, by query and in the order of selection.
 
-    rows (R,) query places, anchor (R,) document places, rules (R, K) codes.
+    rules (Q, K): codes of RULES.
     """
-    kept = rules == 0
-    order = np.cumsum(kept, axis=1)
-    row, place = np.nonzero(kept & (order <= recipe.needed))
+    order = np.cumsum(rules == 0, axis=1)
+    query, place = np.nonzero((rules == 0) & (order <= recipe.needed))
     if recipe.selection == "top_k":
-        return row, place
-    query, document = rows[row], pool.documents[rows[row], place]
-    keys = pool.query_keys[query]
-    if recipe.anchor == "each":
-        keys = mix(keys ^ pool.document_keys[anchor[row]])
-    drawn = uniform(recipe.seed, keys, pool.document_keys[document])
-    sort = draw_keys(pool.scores[query, place], recipe.temperature, drawn)
+        return query, place
+    document = pool.candidates.documents[query, place]
+    keys = _keys(pool.query_ids[query]), _keys(pool.document_ids[document])
+    drawn = uniform(seed, *keys)
+    scores = pool.candidates.scores[query, place]
+    sort = draw_keys(scores, recipe.sampling_temperature, drawn)
     if recipe.selection == "top1_sampled":
-        sort[order[row, place] == 1] = np.inf
-    by = np.lexsort((-sort, row))
-    row, place = row[by], place[by]
-    chosen = _count_within(row) < recipe.k
-    return row[chosen], place[chosen]
+        sort[order[query, place] == 1] = np.inf
+    by = np.lexsort((-sort, query))
+    query, place = query[by], place[by]
+    chosen = np.arange(len(query)) - np.searchsorted(query, query)
+    chosen = chosen < recipe.negatives_per_query
+    return query[chosen], place[chosen]
 
 
-def lowest_rejected(pool: Pool, recipe: Recipe, rows, rules, missing):
-    """Row and place of the lowest scored that only the method rejected.
+def _keys(names: np.ndarray) -> np.ndarray:
+    return np.fromiter(map(key, names), np.uint64, len(names))
 
-    missing (R,): how many each row lacks. Documents that are the query's own texts
-    never come back.
+
+def random_documents(pool: Pool, missing: np.ndarray, seed: int):
+    """Query and document place of random documents that are not a query's candidates.
+
+    missing (Q,): how many each lacks. Drawn from all documents that are anybody's
+    candidates or positives, without the query's own texts or repeats.
     """
-    row, place = np.nonzero((rules == CODE[recipe.method]) & (missing > 0)[:, None])
-    by = np.lexsort((place, pool.scores[rows[row], place], row))
-    row, place = row[by], place[by]
-    chosen = _count_within(row) < missing[row]
-    return row[chosen], place[chosen]
-
-
-def random_documents(pool: Pool, recipe: Recipe, rows, missing):
-    """Row and document place of random documents that are not the query's candidates.
-
-    Drawn from all documents of the pool, without the query's own texts or repeats.
-    """
-    found, missing = [], missing.copy()
-    for row in np.flatnonzero(missing > 0):
-        query = rows[row]
-        own = pool.forbidden[pool.forbidden[:, 0] == query, 1]
-        listed = pool.documents[query]
-        barred = {*own, *pool.texts[listed[listed >= 0]]}
-        rng = np.random.default_rng([recipe.seed, int(pool.query_keys[query])])
-        for document in rng.permutation(len(pool.document_ids)):
+    listed, found = pool.candidates.documents, []
+    known = np.unique(np.r_[listed[listed >= 0], pool.candidates.positive])
+    for query in np.flatnonzero(missing > 0):
+        candidates = listed[query][listed[query] >= 0]
+        barred = {*pool.own[pool.own[:, 0] == query, 1], *pool.texts[candidates]}
+        lacks = missing[query]
+        draw = np.random.default_rng([seed, key(pool.query_ids[query])])
+        for document in known[draw.permutation(len(known))]:
             if pool.texts[document] not in barred:
                 barred.add(pool.texts[document])
-                found.append((row, document))
-                missing[row] -= 1
-            if not missing[row]:
+                found.append((query, document))
+                lacks -= 1
+            if not lacks:
                 break
     return np.array(found, dtype=int).reshape(-1, 2).T
-
-
-def _count_within(row: np.ndarray) -> np.ndarray:
-    """0, 1, 2, … within each run of equal values of a sorted array."""
-    starts = np.flatnonzero(np.r_[True, row[1:] != row[:-1]]) if len(row) else row
-    lengths = np.diff(np.r_[starts, len(row)])
-    return np.arange(len(row)) - np.repeat(starts, lengths)

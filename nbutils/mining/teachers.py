@@ -1,12 +1,14 @@
 """Teachers: who scores candidates (NV-Retriever, section on teacher models).
 
-A teacher is a name, a fingerprint of whatever its scores depend on, and a `scorer` over
-a corpus. Searching with one is `candidates`; see `nbutils.candidates` for the table.
+A teacher is a name, a fingerprint of whatever its scores depend on, and its `scores` of
+a set's documents for the set's queries: products of vectors, or whole rows of numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,11 +18,16 @@ import pandas as pd
 
 from nbutils.core.draws import key, uniform
 from nbutils.core.errors import LabError
-from nbutils.encoder.student import load_encoder, merge_student
+from nbutils.core.fields import Settings
+from nbutils.core.retrieval import RetrievalSet
+from nbutils.encoder.models import device_of
+from nbutils.encoder.student import load_encoder, unpack_student
 from nbutils.encoder.vectors import VECTORS, embed, fingerprint, kept
-from nbutils.mining.candidates import BYTES, Candidates, Scorer, Search, Teacher, digest
+from nbutils.mining.scoring import RowScores, Teacher, VectorScores, digest, places
 
-SERVER = "server:"
+SERVER, GIVEN = "server:", "vectors:"
+"""What stands before a server's model and before a folder of vectors."""
+
 SERVER_BATCH = 128
 """Texts in one request to an embeddings server."""
 
@@ -28,7 +35,17 @@ QUERY_PROMPTS = ("query", "web_search_query", "retrieval.query", "s2p_query")
 """Names under which published encoders store the prompt that queries get."""
 
 
-class BM25Teacher:
+class RowTeacher:
+    """A teacher without vectors; its `scorer` reads the documents' texts once."""
+
+    floor: float | None = None
+
+    def scores(self, data: RetrievalSet) -> RowScores:
+        """Scores of a set's documents for its queries."""
+        return RowScores(self.scorer(data.corpus["text"].tolist()), data, self.floor)
+
+
+class BM25Teacher(RowTeacher):
     """Lexical teacher: Lucene's BM25 over lower-cased words without English stop words.
 
     Scores are not cosines: absolute thresholds and margins made for cosines have no
@@ -42,21 +59,20 @@ class BM25Teacher:
         self.k1, self.b = k1, b
         self.fingerprint = digest(self.name, version("bm25s"), k1, b, "lucene", "en")
 
-    def scorer(self, texts: Sequence[str]) -> Scorer:
-        """Index the corpus; LabError where no text has a word to search by."""
+    def scorer(self, texts: Sequence[str]) -> Callable:
+        """Index the documents; LabError where none has a word to search by."""
         words = self._words(texts)
         if not any(words):
             raise LabError("BM25 finds no words in the corpus: use another teacher")
         index = bm25s.BM25(method="lucene", k1=self.k1, b=self.b)
         index.index(words, show_progress=False)
-        known = index.vocab_dict
 
         def scores(queries: Sequence[str]) -> np.ndarray:
             found = np.zeros((len(queries), len(texts)), dtype=np.float32)
             for row, query in enumerate(self._words(queries)):
-                query = [word for word in query if word in known]
-                if query:
-                    found[row] = index.get_scores(query)
+                known = [word for word in query if word in index.vocab_dict]
+                if known:
+                    found[row] = index.get_scores(known)
             return found
 
         return scores
@@ -68,7 +84,7 @@ class BM25Teacher:
         )
 
 
-class RandomTeacher:
+class RandomTeacher(RowTeacher):
     """No teacher at all: a number for each (seed, query, document), keyed by the texts.
 
     NV-Retriever's random negatives are its `naive` mining. The number does not depend
@@ -76,51 +92,37 @@ class RandomTeacher:
     """
 
     name = "random"
-    floor = None
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
         self.fingerprint = digest(self.name, seed)
 
-    def scorer(self, texts: Sequence[str]) -> Scorer:
+    def scorer(self, texts: Sequence[str]) -> Callable:
         """Scores in (0, 1), as good as independent."""
-        documents = _keys(texts)
 
-        def scores(queries: Sequence[str]) -> np.ndarray:
-            return uniform(self.seed, _keys(queries)[:, None], documents)
+        def keys(names: Sequence[str]) -> np.ndarray:
+            return np.fromiter(map(key, names), np.uint64, len(names))
 
-        return scores
-
-
-def _keys(texts: Sequence[str]) -> np.ndarray:
-    return np.fromiter(map(key, texts), np.uint64, len(texts))
+        documents = keys(texts)
+        return lambda queries: uniform(self.seed, keys(queries)[:, None], documents)
 
 
-class DenseTeacher:
-    """A teacher whose score is the product of two unit vectors.
+class TextTeacher:
+    """A teacher whose score is the product of two unit vectors, made from texts.
 
     `vectors` gives them, float32 (texts, D); queries may be written with a prompt.
     """
 
-    floor = None
+    device = "cpu"
 
-    def vectors(self, texts: Sequence[str], *, queries: bool = False) -> np.ndarray:
-        raise NotImplementedError
-
-    def scorer(self, texts: Sequence[str]) -> Scorer:
-        """Embed the corpus, and each query once; scores are one product a block."""
-        documents, known = self.vectors(texts), {}
-
-        def scores(queries: Sequence[str]) -> np.ndarray:
-            new = [text for text in dict.fromkeys(queries) if text not in known]
-            if new:
-                known.update(zip(new, self.vectors(new, queries=True), strict=True))
-            return np.stack([known[text] for text in queries]) @ documents.T
-
-        return scores
+    def scores(self, data: RetrievalSet) -> VectorScores:
+        """Scores of a set's documents for its queries."""
+        asked = self.vectors(list(data.queries.values()), queries=True)
+        documents = self.vectors(data.corpus["text"].tolist())
+        return VectorScores(asked, documents, self.device)
 
 
-class EncoderTeacher(DenseTeacher):
+class EncoderTeacher(TextTeacher):
     """Dense teacher: the cosine of a SentenceTransformer's vectors.
 
     Vectors come through `encoder.embed`, which caches them by weights, prompt, length
@@ -129,7 +131,7 @@ class EncoderTeacher(DenseTeacher):
 
     def __init__(self, model, settings, *, name: str, query_prompt: str | None = None):
         self.model, self.settings, self.name = model, settings, name
-        self.query_prompt = query_prompt
+        self.query_prompt, self.device = query_prompt, device_of(settings)
         self.fingerprint = digest(
             fingerprint(model), query_prompt, settings.encoder.max_length
         )
@@ -138,56 +140,19 @@ class EncoderTeacher(DenseTeacher):
     def of_student(cls, model, settings, *, name: str) -> EncoderTeacher:
         """A 4-bit student as teacher, on a CPU with its weights unpacked once.
 
-        There that halves the time of a corpus; the vectors are equal to bfloat16's
-        rounding (`encoder.merge_student`). A GPU's 4-bit products need no unpacking.
+        There that halves the time; vectors are equal to bfloat16's rounding.
         """
         if model.device.type == "cpu":
-            model = merge_student(model)
+            model = unpack_student(model)
         return cls(model, settings, name=name)
 
     def vectors(self, texts: Sequence[str], *, queries: bool = False) -> np.ndarray:
+        """Unit vectors of texts, float32 (texts, D)."""
         prompt = self.query_prompt if queries else None
         return embed(self.model, list(texts), self.settings, prompt=prompt)
 
 
-class VectorTeacher(DenseTeacher):
-    """A dense teacher that only has vectors: a file for queries, one for documents.
-
-    texts: of the rows, in their order. The cosine is that of whatever made the vectors;
-    they are scaled to unit length here. Raises LabError for rows that do not fit.
-    """
-
-    def __init__(self, vectors: Mapping[str, np.ndarray], name: str = "vectors"):
-        self._rows, self.name = vectors, name
-        rows = [[text, digest(np.asarray(v).tolist())] for text, v in vectors.items()]
-        self.fingerprint = digest(name, rows)
-
-    @classmethod
-    def read(cls, *files: tuple[str | Path, Sequence[str]], name: str = "vectors"):
-        """From pairs of a .npy file (rows, D) and the texts of its rows."""
-        vectors: dict[str, np.ndarray] = {}
-        for path, texts in files:
-            try:
-                rows = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
-                raise LabError(f"{path} is no .npy file of vectors: {error}") from None
-            if rows.ndim != 2 or len(rows) != len(texts):
-                raise LabError(
-                    f"{path} has shape {rows.shape} and there are {len(texts)} texts: "
-                    "give one vector a text, in their order"
-                )
-            vectors |= dict(zip(texts, rows, strict=True))
-        return cls(vectors, name)
-
-    def vectors(self, texts: Sequence[str], *, queries: bool = False) -> np.ndarray:
-        """Those of the texts given; LabError for a text that has none."""
-        lacking = next((text for text in texts if text not in self._rows), None)
-        if lacking is not None:
-            raise LabError(f"teacher {self.name!r} has no vector of {lacking[:60]!r}")
-        return _unit(np.stack([self._rows[text] for text in texts]))
-
-
-class ServerTeacher(DenseTeacher):
+class ServerTeacher(TextTeacher):
     """An embeddings server that speaks OpenAI's API; its vectors are kept on disk.
 
     The client reads OPENAI_API_KEY and OPENAI_BASE_URL and retries by itself. A server
@@ -195,27 +160,26 @@ class ServerTeacher(DenseTeacher):
     give a changed model another name. Raises LabError where the server refuses.
     """
 
-    def __init__(self, model: str, *, prompt: str = "", cache=VECTORS, client=None):
+    def __init__(self, model: str, *, prompt: str = "", cache=VECTORS):
         self.model, self.prompt = model, prompt
         self.name = _parts(model)[-1]
         self.fingerprint = digest("server", model, prompt)
         self._path = Path(cache, f"server-{digest(model)}.sqlite")
-        self._client = client
 
     def vectors(self, texts: Sequence[str], *, queries: bool = False) -> np.ndarray:
-        """Asks for those that no answer holds yet."""
+        """Unit vectors of texts; asks for those that no answer holds yet."""
         prompt = self.prompt if queries else ""
-        return _unit(kept(self._path, texts, prompt, self._ask))
+        asked = partial(self._ask, prompt)
+        return _unit(kept(self._path, texts, prompt, asked))
 
-    def _ask(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
+    def _ask(self, prompt: str, texts: Sequence[str]) -> Iterator[list[list[float]]]:
         """Vectors of batches of texts, as they come."""
         import openai
 
-        client = self._client or openai.OpenAI()
         for start in range(0, len(texts), SERVER_BATCH):
-            part = list(texts[start : start + SERVER_BATCH])
+            part = [prompt + text for text in texts[start : start + SERVER_BATCH]]
             try:
-                answer = client.embeddings.create(
+                answer = openai.OpenAI().embeddings.create(
                     model=self.model, input=part, encoding_format="float"
                 )
             except openai.OpenAIError as error:
@@ -226,20 +190,73 @@ class ServerTeacher(DenseTeacher):
             rows = sorted(answer.data, key=lambda row: row.index)
             if len(rows) != len(part):
                 raise LabError(
-                    f"the embeddings server gave {len(rows)} vectors for {len(part)} "
-                    "texts"
+                    f"the embeddings server gave {len(rows)} vectors of {len(part)}"
                 )
-            yield np.array([row.embedding for row in rows], dtype=np.float32)
+            yield [row.embedding for row in rows]
+
+
+class VectorTeacher:
+    """A teacher that only has vectors, whatever made them; its score is the cosine.
+
+    By kind, `queries` and `corpus`: ids, and one vector each, (rows, D), as an array or
+    memory map. Rows that are not of unit length are scaled.
+    """
+
+    def __init__(self, ids, vectors, name: str = "vectors", device: str = "cpu"):
+        self.ids = {kind: pd.Index(names) for kind, names in ids.items()}
+        self.rows = {kind: _unit(rows) for kind, rows in vectors.items()}
+        self.name, self.device = name, device
+
+    @classmethod
+    def read(cls, folder: str | Path, device: str = "cpu") -> VectorTeacher:
+        """From KIND.npy, and KIND.txt with the id of each row, one a line."""
+        ids, vectors = {}, {}
+        for kind in ("queries", "corpus"):
+            path = Path(folder, kind).with_suffix(".npy")
+            try:
+                rows = np.load(path, mmap_mode="r", allow_pickle=False)
+                names = path.with_suffix(".txt").read_text("utf-8").splitlines()
+            except (OSError, ValueError) as error:
+                raise LabError(
+                    f"{folder} needs {kind}.npy, vectors, and {kind}.txt, the id of "
+                    f"each, one a line: {error}"
+                ) from None
+            if rows.ndim != 2 or len(rows) != len(names) or len({*names}) < len(names):
+                raise LabError(
+                    f"{path} has shape {rows.shape} and {kind}.txt {len(names)} ids: "
+                    "give one vector an id, and each id once"
+                )
+            ids[kind], vectors[kind] = names, rows
+        return cls(ids, vectors, Path(folder).resolve().name, device)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names the vectors and whose they are."""
+        rows = [hashlib.sha256(rows).hexdigest() for rows in self.rows.values()]
+        return digest([list(names) for names in self.ids.values()], rows)
+
+    def scores(self, data: RetrievalSet) -> VectorScores:
+        """Scores of a set's documents; LabError for an id that has no vector."""
+        asked = self._of("queries", list(data.queries))
+        return VectorScores(asked, self._of("corpus", data.corpus["id"]), self.device)
+
+    def _of(self, kind: str, names) -> np.ndarray:
+        if self.ids[kind].equals(pd.Index(names)):
+            return self.rows[kind]
+        fault = f"teacher {self.name!r} has no vector in its {kind} of {{!r}}"
+        return self.rows[kind][places(self.ids[kind], names, fault)]
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows scaled to unit length, float32; a row of zeros stays."""
-    vectors = np.asarray(vectors, dtype=np.float32)
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(length > 0, length, 1)
+    """Rows of unit length, float32; as they are if they have it; zeros stay."""
+    length = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
+    if vectors.dtype == np.float32 and np.allclose(length, 1, atol=1e-5):
+        return vectors
+    vectors = vectors / np.where(length > 0, length, 1)[:, None]
+    return vectors.astype(np.float32)
 
 
-def load_teachers(settings) -> dict[str, Teacher]:
+def load_teachers(settings: Settings) -> dict[str, Teacher]:
     """Every teacher of the settings under a name of its own, in their order.
 
     The name is the last part of the model's; where two share it, the whole of it with
@@ -248,24 +265,25 @@ def load_teachers(settings) -> dict[str, Teacher]:
     """
     parts = [_parts(name) for name in settings.mining.teachers]
     last = [part[-1] for part in parts]
-    called = [p[-1] if last.count(p[-1]) == 1 else "--".join(p) for p in parts]
-    twice = next((name for name in called if called.count(name) > 1), None)
-    if twice is not None:
-        raise LabError(f"`teachers` names {twice!r} twice: name each teacher once")
-    pairs = zip(called, settings.mining.teachers, strict=True)
-    return {own: load_teacher(name, settings, own) for own, name in pairs}
+    found: dict[str, Teacher] = {}
+    for name, part in zip(settings.mining.teachers, parts, strict=True):
+        called = part[-1] if last.count(part[-1]) == 1 else "--".join(part)
+        if called in found:
+            raise LabError(f"`teachers` names {called!r} twice: name each teacher once")
+        found[called] = load_teacher(name, settings)
+        found[called].name = called  # what its table's column `teacher` says
+    return found
 
 
 def _parts(name: str) -> list[str]:
     return [part for part in name.split("/") if part not in ("", ".")] or [name]
 
 
-def load_teacher(name: str, settings, called: str | None = None) -> Teacher:
-    """The teacher of model `name`: `bm25`, `random`, a hub name, a folder (a trained
-    student, say) or `server:MODEL`, an OpenAI-compatible embeddings server.
+def load_teacher(name: str, settings: Settings) -> Teacher:
+    """The teacher `name`: `bm25`, `random`, a hub name, a folder (a trained student,
+    say), `server:MODEL`, an OpenAI-compatible embeddings server, or `vectors:FOLDER`.
 
-    `called` is what its table's column `teacher` says, otherwise the last part of
-    `name`. Raises LabError where the encoder cannot be found.
+    Raises LabError where the encoder or the vectors cannot be found.
     """
     if name == "bm25":
         return BM25Teacher()
@@ -273,27 +291,9 @@ def load_teacher(name: str, settings, called: str | None = None) -> Teacher:
         return RandomTeacher(settings.seed)
     if name.startswith(SERVER):
         return ServerTeacher(name.removeprefix(SERVER))
+    if name.startswith(GIVEN):
+        return VectorTeacher.read(name.removeprefix(GIVEN), device_of(settings))
     model = load_encoder(settings, name)
     prompts = getattr(model, "prompts", None) or {}
     prompt = next((prompts[key] for key in QUERY_PROMPTS if prompts.get(key)), None)
-    called = called or _parts(name)[-1]
-    return EncoderTeacher(model, settings, name=called, query_prompt=prompt)
-
-
-def search_candidates(
-    teacher: Teacher,
-    queries: Mapping[str, str],
-    corpus: pd.DataFrame,
-    positives: Mapping[str, Sequence[str]],
-    depth: int,
-    *,
-    budget: int = BYTES,
-) -> Candidates:
-    """The `depth` best documents of every query under one teacher, by exact search.
-
-    queries: id to text. corpus: columns id, text. positives: query id to the ids of its
-    labelled positives, which are scored directly wherever they rank. Memory stays under
-    about twice `budget` bytes beside the teacher's own. Raises LabError for an empty
-    corpus, a query without a positive or a positive that is not in the corpus.
-    """
-    return Search(teacher, queries, corpus, positives, depth, budget).candidates()
+    return EncoderTeacher(model, settings, name=_parts(name)[-1], query_prompt=prompt)

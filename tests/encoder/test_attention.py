@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel
+from transformers import AttentionInterface, AutoConfig, AutoModel
 
 from nbutils.core.errors import LabError
 from nbutils.encoder import attention, backbone
@@ -25,10 +25,7 @@ SLIDING = {**GROUPED, "sliding_window": 4}
 KINDS = {
     "mistral": ("mistral", {**GROUPED, "sliding_window": None}),
     "mistral, sliding": ("mistral", SLIDING),
-    "llama": ("llama", GROUPED),
-    "qwen2": ("qwen2", {"num_key_value_heads": 2}),
     "qwen3": ("qwen3", GROUPED),
-    "gemma": ("gemma", {"num_key_value_heads": 1, "head_dim": 8}),
     "gemma2, sliding": ("gemma2", {
         **SLIDING, "attn_logit_softcapping": 1.0, "query_pre_attn_scalar": 8,
         "layer_types": ["full_attention", "sliding_attention"],
@@ -98,7 +95,9 @@ def test_weights_equal_those_of_eager_matrices(kind, both_ways, side):
         wanted = eager_weights(eager, batch)
         hidden = eager(**batch).last_hidden_state
         found = {last: tapped(ours, batch, last=last) for last in (True, False)}
-    graph, _ = tapped(ours, batch, gradient=True)  # with gradient: SDPA, then blocks
+    graph, states = tapped(ours, batch, gradient=True)  # SDPA first, then blocks
+    assert graph.requires_grad and states.requires_grad
+    assert not tapped(ours, batch)[0].requires_grad
     for weights, states in found.values():
         assert torch.allclose(weights, wanted, atol=1e-4)
         assert torch.allclose(states[real], hidden[real], atol=1e-4)
@@ -160,7 +159,7 @@ def told(kind: str, mask: torch.Tensor) -> dict:
 
 
 @pytest.mark.parametrize("kind", ["none", "causal", "square", "row", "added", "capped"])
-@pytest.mark.parametrize("transform", attention.TRANSFORMS)
+@pytest.mark.parametrize("transform", ["log", "sum", "printed"])
 def test_blocks_change_nothing(kind, transform):
     torch.manual_seed(0)
     query, key = torch.randn(2, 4, 37, 8), torch.randn(2, 2, 37, 8)
@@ -193,7 +192,7 @@ def test_transforms_are_what_they_say():
     torch.manual_seed(0)
     layer = Layer(torch.randn(1, 2, 5, 4), torch.randn(1, 2, 5, 4))
     mask = torch.ones(1, 5)
-    matrix = attention.attention_matrix(layer, mask)
+    matrix = layer.probabilities(slice(None), slice(None))
     wanted = {
         "log": torch.log1p(5 * matrix).sum((1, 2)),
         "sum": matrix.sum((1, 2)),
@@ -202,14 +201,6 @@ def test_transforms_are_what_they_say():
     for transform, value in wanted.items():
         _, received = attend(layer, mask, transform=transform)
         assert torch.allclose(received, value, atol=1e-4), transform
-
-
-def test_gradient_flows_through_the_weights_only_when_asked():
-    model, batch = made("bert", TAPPED), inputs("right")
-    for asked in (True, False):
-        weights, hidden = tapped(model, batch, gradient=asked)
-        assert weights.requires_grad is asked
-        assert hidden.requires_grad
 
 
 @pytest.mark.parametrize("kind", ["bert", "mistral", "gemma2, full"])
@@ -226,7 +217,7 @@ def test_autocast_changes_the_weights_little(kind):
 
 def test_only_the_last_layer_is_read():
     """The tap keeps one layer's call; the others run without a trace."""
-    model, batch = made("llama", TAPPED), inputs("right")
+    model, batch = made("mistral", TAPPED), inputs("right")
     with torch.no_grad(), attention_tap() as tap:
         model(**batch)
     last = tap.layer
@@ -237,12 +228,12 @@ def test_only_the_last_layer_is_read():
 
 
 def test_attention_that_cannot_be_read_is_refused():
-    with pytest.raises(LabError, match="cannot see this backbone's attention"):
-        attention.Tap(None, None, "log").weights(torch.ones(1, 3), gradient=False)
-    part = torch.zeros(1, 1, 3, 2)
-    tap = attention.Tap(None, None, "log")
-    tap.layer = Layer(part, torch.zeros(1, 1, 5, 2))
+    mask, part = torch.ones(1, 3), torch.zeros(1, 1, 3, 2)
+    with pytest.raises(LabError, match="not use transformers' attention interface"):
+        attention.Tap().weights(mask, gradient=False)
+    tap = attention.Tap(layers=[Layer(part, torch.zeros(1, 1, 5, 2))])
     with pytest.raises(LabError, match="keys are not the text's tokens"):
-        tap.weights(torch.ones(1, 3), gradient=False)
+        tap.weights(mask, gradient=False)
+    run = AttentionInterface()[TAPPED]
     with attention_tap(), pytest.raises(LabError, match="s_aux is not supported"):
-        attention._tapped_attention(None, part, part, part, None, s_aux=part)
+        run(None, part, part, part, None, s_aux=part)

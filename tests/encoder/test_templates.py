@@ -5,8 +5,8 @@ from tokenizers.normalizers import Replace
 from transformers import AutoTokenizer
 
 from nbutils.core.errors import LabError
-from nbutils.encoder import backbone, models, templates
-from nbutils.encoder.templates import Pieces, around_text, tokenize
+from nbutils.encoder import models, templates
+from nbutils.encoder.templates import Pieces, tokenize
 
 INSTRUCTION = "Find the law"
 
@@ -36,6 +36,7 @@ def test_formats_read_as_the_papers_write_them(decoder):
     whole = {name: read(decoder, name, INSTRUCTION)[0] for name in templates.FORMATS}
     assert whole == {
         "plain": "<s>Findthelawtax",
+        "chat": "<s><|im_start|>userFindthelawtax<|im_end|>",
         "e5": "<s>Instruct:FindthelawQuery:tax",
         "inst": "<s>[INST]Findthelaw;tax[/INST]",
     }
@@ -68,12 +69,13 @@ def test_special_tokens_on_both_sides(wordpiece):
 def test_pieces_are_the_tokens_of_the_whole(wordpiece, text_format):
     """With a tokenizer that splits at spaces, piece by piece is the same ids."""
     text = "Bees dance, don't they?"
-    head, tail = around_text(text_format, INSTRUCTION + " ")
     pieces = Pieces(wordpiece, text_format, INSTRUCTION + " ")
     batch = tokenize([text], wordpiece, pieces, "all", 64)
     real = batch["attention_mask"][0].bool()
-    whole = wordpiece(f"{head}{text}{tail}")["input_ids"]
-    assert batch["input_ids"][0][real].tolist() == whole
+    whole = templates.FORMATS[text_format][0].format(
+        instruction=INSTRUCTION + " ", text=text
+    )
+    assert batch["input_ids"][0][real].tolist() == wordpiece(whole)["input_ids"]
 
 
 def test_a_long_text_keeps_its_template(decoder):
@@ -98,18 +100,7 @@ def test_both_padding_sides_hold_the_same_rows(decoder):
     assert (left["attention_mask"][0, 0], right["attention_mask"][0, 0]) == (0, 1)
 
 
-def test_bad_formats_are_named(decoder):
-    with pytest.raises(LabError, match="did you mean 'inst'"):
-        around_text("isnt")
-    with pytest.raises(LabError, match=r"must hold {text} exactly once"):
-        around_text("{instruction}: {txt}")
-    with pytest.raises(LabError, match="has no place for an instruction"):
-        around_text("query: {text}", INSTRUCTION)
-    assert around_text("<{instruction}> {text}!", "a") == ("<a> ", "!")
-    with pytest.raises(LabError, match="did you mean 'inst'"):
-        backbone.Backbone("tiny-bert", text_format="isnt")
-    with pytest.raises(LabError, match="did you mean 'llm2vec'"):
-        backbone.Backbone("tiny-bert", pooled_tokens="llmvec")
+def test_an_instruction_that_fills_the_length_is_an_error(decoder):
     with pytest.raises(LabError, match=r"fills \d+ of 8 tokens"):
         tokenize(["a"], decoder, Pieces(decoder, "inst", INSTRUCTION), "all", 8)
 

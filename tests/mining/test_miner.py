@@ -4,12 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import free_port
 from typer.testing import CliRunner
+from worlds import given, world
 
 from nbutils.__main__ import app
 from nbutils.core import retrieval
@@ -17,9 +20,9 @@ from nbutils.core.errors import LabError
 from nbutils.core.files import write_table
 from nbutils.core.settings import resolve
 from nbutils.encoder import vectors
-from nbutils.mining import candidates, methods, miner, teachers
+from nbutils.mining import candidates, miner, rescoring, teachers
 from nbutils.mining.exclusion import prepare
-from nbutils.mining.recipe import Recipe
+from nbutils.mining.methods import mine, mine_until_full
 
 WORDS = ["sea", "salt", "tide", "moon", "rock", "fish", "boat", "rain", "wind", "sand"]
 
@@ -77,14 +80,9 @@ def test_the_command_mines_what_the_page_would(folder, name, tmp_path):
     data = retrieval.read_set(folder, "dev")
     settings = resolve("smoke", {"perc": 0.99, "candidate_depth": 9})
     teacher = teachers.load_teacher(name, settings)
-    search = candidates.Search(teacher, data.queries, data.corpus, data.positives, 9)
-
-    def once(table):
-        return methods.mine(
-            prepare(table, data.queries, data.corpus), Recipe.of(settings)
-        )
-
-    wanted = methods.mine_until_full(search.candidates(), once, search.deepen).negatives
+    search = candidates.Search(teacher, data, 9)
+    pool = prepare(search.candidates())
+    wanted = mine_until_full(pool, search, settings.mining).negatives
     columns = ["query_id", "document_id", "method", "teacher"]
     assert found[columns].equals(wanted[columns].astype(found[columns].dtypes))
     np.testing.assert_allclose(found["score"], wanted["score"], atol=1e-5)
@@ -93,12 +91,13 @@ def test_the_command_mines_what_the_page_would(folder, name, tmp_path):
 
 PAIR = """
 import sys
-from nbutils import encoder, miner
+from nbutils.encoder import vectors
+from nbutils.mining import miner
 from nbutils.__main__ import app
 from pathlib import Path
 folder, name, out, cache = sys.argv[1:]
 miner.SHARD = 8
-encoder.VECTORS = Path(cache)
+vectors.VECTORS = Path(cache)
 app(["mine", folder, "--split", "dev", "--profile", "smoke", "--teacher", name,
      "--set", "perc=0.99", "--set", "candidate_depth=9", "--out", out])
 """
@@ -141,15 +140,25 @@ def test_more_processes_than_queries_leave_nobody_waiting(folder, monkeypatch):
     teacher = teachers.load_teacher("bm25", settings)
     whole = miner.mine_set(data, teacher, settings)
     parts = []
-    monkeypatch.setattr(miner.distributed, "gather", lambda own: [own])
+    monkeypatch.setattr(miner, "gather", lambda own: [own])
     for number in range(30):
-        monkeypatch.setattr(miner.distributed, "place", lambda n=number: (n, 30))
+        monkeypatch.setattr(miner, "place", lambda n=number: (n, 30))
         if number < 23:
             parts.append(miner.mine_set(data, teacher, settings))
         else:
-            monkeypatch.setattr(miner.distributed, "gather", lambda own: [own, whole])
+            monkeypatch.setattr(miner, "gather", lambda own: [own, (whole, None)])
             assert miner.mine_set(data, teacher, settings).equals(whole)
     pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), whole)
+
+
+def test_the_command_says_what_an_index_misses(folder, tmp_path):
+    command = ["mine", str(folder), "--split", "dev", "--profile", "smoke"]
+    command += ["--teacher", "tiny-bert", "--out", str(tmp_path / "x.csv")]
+    done = CliRunner().invoke(app, [*command, "--set", "index=Flat"])
+    assert done.exit_code == 0, done.output
+    assert "index Flat: 100.0% of the exact candidates found" in done.output
+    done = CliRunner().invoke(app, [*command, "--set", "index=Flut"])
+    assert "faiss knows no index 'Flut'" in done.output
 
 
 BAD = {
@@ -197,3 +206,66 @@ def test_bad_input_is_one_clear_line(folder, tmp_path, message):
     assert not (tmp_path / "x.parquet").exists()
     with pytest.raises(LabError):
         retrieval.read_set(made, "train")
+
+
+# -- a cross-encoder's opinion ---------------------------------------------------------
+
+
+def test_a_cross_encoder_reorders_candidates_and_moves_the_ceiling():
+    texts = {"p": "four", "a": "seventeen letters", "b": "xx", "c": "yyy"}
+    rows = {"q": {"a": 0.9, "p": 0.8, "b": 0.7, "c": 0.6}, "r": {"b": 1.0}}
+    found = world(rows, {"q": {"p": 0.8}, "r": {"b": 1.0}}, texts=texts)
+
+    def lengths(pairs, **_):
+        return [len(document) / 8 for _, document in pairs]
+
+    again = rescoring.Rescorer("lengths", SimpleNamespace(predict=lengths))(found)
+    own = again.table[again.table["query_id"] == "q"]
+    assert own["document_id"].tolist() == ["a", "p", "c", "b"]
+    assert own["rank"].tolist() == [1, 2, 3, 4]
+    assert again.positives["score"].tolist() == [0.5, 0.25]
+    mined = mine(prepare(again)).negatives
+    assert mined["document_id"].tolist() == ["c", "b"]
+    assert set(mined["teacher"]) == {"toy + lengths"}
+    broken = SimpleNamespace(predict=lambda pairs, **_: np.zeros((len(pairs), 2)))
+    with pytest.raises(LabError, match="one finite number a pair"):
+        rescoring.Rescorer("broken", broken)(found)
+
+
+def test_a_rescored_search_is_another_table_and_is_not_searched_deeper():
+    search = given(count=5, size=40, depth=6)
+    high = SimpleNamespace(predict=lambda pairs, **_: np.ones(len(pairs)))
+    again = replace(search, rescorer=rescoring.Rescorer("high", high))
+    assert again.fingerprint != search.fingerprint
+    mined = mine_until_full(prepare(again.candidates()), again)
+    assert len(mined.shortfalls) == 5 and mined.negatives.empty
+
+
+def test_the_cross_encoder_of_the_settings_is_asked_in_its_own_way(folder, tmp_path):
+    from transformers import (
+        BertConfig,
+        BertForSequenceClassification,
+        BertTokenizerFast,
+    )
+
+    config = BertConfig(
+        vocab_size=5 + len(WORDS), hidden_size=8, num_hidden_layers=1,
+        num_attention_heads=1, intermediate_size=8, num_labels=1,
+    )  # fmt: skip
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "cross")
+    BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "cross")
+    changes = {"rescore_with": str(tmp_path / "cross"), "mining_method": "naive"}
+    settings = resolve("smoke", changes)
+    data = retrieval.read_set(folder, "dev")
+    mined = miner.mine_set(data, teachers.load_teacher("bm25", settings), settings)
+    assert set(mined["teacher"]) == {"bm25 + cross"}
+    texts = data.corpus.set_index("id")["text"]
+    pairs = mined["query_id"].map(data.queries), mined["document_id"].map(texts)
+    model = rescoring.load_rescorer(settings).model
+    wanted = model.predict(list(zip(*pairs, strict=True)), show_progress_bar=False)
+    assert mined["score"].to_numpy() == pytest.approx(wanted, abs=1e-5)
+    assert rescoring.load_rescorer(resolve("smoke")) is None
+    with pytest.raises(LabError, match="cross-encoder '/none' cannot be loaded"):
+        rescoring.load_rescorer(settings.changed(rescore_with="/none"))

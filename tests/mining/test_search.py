@@ -1,11 +1,6 @@
-"""Exact search among given vectors, against a full sort, and the peer's miner."""
+"""Exact search among vectors against a full sort, the peer's miner, and faiss."""
 
-import os
-import pickle
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,28 +8,20 @@ import pandas as pd
 import pytest
 import torch
 from sentence_transformers import util
+from worlds import given, unit
 
-from benchmarks import mining as measured
 from nbutils.core.errors import LabError
-from nbutils.mining import methods, recipe, search
-from nbutils.mining.arrays import VectorSearch
+from nbutils.mining import search
 from nbutils.mining.exclusion import prepare
-
-
-def unit(rng, *shape):
-    vectors = rng.standard_normal(shape, np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+from nbutils.mining.methods import METHODS, mine_until_full
 
 
 def sorted_out(queries, documents, k, below=None):
     """Places and scores of the k best by a stable sort of all scores."""
-    everyone = np.broadcast_to(
-        np.arange(len(documents)), (len(queries), len(documents))
-    )
-    scores = search.pair_scores(queries, documents, everyone)
     places = np.full((len(queries), k), -1)
     values = np.full((len(queries), k), -np.inf, np.float32)
-    for row, own in enumerate(scores):
+    for row, query in enumerate(queries):
+        own = search.row_scores(query, documents)
         order = np.argsort(-own, kind="stable")
         if below is not None:
             order = order[own[order] < np.float32(below[row])]
@@ -43,56 +30,40 @@ def sorted_out(queries, documents, k, below=None):
     return places, values
 
 
+def assert_exact(queries, documents, k, **options):
+    found = search.nearest(queries, documents, k, **options)
+    wanted = sorted_out(queries, documents, k, options.get("below"))
+    for ours, theirs in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_search_is_a_full_sort_ties_ceilings_and_small_budgets_included(dtype):
+def test_search_is_a_full_sort_ties_ceilings_and_small_tiles_included(
+    dtype, monkeypatch
+):
     rng = np.random.default_rng(0)
     for case in range(60):
-        size, count, k = (int(rng.integers(1, n)) for n in (4000, 30, 60))
+        size, count, k = (int(rng.integers(1, n)) for n in (3000, 30, 60))
         width = int(rng.integers(2, 40))
         documents, queries = unit(rng, size, width), unit(rng, count, width)
         if case % 2:  # the same vector many times over: ties, in order of place
             documents = documents[rng.integers(0, 1 + size // 9, size)]
         below = rng.normal(size=count) * 0.3 if case % 3 == 0 else None
-        budget = int(rng.integers(2**12, 2**22))
-        found = search.nearest(
-            queries, documents, k, below=below, budget=budget, dtype=dtype
-        )
-        wanted = sorted_out(queries, documents, k, below)
-        for ours, theirs in zip(found, wanted, strict=True):
-            np.testing.assert_array_equal(ours, theirs)
+        monkeypatch.setattr(search, "TILE", 8 * int(rng.integers(1, 400)))
+        assert_exact(queries, documents, k, below=below, dtype=dtype)
 
 
-def test_documents_that_get_better_and_better_are_found():
+def test_documents_that_get_better_and_better_are_found(monkeypatch):
     """Each tile beats all tiles before it, for some queries and not for others."""
     rng = np.random.default_rng(0)
     documents, queries = unit(rng, 3000, 24), unit(rng, 20, 24)
+    monkeypatch.setattr(search, "TILE", 256)
     documents = documents[np.argsort(documents @ queries[0])]
-    found = search.nearest(queries, documents, 30, budget=2**14, dtype="bfloat16")
-    wanted = sorted_out(queries, documents, 30)
-    for ours, theirs in zip(found, wanted, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    assert_exact(queries, documents, 30, dtype="bfloat16")
 
 
-def test_a_tile_of_better_documents_gives_no_more_than_are_wanted():
-    """Otherwise one query could take a whole tile's memory."""
-    scores = torch.randn(800, 3, generator=torch.Generator().manual_seed(0))
-    values, rows = search._above(scores, torch.tensor([-9.0, 3.0, 9.0]), 5)
-    assert values.shape == rows.shape == (3, 5)
-    assert torch.equal(values.sort(descending=True).values, scores.topk(5, dim=0)[0].T)
-
-
-def test_a_gpus_settings_are_put_back():
-    matmul = torch.backends.cuda.matmul
-    before = matmul.allow_bf16_reduced_precision_reduction
-    with search._full_sums():
-        assert not matmul.allow_bf16_reduced_precision_reduction
-        assert not matmul.allow_tf32
-    assert matmul.allow_bf16_reduced_precision_reduction == before
-
-
-def test_more_ties_than_the_first_pass_has_room_for():
-    rng = np.random.default_rng(1)
-    documents = np.repeat(unit(rng, 3, 8), 200, axis=0)
+def test_more_ties_than_a_pass_has_room_for():
+    documents = np.repeat(unit(np.random.default_rng(1), 3, 8), 200, axis=0)
     places, scores = search.nearest(documents[:1], documents, 5)
     assert places.tolist() == [[0, 1, 2, 3, 4]]
     assert len(set(scores[0])) == 1
@@ -103,94 +74,70 @@ def test_the_first_pass_alone_would_be_wrong():
     rng = np.random.default_rng(2)
     documents = unit(rng, 1, 64) + 1e-3 * unit(rng, 2000, 64)
     query = unit(rng, 1, 64)
-    low = search.torch.from_numpy(documents).bfloat16().float().numpy() @ query[0]
+    low = torch.from_numpy(documents).bfloat16().float().numpy() @ query[0]
     wanted, _ = sorted_out(query, documents, 10)
     assert np.argsort(-low, kind="stable")[:10].tolist() != wanted[0].tolist()
-    assert search.nearest(query, documents, 10)[0].tolist() == wanted.tolist()
+    found = search.nearest(query, documents, 10, dtype="bfloat16")
+    assert found[0].tolist() == wanted.tolist()
 
 
 def test_memory_mapped_vectors_and_misuse(tmp_path):
     rng = np.random.default_rng(3)
     documents, queries = unit(rng, 500, 16), unit(rng, 7, 16)
     np.save(tmp_path / "d.npy", documents)
-    mapped = np.load(tmp_path / "d.npy", mmap_mode="r")
-    for ours, theirs in zip(
-        search.nearest(queries, mapped, 9), search.nearest(queries, documents, 9),
-        strict=True,
-    ):  # fmt: skip
-        np.testing.assert_array_equal(ours, theirs)
+    assert_exact(queries, np.load(tmp_path / "d.npy", mmap_mode="r"), 9)
     with pytest.raises(LabError, match="have 15 numbers"):
         search.nearest(queries[:, :15], documents, 3)
-    documents[3, 3] = np.nan
-    with pytest.raises(LabError, match="not all finite"):
-        search.nearest(queries, documents, 3)
+    for wrong in (queries, documents):
+        wrong[3, 3] = np.nan
+        with pytest.raises(LabError, match="not all finite"):
+            search.nearest(queries, documents, 3)
+        wrong[3, 3] = 0
 
 
 # -- mining over given vectors ---------------------------------------------------------
 
 
-def given(count=60, size=400, width=16, seed=0, depth=100, several=False):
-    rng = np.random.default_rng(seed)
-    documents = unit(rng, size, width)
-    positives = rng.integers(0, size, (count, 3 if several else 1))
-    queries = documents[positives[:, 0]] + 0.7 * unit(rng, count, width)
-    queries = (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype("f4")
-    names = [f"d{n}" for n in range(size)]
-    corpus = pd.DataFrame({"id": names, "text": [f"text of {name}" for name in names]})
-    asked = {f"q{n}": f"ask q{n}" for n in range(count)}
-    own = {f"q{n}": [f"d{p}" for p in {*row}] for n, row in enumerate(positives)}
-    return VectorSearch(queries, documents, asked, corpus, own, depth)
-
-
 def mined(made, **changes):
-    def once(found):
-        return methods.mine(prepare(found, made.queries, made.corpus), **changes)
-
-    return methods.mine_until_full(made.candidates(), once, made.deepen)
+    return mine_until_full(prepare(made.candidates()), made, **changes).negatives
 
 
-@pytest.mark.parametrize("anchor", ["min", "max", "mean"])
-@pytest.mark.parametrize("method", recipe.METHODS)
+@pytest.mark.parametrize("anchor", ["min", "max"])
+@pytest.mark.parametrize("method", METHODS)
 def test_vectors_are_mined_as_the_definitions_say(method, anchor):
     """From all documents, whatever the table's depth: nobody starves."""
-    made = given(several=True, depth=12)
-    changes = {"k": 4, "threshold": 0.2, "margin": 0.3, "perc": 0.5, "shift": 3}
-    table = mined(made, method=method, anchor=anchor, **changes).negatives
+    made = given(several=True, depth=5)
+    settings = {"abs_threshold": 0.2, "margin": 0.3, "perc": 0.5, "shift": 7}
+    table = mined(made, mining_method=method, anchor=anchor, **settings)
     got = table.groupby("query_id")["document_id"].agg(list)
-    scores = made.query_vectors @ made.vectors.T
-    for number, query in enumerate(made.queries):
-        own = [int(name[1:]) for name in made.positives[query]]
-        pos = {"min": np.min, "max": np.max, "mean": np.mean}[anchor](
-            scores[number, own]
-        )
+    scores = made.teacher.rows["queries"] @ made.teacher.rows["corpus"].T
+    for number, query in enumerate(made.data.queries):
+        own = [int(name[1:]) for name in made.data.positives[query]]
+        pos = {"min": np.min, "max": np.max}[anchor](scores[number, own])
         ceiling = {
             "abs": 0.2,
             "margin_pos": pos - 0.3,
             "perc_pos": pos - 0.5 * abs(pos),
-        }
+        }.get(method, np.inf)
         order = np.argsort(-scores[number], kind="stable")
-        if method == "shifted":
-            order = order[3:]
-        want = [
-            f"d{n}" for n in order
-            if n not in own and scores[number, n] < ceiling.get(method, np.inf)
-        ]  # fmt: skip
-        assert got.get(query, []) == want[:4]
+        order = order[7:] if method == "shifted" else order
+        free = [n for n in order if n not in own and scores[number, n] < ceiling]
+        assert got.get(query, []) == [f"d{n}" for n in free[:4]]
 
 
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
-        ({"method": "naive"}, {}),
-        ({"method": "abs", "threshold": 0.4}, {"max_score": 0.4}),
-        ({"method": "margin_pos", "margin": 0.1}, {"absolute_margin": 0.1}),
-        ({"method": "perc_pos", "perc": 0.9}, {"relative_margin": 0.1}),
+        ({"mining_method": "naive"}, {}),
+        ({"mining_method": "abs", "abs_threshold": 0.4}, {"max_score": 0.4}),
+        ({"mining_method": "margin_pos", "margin": 0.1}, {"absolute_margin": 0.1}),
+        ({"mining_method": "perc_pos", "perc": 0.9}, {"relative_margin": 0.1}),
     ],
 )
 def test_equal_to_the_peer_where_its_definition_is_the_papers(ours, theirs):
     made = given(seed=5, depth=50)
-    table = mined(made, k=3, **ours).negatives
-    asked = table["query_id"].map(made.queries)
+    table = mined(made, negatives_per_query=3, **ours)
+    asked = table["query_id"].map(made.data.queries)
     negatives = "text of " + table["document_id"]
     assert peers(made, **theirs) == list(zip(asked, negatives, strict=True))
     assert len(table) > 100
@@ -204,40 +151,42 @@ def test_shifted_equals_the_peers_range_min_counted_without_positives():
     """
     made = given(seed=5, depth=50)
     far = {f"q{n}": [f"d{7 * n}"] for n in range(0, 50, 2)}  # labels of low rank
-    made = replace(made, positives=made.positives | far)
-    table = mined(made, k=3, method="shifted", shift=5)
-    first = made.candidates().documents[:, :5]
-    ahead = (first == made._pairs[1][:, None]).any(axis=1)
+    data = replace(made.data, positives=made.data.positives | far)
+    made = replace(made, data=data)
+    table = mined(made, negatives_per_query=3, mining_method="shifted", shift=5)
+    found = made.candidates()
+    ahead = (found.documents[:, :5] == found.positive[:, None]).any(axis=1)
     assert 5 < ahead.sum() < 55
     for inside, skipped in ((ahead, 4), (~ahead, 5)):
-        names = np.array(list(made.queries))[inside]
-        rows = table.negatives[table.negatives["query_id"].isin(names)]
-        asked = [made.queries[name] for name in names]
+        names = np.array(list(data.queries))[inside]
+        rows = table[table["query_id"].isin(names)]
+        asked = [data.queries[name] for name in names]
         theirs = [p for p in peers(made, range_min=skipped) if p[0] in asked]
-        wanted = rows["query_id"].map(made.queries), "text of " + rows["document_id"]
+        wanted = rows["query_id"].map(data.queries), "text of " + rows["document_id"]
         assert theirs == list(zip(*wanted, strict=True))
         assert len(rows) == 3 * len(names)
 
 
 def peers(made, **options) -> list[tuple[str, str]]:
     """Query and negative texts that sentence-transformers mines from given vectors."""
-    texts = made.corpus["text"].tolist()
+    from datasets import Dataset
+
+    data, rows = made.data, made.teacher.rows
     model = SimpleNamespace(
         device="cpu",
-        encode_query=lambda *_, **__: made.query_vectors,
-        encode_document=lambda *_, **__: made.vectors,
+        encode_query=lambda *_, **__: rows["queries"],
+        encode_document=lambda *_, **__: rows["corpus"],
         similarity=util.cos_sim,
         similarity_pairwise=util.pairwise_cos_sim,
     )
     pairs = pd.DataFrame(
-        [(made.queries[q], f"text of {own[0]}") for q, own in made.positives.items()],
+        [(data.queries[q], f"text of {own[0]}") for q, own in data.positives.items()],
         columns=["query", "positive"],
     )
-    from datasets import Dataset
-
     peer = util.mine_hard_negatives(
-        Dataset.from_pandas(pairs), model, corpus=texts, num_negatives=3,
-        range_max=400, output_format="triplet", verbose=False, **options,
+        Dataset.from_pandas(pairs), model, corpus=data.corpus["text"].tolist(),
+        num_negatives=3, range_max=400, output_format="triplet", verbose=False,
+        **options,
     ).to_pandas()  # fmt: skip
     return list(zip(peer["query"], peer["negative"], strict=True))
 
@@ -261,55 +210,9 @@ def test_an_approximate_search_says_what_it_misses(factory):
         replace(made, index="IFV8").candidates()
 
 
-SHARD = """
-import sys, pickle
-sys.path.insert(0, sys.argv[1])
-from accelerate import Accelerator
-from test_search import given
-accelerator = Accelerator(cpu=True)
-assert accelerator.num_processes == 2
-found = given(count=61).sharded(accelerator)
-with open(f"{sys.argv[2]}/{accelerator.process_index}.pickle", "wb") as file:
-    pickle.dump(found, file)
-"""
-
-
-def test_two_processes_make_the_identical_table(tmp_path):
-    script = tmp_path / "shard.py"
-    script.write_text(SHARD)
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone",
-        "--nproc-per-node", "2",
-        str(script), str(Path(__file__).parent), str(tmp_path),
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=environment, timeout=240
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    whole = given(count=61).candidates()
-    for rank in (0, 1):
-        found = pickle.loads((tmp_path / f"{rank}.pickle").read_bytes())
-        for name, values in vars(whole).items():
-            np.testing.assert_array_equal(getattr(found, name), values)
-
-
-def test_vectors_that_do_not_fit_their_texts_are_refused():
-    made = given()
-    with pytest.raises(LabError, match="400 document vectors for 399"):
-        VectorSearch(
-            made.query_vectors, made.vectors, made.queries, made.corpus[:399],
-            made.positives, 10,
-        )  # fmt: skip
-    with pytest.raises(LabError, match="has no labelled positive"):
-        VectorSearch(
-            made.query_vectors, made.vectors, made.queries, made.corpus, {}, 10
-        )
-
-
-def test_the_benchmarks_data_starve_the_peer_and_not_us(tmp_path):
-    measured._write_data(tmp_path, 60, 1200, topical=True)
-    ours, peer = measured._ours(tmp_path), measured._peer(tmp_path)
-    assert ours["full"] == 1.0
-    assert peer["full"] < 0.1
-    assert ours["seconds"] > 0 and ours["refilter"] > 0
+def test_what_an_index_missed_takes_its_place_when_a_query_is_searched_deeper():
+    made = given(size=3000, depth=20)
+    found = replace(made, index="IVF8,Flat").candidates()
+    needs = pd.DataFrame({"query_id": list(made.data.queries), "ceiling": 2.0})
+    deeper = made.deepen(found, needs)
+    np.testing.assert_array_equal(deeper.documents[:, :20], made.candidates().documents)

@@ -6,7 +6,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import MistralConfig, MistralModel
 
-from benchmarks.shape import in_4_bits, student
+from benchmarks.gpu import in_4_bits, student
 from nbutils.core.errors import LabError
 from nbutils.core.settings import resolve
 from nbutils.training import footprint
@@ -54,7 +54,7 @@ def test_a_layer_keeps_what_autograd_counts(hidden, inner):
 
     def kept(layers: int) -> int:
         config = shape(hidden, inner, layers)
-        model = student(config, settings, "cpu")
+        model = student(config, settings)
         own = {p.untyped_storage().data_ptr() for p in model.parameters()}
         found, alive = {}, []
 

@@ -1,0 +1,47 @@
+"""The pooling suite measures what its rows say, on shapes small enough for a test."""
+
+import pytest
+import torch
+from transformers import MistralConfig
+
+from benchmarks import pooling
+
+SMALL = MistralConfig(
+    vocab_size=1100, hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, head_dim=16, intermediate_size=64, sliding_window=None,
+)  # fmt: skip
+
+
+@pytest.fixture
+def changes(monkeypatch, tmp_path):
+    monkeypatch.setitem(pooling.SHAPES, "small", SMALL)
+    return pooling.write_shape("small", str(tmp_path))
+
+
+def test_ata_and_matrices_give_the_same_vectors(changes):
+    """Otherwise the rows would compare different things."""
+    batch = pooling.features_of(2, 24)
+    with torch.no_grad():
+        mean, ata, matrices = (
+            pooling.forward_of(way, changes)(batch)
+            for way in ("mean", "ata", "matrices")
+        )
+    assert torch.allclose(ata, matrices, atol=1e-6)
+    assert (ata - mean).abs().max() > 1e-5
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_rows_have_both_sides_and_their_ratio(changes, quantization):
+    chosen = {**changes, "quantization": quantization}
+    rows = pooling.timed_rows("ata_vs_mean", "ata", "mean", chosen, (512, 1024), 1)
+    assert [row["name"] for row in rows] == ["ata_vs_mean 512", "ata_vs_mean 1024"]
+    rows.append(pooling.throughput_row(chosen, count=8))
+    for row in rows:
+        assert row["value"] > 0 and row["ratio"] == row["value"] / row["peer"]
+
+
+def test_matrices_take_more_memory(changes):
+    """On a length at which matrices dwarf what else a pass needs."""
+    ways = ("mean", "mean", "matrices")  # the first loads libraries and kernels
+    _, mean, matrices = (pooling.memory_of(way, changes, 1536) for way in ways)
+    assert matrices - mean > 2 * 4 * 1536**2 * 4 / 1e6 * 0.8

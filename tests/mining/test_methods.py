@@ -1,0 +1,300 @@
+"""Mining against brute-force definitions, and against the faults of other miners."""
+
+import ast
+import json
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from worlds import pool_of
+
+from nbutils.core.errors import LabError
+from nbutils.core.settings import ROOT
+from nbutils.mining import methods, selection
+from nbutils.mining.methods import METHODS, ceiling, mine
+
+# -- every method is its definition ----------------------------------------------------
+
+
+def brute_force(case, method, anchor, k):
+    """Each method as NV-Retriever words it, one candidate at a time."""
+    p = {"min": min, "max": max}[anchor](case["positives"].values())
+    ceiling = {
+        "naive": math.inf,
+        "shifted": math.inf,
+        "abs": 0.25,
+        "margin_pos": p - 0.05,
+        "perc_pos": p - 0.1 * abs(p),
+    }[method]
+    seen = {case["texts"][name] for name in (*case["positives"], *case["excluded"])}
+    seen.add("the query")
+    taken = []
+    for rank, (name, score) in enumerate(case["ranking"], 1):
+        text, new = case["texts"][name], case["texts"][name] not in seen
+        seen.add(text)
+        allowed = rank > 3 if method == "shifted" else score < ceiling
+        if new and allowed:
+            taken.append(name)
+    return taken[:k]
+
+
+def random_case(rng):
+    """Few documents and coarse scores: ties, duplicates, negative scores, all occur."""
+    words = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "the query"]
+    texts = {f"d{n:02d}": rng.choice(words) for n in range(rng.randint(3, 14))}
+    scores = {name: rng.randint(-8, 8) / 8 for name in texts}
+    own = rng.sample(sorted(texts), rng.randint(1, 3))
+    ranking = sorted(texts, key=lambda name: (-scores[name], name))
+    depth = rng.randint(2, len(texts))  # a positive may lie below the table's depth
+    free = sorted(set(texts) - set(own))
+    return {
+        "texts": texts,
+        "positives": {name: scores[name] for name in own},
+        "excluded": rng.sample(free, rng.randint(0, min(2, len(free)))),
+        "ranking": [(name, scores[name]) for name in ranking[:depth]],
+    }
+
+
+def test_thousand_random_cases_equal_the_brute_force_definition():
+    rng = random.Random(0)
+    cases = {f"q{n:04d}": random_case(rng) for n in range(1000)}
+    own = {q: c["positives"].items() for q, c in cases.items()}
+    pool = pool_of(
+        {q: {f"{q}/{d}": s for d, s in c["ranking"]} for q, c in cases.items()},
+        {q: {f"{q}/{d}": s for d, s in pairs} for q, pairs in own.items()},
+        queries=dict.fromkeys(cases, "the query"),
+        texts={f"{q}/{d}": t for q, c in cases.items() for d, t in c["texts"].items()},
+        excluded={q: [f"{q}/{d}" for d in c["excluded"]] for q, c in cases.items()},
+    )  # fmt: skip
+    settings = {"abs_threshold": 0.25, "margin": 0.05, "perc": 0.9, "shift": 3}
+    settings["negatives_per_query"], compared = 3, 0
+    for method in METHODS:
+        for anchor in ("min", "max"):
+            mined = mine(pool, mining_method=method, anchor=anchor, **settings)
+            got = mined.negatives.groupby("query_id")["document_id"].agg(list)
+            short = dict(mined.shortfalls[["query_id", "found"]].to_numpy())
+            for query, case in cases.items():
+                want = brute_force(case, method, anchor, 3)
+                assert got.get(query, []) == [f"{query}/{name}" for name in want]
+                assert short.get(query, 3) == len(want)
+                compared += len(want)
+    assert compared > 8_000  # the cases were not empty
+
+
+def test_the_sign_of_a_ceiling_is_safe():
+    scores = np.array([0.8, 0.0, -0.4])
+    ceilings = ceiling("perc_pos", scores, perc=0.95)
+    assert ceilings == pytest.approx([0.76, 0.0, -0.42])
+    assert (ceilings <= scores).all()
+    pool = pool_of({"q": {"p": -0.4, "near": -0.41, "far": -0.5}}, {"q": {"p": -0.4}})
+    assert mine(pool, perc=0.95).negatives["document_id"].tolist() == ["far"]
+
+
+def test_nobody_starves_while_the_table_holds_candidates():
+    crowd = {f"above{n}": 0.9 - n / 1000 for n in range(60)}
+    free = {f"below{n}": 0.4 - n / 1000 for n in range(4)}
+    pool = pool_of({"q": {"p": 0.8, **crowd, **free}}, {"q": {"p": 0.8}})
+    mined = mine(pool, perc=0.6)
+    assert mined.negatives["document_id"].tolist() == list(free)
+    assert mined.shortfalls.empty
+
+
+def test_the_anchor_is_the_lowest_or_the_highest_positive():
+    rows = {"q": {"p1": 0.9, "x": 0.8, "p2": 0.5, "y": 0.45, "z": 0.1}}
+    pool = pool_of(rows, {"q": {"p1": 0.9, "p2": 0.5}})
+    for anchor, first, name in (("min", "y", "p2"), ("max", "x", "p1")):
+        best = mine(pool, anchor=anchor).negatives.iloc[0]
+        assert (best["document_id"], best["positive_id"]) == (first, name)
+
+
+# -- what is excluded, and why ---------------------------------------------------------
+
+
+def test_every_rejected_candidate_keeps_its_rule():
+    texts = {
+        "p": "The positive.",
+        "copy": "the  POSITIVE",
+        "echo": "Ask q?",
+        "own": "graded",
+        "own-copy": "Graded!",
+        "first": "one",
+        "second": "One",
+        "high": "too similar",
+        "far": "far",
+    }
+    names = ["p", "copy", "echo", "own", "own-copy", "high", "first", "second", "far"]
+    scores = {name: 0.9 - n / 10 for n, name in enumerate(names)}
+    pool = pool_of(
+        {"q": scores}, {"q": {"p": 0.9}}, excluded={"q": ["own"]}, texts=texts
+    )
+    mined = mine(pool, mining_method="abs", abs_threshold=0.35)
+    why = dict(mined.explain()[["document_id", "rule"]].to_numpy())
+    assert why == {
+        "p": "positive_id",
+        "copy": "equal_text_to_positive",
+        "echo": "equal_text_to_query",
+        "own": "excluded_id",
+        "own-copy": "equal_text_to_excluded",
+        "high": "abs",
+        "first": "kept",
+        "second": "duplicate_text",
+        "far": "kept",
+    }  # fmt: skip
+    assert mined.negatives["document_id"].tolist() == ["first", "far"]
+
+
+def test_equal_text_is_excluded_although_the_positive_is_not_in_the_table():
+    pool = pool_of(
+        {"q": {"copy": 0.5, "other": 0.4}},
+        {"q": {"p": 0.625}},
+        texts={"p": "Same text.", "copy": "same text"},
+    )
+    mined = mine(pool, mining_method="naive")
+    assert mined.negatives["document_id"].tolist() == ["other"]
+    assert mined.negatives["positive_score"].tolist() == [0.625]
+
+
+def test_a_query_without_any_candidate_is_a_shortfall():
+    pool = pool_of({"a": {"p": 0.5}, "b": {"p": 0.2, "n": 0.1}},
+                   {"a": {"p": 0.5}, "b": {"p": 0.2}})  # fmt: skip
+    mined = mine(pool, mining_method="naive", negatives_per_query=1)
+    assert mined.negatives["query_id"].tolist() == ["b"]
+    assert mined.shortfalls["query_id"].tolist() == ["a"]
+    assert mined.shortfalls["found"].tolist() == [0]
+
+
+# -- sampling --------------------------------------------------------------------------
+
+
+def many(count=40, size=30, seed=0):
+    rng = np.random.default_rng(seed)
+    rows = {
+        f"q{n}": {f"d{m}": float(s) for m, s in enumerate(rng.normal(size=size))}
+        for n in range(count)
+    }
+    return rows, {query: {"d0": scores["d0"]} for query, scores in rows.items()}
+
+
+@pytest.mark.parametrize("how", ["sampled", "top1_sampled"])
+def test_sampling_does_not_depend_on_order_or_blocks(how):
+    rows, labelled = many()
+    recipe = {"mining_method": "naive", "selection": how}
+    whole = mine(pool_of(rows, labelled), seed=3, **recipe).negatives
+    apart = []
+    for query in reversed(rows):
+        pool = pool_of({query: rows[query]}, {query: labelled[query]})
+        apart.append(mine(pool, seed=3, **recipe).negatives)
+    apart = pd.concat(apart[::-1], ignore_index=True)
+    pd.testing.assert_frame_equal(whole, apart)
+    other = mine(pool_of(rows, labelled), seed=4, **recipe).negatives
+    assert (whole["document_id"] != other["document_id"]).mean() > 0.3
+
+
+def test_sampled_negatives_come_from_the_top_and_the_first_can_be_kept():
+    pool = pool_of(*many())
+    top = mine(pool, mining_method="naive", negatives_per_query=10).negatives
+    best = top.groupby("query_id")["document_id"].agg(list)
+    for how in ("sampled", "top1_sampled"):
+        mined = mine(pool, mining_method="naive", selection=how).negatives
+        for query, names in mined.groupby("query_id")["document_id"]:
+            assert len(set(names)) == 4
+            assert set(names) <= set(best[query])
+            if how == "top1_sampled":
+                assert names.iloc[0] == best[query][0]
+
+
+def test_draws_follow_the_softmax_of_scores():
+    scores = {"p": 3.0, "a": 2.0, "b": 1.0, "c": 0.0}
+    rows = {f"q{n}": scores for n in range(6000)}
+    pool = pool_of(rows, {query: {"p": 3.0} for query in rows})
+    recipe = {"mining_method": "naive", "selection": "sampled"}
+    for temperature in (1.0, 0.5):
+        mined = mine(pool, sampling_temperature=temperature, **recipe).negatives
+        weights = np.exp(np.array([2.0, 1.0, 0.0]) / temperature)
+        first = weights / weights.sum()
+        drawn = mined.groupby("query_id")["document_id"].agg(list)
+        share = pd.Series([names[0] for names in drawn]).value_counts(normalize=True)
+        assert share[["a", "b", "c"]].to_numpy() == pytest.approx(first, abs=0.025)
+        second = [names[1] for names in drawn if names[0] == "a"]
+        rest = weights[1] / weights[1:].sum()  # the softmax of what is left
+        assert np.mean(np.array(second) == "b") == pytest.approx(rest, abs=0.03)
+
+
+# -- shortfall and backfill ------------------------------------------------------------
+
+
+def test_backfill_marks_its_rows_and_never_brings_own_texts_back():
+    rows, labelled = many(count=20)
+    texts = {"d1": "text of d0"}  # the positive's text under another id
+    pool = pool_of(rows, labelled, texts=texts, excluded={q: ["d2"] for q in rows})
+    recipe = {"mining_method": "abs", "abs_threshold": -1.5, "negatives_per_query": 6}
+    bare = mine(pool, **recipe)
+    assert not bare.shortfalls.empty
+    assert not bare.negatives["backfilled"].any()
+    filled = mine(pool, backfill="random", **recipe)
+    assert not filled.negatives["document_id"].isin(["d0", "d1", "d2"]).any()
+    own = filled.negatives[~filled.negatives["backfilled"]].reset_index(drop=True)
+    pd.testing.assert_frame_equal(own, bare.negatives)
+    assert filled.shortfalls.equals(bare.shortfalls)
+
+
+def test_random_backfill_draws_documents_of_other_queries():
+    rows = {"a": {"p": 0.5, "x": 0.45}, "b": {f"n{i}": 0.1 for i in range(9)}}
+    pool = pool_of(rows, {"a": {"p": 0.5}, "b": {"p": 0.5}})
+    recipe = {"perc": 0.5, "negatives_per_query": 2, "backfill": "random"}
+    mined = mine(pool, **recipe).negatives
+    extra = mined[mined["query_id"] == "a"]
+    assert extra["backfilled"].all() and len(set(extra["document_id"])) == 2
+    assert extra["document_id"].str.startswith("n").all()
+    assert extra["score"].isna().all() and (extra["rank"] == 0).all()
+    assert mine(pool, **recipe).negatives.equals(mined)
+
+
+# -- misuse ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mining_method": "percpos"}, "setting 'mining_method' cannot be 'percpos'"),
+        ({"backfill": "lowest"}, "'backfill' cannot be 'lowest': .* 'random'"),
+        ({"treshold": 0.5}, "unknown setting 'treshold'.*'abs_threshold'"),
+        ({"negatives_per_query": 0}, "greater than 0"),
+        ({"shift": -1}, "greater than or equal to 0"),
+        ({"sampling_temperature": 0.0}, "greater than 0"),
+        (
+            {"selection": "sampled", "negatives_per_query": 11},
+            "'sample_from' cannot be 10: it must be at least negatives_per_query, 11",
+        ),
+    ],
+)
+def test_misuse_names_the_fault(change, message):
+    pool = pool_of({"q": {"p": 0.9, "x": 0.5}}, {"q": {"p": 0.9}})
+    with pytest.raises(LabError, match=message):
+        mine(pool, **change)
+
+
+# -- the page --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shown", [methods.ceiling, selection.draw_keys])
+def test_the_page_shows_the_same_function(shown):
+    name = shown.__name__
+    page = json.loads((ROOT / "notebooks/03_positive_aware_mining.ipynb").read_text())
+    cells = ["".join(c["source"]) for c in page["cells"] if c["cell_type"] == "code"]
+    found = [function(cell, name) for cell in cells if f"def {name}(" in cell]
+    module = Path(shown.__code__.co_filename).read_text()
+    assert found == [function(module, name)]
+
+
+def function(source, name):
+    """The AST of a function without its docstring."""
+    tree = ast.parse(source)
+    (node,) = (
+        n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name
+    )
+    node.body = node.body[1:] if ast.get_docstring(node) else node.body
+    return ast.dump(node)
