@@ -148,9 +148,11 @@ class Batches:
             texts = [self.client.server.sdk.files.content(name).text for name in files]
         found = dict(pair for text in texts for pair in answers_in(text, requests))
         reasons = Counter(w for w in found.values() if isinstance(w, str))
-        answers = [a for a in found.values() if isinstance(a, Answer)]
-        for answer in answers:
-            self.client.store.keep(requests[answer.key], answer)
+        for key, answer in found.items():
+            if isinstance(answer, Answer):
+                self.client.store.keep(requests[key], answer)
+                reasons["an answer without text"] += not answer.text
+        answers = [key for key in noted["keys"] if self.client.find(requests[key])]
         write_json(
             self.notes, [n for n in self._read() if n["batch"] != noted["batch"]]
         )
@@ -160,7 +162,7 @@ class Batches:
         self.say(
             f"batch {noted['batch']} {batch.status}: {len(answers)} answers"
             + (f", {lost} without one" if lost else "")
-            + "".join(f"; {n}: {reason}" for reason, n in reasons.most_common(3))
+            + "".join(f"; {n}: {why}" for why, n in reasons.most_common(3) if n)
         )
 
     def _wait(self, name: str):

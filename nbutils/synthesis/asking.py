@@ -55,10 +55,11 @@ def fulfil(
                 if client.live:
                     noted = (chat.key, chat.id, outcome.reason, outcome.detail)
                     client.store.rejections.put([noted])
-                # one without text is asked as it was: there is nothing to put right
-                next_ = reask(chat, answer, outcome, again + 1) if answer.text else chat
-                if client.live or (next_ is not chat and client.find(next_)):
-                    refused.append((place, next_))
+                # what does not count as answered is asked as it was
+                told = client.find(chat) is not None
+                then = reask(chat, answer, outcome, again + 1) if told else chat
+                if client.live or client.find(then):
+                    refused.append((place, then))
         asked = refused
         if not asked:
             break
@@ -73,9 +74,10 @@ def reask(
     told = templates()["reask"].format(
         reason=REASONS[fault.reason], detail=fault.detail
     )
-    said = {"role": "assistant", "content": without_thought(answer.text)}
+    text = without_thought(answer.text)
+    said = [{"role": "assistant", "content": text}] if text.strip() else []
     return replace(
         chat,
         id=f"{chat.id.split('#')[0]}#{number}",
-        messages=(*chat.messages, said, {"role": "user", "content": told}),
+        messages=(*chat.messages, *said, {"role": "user", "content": told}),
     )
