@@ -101,17 +101,16 @@ def in_order(
     examples: Sequence[GradedExample],
     similarities: np.ndarray,
     rule: str = "positive_first",
-    margin: float = 0.0,
 ) -> tuple[list[GradedExample], list[Rejection]]:
     """The examples whose ladder stands under a teacher, and why the others do not.
 
     similarities: (examples × 5), P, N1 … N4. A rejected example names its order and
-    its margin (P − N1, at least `margin`). LabError for an unknown rule.
+    its margin (P − N1). LabError for an unknown rule.
     """
     scores, table = np.asarray(similarities, dtype=float), ladder(similarities)
     first = scores[:, 0] > scores[:, 1:].max(axis=1)
     by_rule = {"monotone": table["monotone"], "positive_first": first}
-    good = by_rule[known("rule", rule, RULES)] & (table["margin"] >= margin)
+    good = by_rule[known("rule", rule, RULES)]
     kept = [example for example, fine in zip(examples, good, strict=True) if fine]
     rejections = [
         Rejection(

@@ -113,7 +113,7 @@ def estimated(
             pilots.setdefault(name.split("/")[1], []).append(tokens)
     for stage, (requests, lengths) in planned.items():
         chats = {r.chat(settings).key: r for r in requests}
-        there = store.get(chats)
+        there = [key for key in chats if (a := store.answer(key)) and a.text.strip()]
         missing = [r.text for key, r in chats.items() if key not in there]
         told = len(pilots.get(stage, ())) >= PILOT
         lengths = pilots[stage] if told else lengths

@@ -141,6 +141,8 @@ def told(status, message, **more):
       {"temperature", "top_p", "max_tokens"}),
      (404, "No endpoints found that can handle the requested parameters.",
       {"response_format"}, {"temperature", "top_p", "max_tokens"}),
+     (400, "no such form", {"json_schema"},
+      {"temperature", "top_p", "max_tokens", "response_format"}),
      (400, "no such thing", {"response_format"},
       {"temperature", "top_p", "max_tokens"})],
 )  # fmt: skip
@@ -148,7 +150,11 @@ def told(status, message, **more):
 def test_a_parameter_that_the_model_refuses_is_left_out_and_remembered(
     status, message, refuses, sent, server, tmp_path, monkeypatch
 ):
-    served(monkeypatch, lambda b: told(status, message) if refuses & set(b) else None)
+    def refused(body):
+        form = body.get("response_format", {}).get("type")
+        return told(status, message) if refuses & {*body, form} else None
+
+    served(monkeypatch, refused)
     client, requests = client_of(tmp_path)
     with_form = [r for r in requests if r.json_schema.get("type") == "object"][:3]
     client.complete_many(with_form)

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from conftest import coverage
 
-from nbutils.core import retrieval, statistics
+from nbutils.core import retrieval
 from nbutils.core.errors import LabError
 from nbutils.core.fields import FAMILIES
 from nbutils.core.files import verify, write_jsonl, write_sums
@@ -375,14 +375,6 @@ def test_cosines_to_query_and_positive():
     vectors[5] = vectors[0]  # N4 equals the query
     assert ladder.cosines(vectors).tolist() == [[0, 0, 0, 0, 1]]
     assert ladder.cosines(vectors, to="positive").tolist() == [[1, 1, 0, 0, 0]]
-
-
-def test_interval_covers_the_truth_about_as_often_as_it_says():
-    def trial(draw):
-        return statistics.interval(draw.normal(1, 1, 60), samples=400)
-
-    assert 0.89 <= coverage(trial, 1.0) <= 0.99
-    assert coverage(trial, 1.4) < 0.2
 
 
 def test_summary_has_every_measure_of_every_part():
