@@ -59,6 +59,10 @@ def prepare(candidates: Candidates) -> Pool:
     excluded = pairs_of(data, data.excluded)
     asked, texts = _text_codes(data, document, positive[1], excluded[1])
     ids, count = np.arange(len(texts)), len(data.queries) + len(texts)
+    shared = np.bincount(texts[texts >= 0])[texts[document]] > 1  # others are unique
+    repeats = np.zeros(len(document), dtype=bool)
+    pairs = query[shared] * count + texts[document[shared]]
+    repeats[shared] = pd.Series(pairs).duplicated()
 
     def meets(pairs, codes) -> np.ndarray:
         """Whether a candidate has the code of a document of its query's pairs."""
@@ -71,7 +75,7 @@ def prepare(candidates: Candidates) -> Pool:
         "excluded_id": meets(excluded, ids),
         "equal_text_to_excluded": meets(excluded, texts),
         "equal_text_to_query": texts[document] == asked[query],
-        "duplicate_text": pd.Series(query * count + texts[document]).duplicated(),
+        "duplicate_text": repeats,
     }
     rules = np.full(found.documents.shape, EMPTY, dtype=np.uint8)
     rules[query, place] = CODE["kept"]

@@ -33,8 +33,13 @@ class VectorScores:
         return *self.top(slice(None), depth), self.pairs(query, document)
 
     def pairs(self, query, document) -> np.ndarray:
-        """Scores (P,) of pairs of places."""
-        return pair_scores(self.queries[query], self.documents, document[:, None])[:, 0]
+        """Scores (P,) of pairs of places; some at a time, for they are copied."""
+        parts = np.array_split(np.arange(len(query)), 1 + len(query) // 4096)
+        scores = (
+            pair_scores(self.queries[query[p]], self.documents, document[p, None])
+            for p in parts
+        )
+        return np.concatenate([*scores])[:, 0]
 
     def top(self, rows, depth: int, below: np.ndarray | None = None):
         """Places and scores of the best for some queries, each below a ceiling."""

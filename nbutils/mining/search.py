@@ -23,7 +23,7 @@ from nbutils.encoder.models import compute_dtype
 BLOCK = {"cpu": 256, "cuda": 4096}
 """Queries searched at once by one worker."""
 
-TILE = 2**13
+TILE = 2**12
 """Documents scored at once; more would not be faster, only larger."""
 
 GROUP = 8
