@@ -53,6 +53,7 @@ Split = option(str, "qrels/SPLIT.tsv names the queries")
 Seeds = option(str, "seeds, such as 0,1,2")
 MaxCost = option(float | None, "stop before the store's answers cost more")
 Batch = option(bool, "use the provider's batch files", "--batch")
+Live = option(bool, "with --batch: ask live what the batches leave", "--live")
 
 
 def gather(assign: list[str] | None, config: Path | None) -> dict[str, Any]:
@@ -306,12 +307,13 @@ def record(
     config: Config = None,
     max_cost: MaxCost = None,
     batch: Batch = False,
+    live: Live = False,
 ) -> None:
     """Ask a server for every missing answer, and keep each as it arrives."""
     chosen = live_settings(profile, assign, config, max_cost)
     from nbutils.synthesis import recording
 
-    recording.run(chosen, stages or [], batch)
+    recording.run(chosen, stages or [], batch, live)
 
 
 @app.command()
@@ -329,6 +331,7 @@ def grade(
     config: Config = None,
     max_cost: MaxCost = None,
     batch: Batch = False,
+    live: Live = False,
     only_estimate: Annotated[
         bool, typer.Option("--estimate", help="say what it would cost, ask nothing")
     ] = False,
@@ -346,7 +349,7 @@ def grade(
     if only_estimate:
         return tell_cost(from_sets.estimate(requests, chosen), chosen)
     out = out or settings.ROOT / "runs" / profile / f"graded-{data.name}.jsonl"
-    from_sets.run(requests, chosen, out, batch)
+    from_sets.run(requests, chosen, out, batch, live)
 
 
 if __name__ == "__main__":

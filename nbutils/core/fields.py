@@ -51,6 +51,11 @@ class LLM(Section):
     """longest answer"""
     structured: Literal["json_schema", "json_object", "none"] = _set("json_schema")
     """how the server is told the form of an answer, if it can be"""
+    without: list[Literal["temperature", "top_p", "max_tokens", "response_format"]] = (
+        _set([])
+    )
+    """parameters that the model refuses, not sent; max_tokens goes by its newer name,
+    max_completion_tokens"""
     reasks: int = _set(2, ge=0)
     """times that a rejected answer is asked for again, the fault told"""
     in_flight: int = _set(8, gt=0)
