@@ -14,13 +14,14 @@ import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
-from nbutils.mining.arrays import VectorSearch
 from sentence_transformers import util
 from sklearn.preprocessing import normalize
 
 from benchmarks.harness import Row, in_process, in_turn, measured, row, timed_row
-from nbutils.mining import METHODS, mine, mine_until_full, prepare
+from nbutils.core import RetrievalSet
+from nbutils.mining import METHODS, Search, mine, mine_until_full, prepare
 from nbutils.mining.search import nearest
+from nbutils.mining.teachers import VectorTeacher
 
 WIDTH = 384
 NEGATIVES, PERC = 4, 0.95
@@ -101,22 +102,19 @@ def ours(folder: str) -> dict[str, float]:
         own = {f"q{n}": [f"d{place}"] for n, place in enumerate(data.positives)}
         names = [f"d{n}" for n in range(len(data.documents))]
         corpus = pd.DataFrame({"id": names, "text": data.documents})
-        given = (data.asked, data.vectors, queries, corpus, own)
-        search = VectorSearch(*given, DEPTH)
-
-        def once(found):
-            pool = prepare(found, queries, corpus)
-            return mine(pool, method="perc_pos", perc=PERC, k=NEGATIVES)
-
-        return mine_until_full(search.candidates(), once, search.deepen)
+        ids = {"queries": list(queries), "corpus": names}
+        vectors = {"queries": data.asked, "corpus": data.vectors}
+        given = RetrievalSet("given", queries, corpus, own)
+        search = Search(VectorTeacher(ids, vectors), given, DEPTH)
+        recipe = {"perc": PERC, "negatives_per_query": NEGATIVES}
+        return mine_until_full(prepare(search.candidates()), search, **recipe)
 
     mined(read(folder, 200))  # libraries load what they load once
     data = read(folder)
     found, seconds, _, memory = measured(lambda: mined(data))
     full = (found.negatives.groupby("query_id").size() == NEGATIVES).sum()
     refilter = max(
-        measured(lambda m=m: mine(found.pool, method=m, k=NEGATIVES)).seconds
-        for m in METHODS
+        measured(lambda m=m: mine(found.pool, mining_method=m)).seconds for m in METHODS
     )
     share = float(full / len(data.asked))
     return {"seconds": seconds, "memory": memory, "full": share, "refilter": refilter}
