@@ -17,8 +17,8 @@ from transformers import AutoModel, BertConfig, MistralConfig
 
 from benchmarks.harness import Row, in_process, in_turn, measured, row, timed_row
 from benchmarks.training import peer_model
-from nbutils.core.fields import MINILM, SMOLLM2
 from nbutils.core.records import read_records
+from nbutils.core.sections import MINILM, SMOLLM2
 from nbutils.core.settings import resolve
 from nbutils.encoder.models import tiny_tokenizer
 from nbutils.encoder.pooling import ata_weights

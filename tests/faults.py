@@ -22,7 +22,8 @@ from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from nbutils.core.fields import FAMILIES, Settings
+from nbutils.core.fields import Settings
+from nbutils.core.sections import FAMILIES
 from nbutils.core.settings import ROOT, resolve
 from nbutils.llm.client import Client
 from nbutils.llm.store import ChatRequest, Store

@@ -17,7 +17,6 @@ from conftest import coverage
 
 from nbutils.core import retrieval
 from nbutils.core.errors import LabError
-from nbutils.core.fields import FAMILIES
 from nbutils.core.files import verify, write_jsonl, write_sums
 from nbutils.core.records import (
     GROUPS,
@@ -27,6 +26,7 @@ from nbutils.core.records import (
     Rejection,
     read_records,
 )
+from nbutils.core.sections import FAMILIES
 from nbutils.core.settings import DATA, ROOT, resolve
 from nbutils.core.text import distinct_n, has_spaces, normalise, words
 from nbutils.llm.store import Answer
