@@ -8,13 +8,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.colors import LogNorm
 
 from nbutils.plots import style
 from nbutils.plots.style import REFERENCE, Plot, canvas, readable, told
 
 
 def token_strip(
-    tokens: Sequence[str], pooled: Sequence[float], parts: Sequence[str], width=10
+    tokens: Sequence[str], pooled: Sequence[float], parts: Sequence[str], width=7
 ) -> Plot:
     """Tokens in reading order, `width` a row, coloured by their part of the format.
 
@@ -33,7 +34,9 @@ def token_strip(
         centred = {"ha": "center", "va": "center", "fontsize": 8, "bbox": behind}
         axis.text(column + 0.48, row + 0.45, token.strip() or "space", **centred)
     keys = [plt.Rectangle((0, 0), 1, 1, facecolor=colours[name]) for name in names]
-    hatched = plt.Rectangle((0, 0), 1, 1, facecolor="white", hatch="////")
+    hatched = plt.Rectangle(
+        (0, 0), 1, 1, facecolor="white", edgecolor="grey", hatch="////"
+    )
     axis.legend([*keys, hatched], [*names, "not pooled"], **style.BESIDE)
     axis.set(xlim=(0, width), ylim=(rows, 0))
     axis.axis("off")
@@ -61,14 +64,17 @@ def attention_matrices(
         gridspec_kw={"height_ratios": [4, 1, 1]},
     )  # fmt: skip
     places, found = np.arange(len(tokens)), []
+    scale = {"cmap": "cividis", "norm": LogNorm(1e-3, 1), "aspect": "auto"}
     for (name, matrix), column in zip(matrices.items(), axes.T, strict=True):
         mean = np.ma.masked_equal(matrix.mean(0), 0)
-        column[0].set(title=f"{name}, last layer, mean over heads")
+        column[0].set(title=f"{name}: last layer, mean over heads")
         column[0].grid(False)
-        shown = column[0].imshow(mean, cmap="cividis", norm="log", aspect="auto")
+        shown = column[0].imshow(mean, **scale)
         for axis, sums in zip(column[1:], (mean.sum(0), relative[name]), strict=True):
             axis.bar(places, sums, color=style.PALETTE[0])
             axis.axhline(1, **REFERENCE)
+            axis.grid(False, axis="x")
+        column[2].set_xlabel("token that is looked at")
         column[2].set_xticks(places, tokens, rotation=90, fontsize=9)
         raw, share = (int(np.argmax(s)) for s in (mean.sum(0), relative[name]))
         found.append(
@@ -78,7 +84,9 @@ def attention_matrices(
         )
     fig.colorbar(shown, ax=axes[0, -1], label="attention")
     axes[0, 0].set_yticks(places, tokens, fontsize=9)
-    for axis, label in zip(axes[:, 0], ("looks", "sum", "over even"), strict=True):
+    for axis, label in zip(
+        axes[:, 0], ("token that looks", "sum", "over even"), strict=True
+    ):
         axis.set_ylabel(label)
     return fig, f"Attention among {len(tokens)} tokens: {'; '.join(found)}."
 
@@ -108,14 +116,15 @@ def classes_by_layer(table: pd.DataFrame) -> Plot:
 
     Columns direction, layer, class, mean, low, high.
     """
-    count = table["direction"].nunique()
-    fig, axes = canvas(8, 3.2, 1, count, sharey=True, squeeze=False)
+    groups = table.groupby("direction", sort=False)
+    fig, axes = canvas(8, 3.2, 1, len(groups), sharey=True, squeeze=False)
     found = []
-    for axis, (name, part) in zip(axes[0], table.groupby("direction"), strict=True):
+    for axis, (name, part) in zip(axes[0], groups, strict=True):
         axis.axhline(1, **REFERENCE)
         style.curves(axis, part, "layer", series="class")
         axis.set(title=name, xlabel="layer", yscale="log")
         axis.yaxis.set_major_formatter("{x:g}")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         if axis is not axes[0, -1]:
             axis.get_legend().remove()
         best = part.loc[part["mean"].idxmax()]
