@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.colors import LogNorm
 
 from nbutils.plots import style
-from nbutils.plots.style import REFERENCE, Plot, canvas, readable, told
+from nbutils.plots.style import REFERENCE, Plot, canvas, told
 
 
 def token_strip(
@@ -91,24 +91,24 @@ def attention_matrices(
     return fig, f"Attention among {len(tokens)} tokens: {'; '.join(found)}."
 
 
-def by_direction(
-    table: pd.DataFrame, row: str, label: str, *, even: bool = False, form=".3f"
+def by_series(
+    table: pd.DataFrame, row: str, series: str, label: str, *, even=False, form=".3f"
 ) -> Plot:
-    """A line for each value of column `row`, a mark for each direction, intervals.
+    """A line for each value of column `row`, a mark for each value of `series`.
 
-    Columns `row`, direction, mean, low, high. `even`: shares of an even attention, on
-    a logarithmic axis with a line at 1.
+    Columns `row`, `series`, mean and, where there are intervals, low and high. `even`:
+    shares of an even attention, on a logarithmic axis with a line at 1.
     """
     fig, axis = canvas(height=0.32 * table[row].nunique() + 0.9)
-    style.forest(axis, table, row, series="direction")
+    style.forest(axis, table, row, series=series)
     axis.set_xlabel(label)
     if even:
         axis.axvline(1, **REFERENCE)
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter("{x:g}")
-    groups = table.groupby("direction", sort=False)
+    groups = table.groupby(series, sort=False)
     found = "; ".join(f"{name}: {told(part, row, form=form)}" for name, part in groups)
-    return fig, f"{label}, with 95 % intervals. {found[0].upper()}{found[1:]}."
+    return fig, f"{label}. {found[0].upper()}{found[1:]}."
 
 
 def classes_by_layer(table: pd.DataFrame) -> Plot:
@@ -133,18 +133,3 @@ def classes_by_layer(table: pd.DataFrame) -> Plot:
         )
     axes[0, 0].set_ylabel("of an even share")
     return fig, f"Attention received by class and layer, highest: {'; '.join(found)}."
-
-
-def pooling_before_after(table: pd.DataFrame, split: str) -> Plot:
-    """NDCG@10 of each pooling before and after training: pooling, before, after."""
-    fig, axis = canvas(height=2.8)
-    axis.hlines(range(len(table)), table["before"], table["after"], color="grey", lw=1)
-    both = table.melt("pooling", ["before", "after"], var_name="when")
-    both["when"] += " training"
-    style.forest(axis, both, "pooling", "value", "when", gap=0)
-    axis.set_xlabel(f"NDCG@10, {split}")
-    found = "; ".join(
-        f"{readable(row.pooling)} {row.before:.3f} to {row.after:.3f}"
-        for row in table.itertuples()
-    )
-    return fig, f"NDCG@10 before and after training by pooling, {split}: {found}."

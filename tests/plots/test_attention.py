@@ -33,15 +33,22 @@ def test_matrices_stand_side_by_side_and_name_their_leaders():
     assert len(figure.axes) == 7  # two columns of three, and the colours' scale
 
 
-def test_directions_are_marks_of_their_own_with_intervals():
+def test_series_are_marks_of_their_own_with_and_without_intervals():
     rows = ("causal", "other", 0.9), ("both ways", "other", 1.2)
     table = frame("direction class mean", *rows, spread="mean")
-    plot = attention.by_direction(table, "class", "Received", even=True, form=".2f")
-    told = "Received, with 95 % intervals. Causal: other 0.90 (0.85 to 0.95)"
+    plot = attention.by_series(
+        table, "class", "direction", "Received", even=True, form=".2f"
+    )
+    told = "Received. Causal: other 0.90 (0.85 to 0.95)"
     figure = check(plot, told, "both ways: other 1.20 (1.15 to 1.25)")
     assert figure.axes[0].get_xscale() == "log"
     legend = figure.axes[0].get_legend()
     assert texts(legend.get_texts()) == ["causal", "both ways"]
+    bare = frame("pooling when mean", ("ata", "before", 0.3), ("ata", "after", 0.55))
+    check(
+        attention.by_series(bare, "pooling", "when", "NDCG@10"),
+        "NDCG@10. Before: ATA 0.300; after: ATA 0.550.",
+    )
 
 
 def test_layers_have_a_panel_for_each_direction():
@@ -52,9 +59,3 @@ def test_layers_have_a_panel_for_each_direction():
     told = "both ways, comma in layer 2, 1.5; causal, comma in layer 2, 1.5"
     figure = check(plot, told)
     assert texts(a.title for a in figure.axes) == ["both ways", "causal"]
-
-
-def test_poolings_have_both_scores_before_and_after_training():
-    table = frame("pooling before after", ("mean", 0.4, 0.5), ("ata", 0.3, 0.55))
-    told = "held-out tasks: mean 0.400 to 0.500; ATA 0.300 to 0.550"
-    check(attention.pooling_before_after(table, "held-out tasks"), told)
