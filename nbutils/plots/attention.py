@@ -106,9 +106,11 @@ def by_series(
         axis.axvline(1, **REFERENCE)
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter("{x:g}")
-    groups = table.groupby(series, sort=False)
-    found = "; ".join(f"{name}: {told(part, row, form=form)}" for name, part in groups)
-    return fig, f"{label}. {found[0].upper()}{found[1:]}."
+    found = []
+    for name, part in table.groupby(series, sort=False):
+        ends = dict.fromkeys([part["mean"].idxmax(), part["mean"].idxmin()])
+        found.append(f"{name} {told(part.loc[[*ends]], row, form=form)}")
+    return fig, f"{label}, highest and lowest: {'; '.join(found)}."
 
 
 def classes_by_layer(table: pd.DataFrame) -> Plot:
@@ -117,19 +119,20 @@ def classes_by_layer(table: pd.DataFrame) -> Plot:
     Columns direction, layer, class, mean, low, high.
     """
     groups = table.groupby("direction", sort=False)
-    fig, axes = canvas(8, 3.2, 1, len(groups), sharey=True, squeeze=False)
+    shape = {"rows": len(groups), "sharex": True, "sharey": True, "squeeze": False}
+    fig, axes = canvas(8, 2.9 * len(groups), **shape)
     found = []
-    for axis, (name, part) in zip(axes[0], groups, strict=True):
+    for axis, (name, part) in zip(axes[:, 0], groups, strict=True):
         axis.axhline(1, **REFERENCE)
         style.curves(axis, part, "layer", series="class")
-        axis.set(title=name, xlabel="layer", yscale="log")
+        axis.set(title=name, ylabel="of an even share", yscale="log")
         axis.yaxis.set_major_formatter("{x:g}")
         axis.xaxis.get_major_locator().set_params(integer=True)
-        if axis is not axes[0, -1]:
+        if axis is not axes[0, 0]:
             axis.get_legend().remove()
         best = part.loc[part["mean"].idxmax()]
         found.append(
             f"{name}, {best['class']} in layer {best['layer']}, {best['mean']:.1f}"
         )
-    axes[0, 0].set_ylabel("of an even share")
+    axes[-1, 0].set_xlabel("layer")
     return fig, f"Attention received by class and layer, highest: {'; '.join(found)}."

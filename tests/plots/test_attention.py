@@ -39,15 +39,16 @@ def test_series_are_marks_of_their_own_with_and_without_intervals():
     plot = attention.by_series(
         table, "class", "direction", "Received", even=True, form=".2f"
     )
-    told = "Received. Causal: other 0.90 (0.85 to 0.95)"
-    figure = check(plot, told, "both ways: other 1.20 (1.15 to 1.25)")
+    told = "Received, highest and lowest: causal other 0.90 (0.85 to 0.95)"
+    figure = check(plot, told, "both ways other 1.20 (1.15 to 1.25)")
     assert figure.axes[0].get_xscale() == "log"
     legend = figure.axes[0].get_legend()
     assert texts(legend.get_texts()) == ["causal", "both ways"]
-    bare = frame("pooling when mean", ("ata", "before", 0.3), ("ata", "after", 0.55))
+    rows = ("ata", "before", 0.3), ("ata", "after", 0.55), ("mean", "after", 0.6)
+    bare = frame("pooling when mean", *rows, ("last", "after", 0.57))
     check(
         attention.by_series(bare, "pooling", "when", "NDCG@10"),
-        "NDCG@10. Before: ATA 0.300; after: ATA 0.550.",
+        "lowest: before ATA 0.300; after mean 0.600, ATA 0.550.",
     )
 
 
