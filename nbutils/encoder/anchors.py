@@ -15,24 +15,35 @@ import pandas as pd
 import torch
 from sentence_transformers import SentenceTransformer
 
-from nbutils.core.statistics import interval
+from nbutils.core.statistics import bootstrap, interval
 from nbutils.encoder.attention import attend, attention_tap
-from nbutils.encoder.pooling import POOLINGS, token_weights
+from nbutils.encoder.pooling import token_weights
+from nbutils.encoder.templates import Pieces
 
-CLASSES = ("first token", "last token", "punctuation", "word")
+MARKS = {"Ċ": "↵", "Ġ": " ", "▁": " "}
+"""How tokenizers write a new line and a space, and how they are shown."""
 
 
-def token_class(token: str, position: int, count: int) -> str:
-    """The class of the token at `position` of `count`.
+def token_classes(tokens: Sequence[str], before: int, after: int) -> list[str]:
+    """The class of each token, of which `before` and `after` are the template's.
 
-    The first and last token are, for most encoders, template tokens ([CLS], [/INST]).
+    They are: first token; each other token of the template by its name; first word
+    (its first piece); punctuation; other.
     """
-    if position == 0:
-        return "first token"
-    if position == count - 1:
-        return "last token"
-    bare = token.strip("Ġ▁# ")
-    return "punctuation" if bare and set(bare) <= set(string.punctuation) else "word"
+    classes = []
+    for place, token in enumerate(tokens):
+        bare = token.strip(" #")
+        if place == 0:
+            name = "first token"
+        elif place < before or place >= len(tokens) - after:
+            name = f"template: {bare or 'space'}"
+        elif place == before:
+            name = "first word"
+        else:
+            marks = bare and set(bare) <= set(string.punctuation)
+            name = "punctuation" if marks else "other"
+        classes.append(name)
+    return classes
 
 
 def even_causal(tokens: int) -> np.ndarray:
@@ -44,13 +55,13 @@ def even_causal(tokens: int) -> np.ndarray:
     return (mask / mask.sum(1, keepdims=True)).sum(0)
 
 
-def relative_attention(attention: np.ndarray, *, causal: bool) -> np.ndarray:
+def relative_attention(received: np.ndarray, *, causal: bool) -> np.ndarray:
     """Attention received (n,), of what an even attention of that direction would give.
 
-    `attention` is (heads, n, n), rows that sum to one. Only what exceeds 1 is a sink.
+    `received` may have any sum. Only what exceeds 1 is a sink.
     """
-    received = attention.mean(0).sum(0)
-    return received / even_causal(len(received)) if causal else received
+    shares = received / received.mean()
+    return shares / even_causal(len(shares)) if causal else shares
 
 
 def inspect(
@@ -58,12 +69,15 @@ def inspect(
 ) -> list[dict[str, Any]]:
     """Tokens, attention and hidden states of each text under `model`.
 
-    Each entry, of n real tokens, in float32: `tokens` (n strings), `attention` of the
-    last layer (heads, n, n), its `hidden` states (n, dim), and `received` (layers, n),
-    the weights that ATA would give by each layer, rows that sum to one. The first
-    module must be a `Backbone`; `transform` is `attention.attend`'s.
+    Each entry, of n real tokens, in float32: `tokens` (n strings), their `classes`
+    (n strings), `pooled` (n, 1 where the model's rule pools the token), `attention` of
+    the last layer (heads, n, n), its `hidden` states (n, dim), and `received` (layers,
+    n), by each layer, rows that sum to one: under the `transform` log, ATA's weights
+    (`attention.attend` has the others). The first module must be a `Backbone`.
     """
     entries, every = [], slice(None)
+    pieces = Pieces(model.tokenizer, model[0].section.text_format)
+    around = len(pieces.before), len(pieces.after)
     for text in texts:
         features = model.preprocess([text])
         ids = features["input_ids"].to(model.device)
@@ -74,89 +88,84 @@ def inspect(
         real = mask[0].bool()  # texts are padded to round lengths
         received = torch.cat(summed)[:, real]
         measured = {
+            "pooled": features["pooling_mask"].to(model.device)[0][real],
             "attention": tap.layer.probabilities(every, every)[0][:, real][..., real],
             "hidden": output.last_hidden_state[0][real],
             "received": received / received.sum(1, keepdim=True),
         }
-        tokens = model.tokenizer.convert_ids_to_tokens(ids[0][real].tolist())
+        raw = model.tokenizer.convert_ids_to_tokens(ids[0][real].tolist())
+        tokens = ["".join(MARKS.get(sign, sign) for sign in token) for token in raw]
         arrays = {name: m.float().cpu().numpy() for name, m in measured.items()}
-        entries.append({"tokens": tokens, **arrays})
+        classes = token_classes(tokens, *around)
+        entries.append({"tokens": tokens, "classes": classes, **arrays})
     return entries
 
 
 def anchor_table(
-    entries: Sequence[dict], weights: Sequence[np.ndarray]
+    entries: Sequence[dict], relative: Sequence[np.ndarray]
 ) -> pd.DataFrame:
-    """One row a token: text number, position, token, class, weight relative to 1/n.
+    """One row a token: text (its number), position, token, class, relative.
 
-    `weights` holds each text's token weights (n,), summing to one; a relative weight
-    of 1 is a token's even share.
+    `relative` holds each text's attention received or weights (n,), 1 an even share.
     """
-    rows = []
-    for number, (entry, weight) in enumerate(zip(entries, weights, strict=True)):
-        count = len(entry["tokens"])
-        for place, token in enumerate(entry["tokens"]):
-            kind = token_class(token, place, count)
-            rows.append((number, place, token, kind, float(weight[place] * count)))
-    return pd.DataFrame(
-        rows, columns=["text", "position", "token", "class", "relative"]
-    )
+    tables = [
+        pd.DataFrame({"token": e["tokens"], "class": e["classes"], "relative": shares})
+        for e, shares in zip(entries, relative, strict=True)
+    ]
+    names = ["text", "position"]
+    return pd.concat(tables, keys=range(len(tables)), names=names).reset_index()
 
 
 def class_means(table: pd.DataFrame, samples: int, seed: int) -> pd.DataFrame:
     """Mean relative weight of each class with a 95 % bootstrap interval over texts."""
-    per_text = table.groupby(["class", "text"])["relative"].mean()
-    rows = []
-    for name in (c for c in CLASSES if c in per_text):
-        values = per_text[name]
-        rows.append((name, *interval(values, samples, seed), len(values)))
+    per_text = table.groupby(["class", "text"], sort=False)["relative"].mean()
+    rows = [
+        (name, *interval(values, samples, seed), len(values))
+        for name, values in per_text.groupby("class", sort=False)
+    ]
     return pd.DataFrame(rows, columns=["class", "mean", "low", "high", "texts"])
 
 
-def by_layer(entries: Sequence[dict], samples: int, seed: int) -> pd.DataFrame:
+def by_layer(
+    entries: Sequence[dict], samples: int, seed: int, *, causal: bool
+) -> pd.DataFrame:
     """`class_means` of every layer: layer (1 is the first), class, mean, low, high."""
     tables = []
     for layer in range(len(entries[0]["received"])):
-        weights = [entry["received"][layer] for entry in entries]
-        means = class_means(anchor_table(entries, weights), samples, seed)
+        received = [entry["received"][layer] for entry in entries]
+        relative = [relative_attention(one, causal=causal) for one in received]
+        means = class_means(anchor_table(entries, relative), samples, seed)
         tables.append(means.assign(layer=layer + 1))
     return pd.concat(tables, ignore_index=True)
 
 
-def by_place(
-    weights: Sequence[np.ndarray], samples: int, seed: int, parts: int = 5
-) -> pd.DataFrame:
-    """Mean share of weight by place in the text, in even shares, with intervals.
+def pool(entries: Sequence[dict], mode: str, start: int = 0) -> np.ndarray:
+    """Unit vectors (texts, dim) of `entries`, made by `inspect` with transform log.
 
-    `weights` holds each text's token weights; a text is cut into `parts` equal parts
-    (columns part, mean, low, high; texts are the units).
+    `mode` is one of POOLINGS; the first `start` tokens of each text are left out.
     """
-    shares = [
-        [part.mean() * len(weight) for part in np.array_split(weight, parts)]
-        for weight in weights
-        if len(weight) >= parts
-    ]
-    rows = [
-        (number, *interval(column, samples, seed))
-        for number, column in enumerate(np.transpose(shares), 1)
-    ]
-    return pd.DataFrame(rows, columns=["part", "mean", "low", "high"])
+    vectors = []
+    for entry in entries:
+        mask = torch.ones(1, len(entry["tokens"]))
+        mask[:, :start] = 0
+        received = torch.from_numpy(entry["received"][-1:])
+        vectors.append(token_weights(mode, mask, received)[0].numpy() @ entry["hidden"])
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def pooled(
-    model: SentenceTransformer, texts: Sequence[str], prompt: str | None = None
-) -> dict[str, np.ndarray]:
-    """Unit vectors (texts, dim) under every pooling, from one pass of the backbone.
+def unrelated_cosine(
+    vectors: np.ndarray, groups: Sequence[str], samples: int, seed: int
+) -> tuple[float, float, float]:
+    """Mean cosine of texts of different `groups`: (mean, low, high).
 
-    `prompt` is the instruction. The backbone must be one made for ATA pooling.
+    Unit vectors (texts, dim). The 95 % bootstrap interval draws texts, not pairs,
+    because the pairs of one text are alike.
     """
-    found: dict[str, list[torch.Tensor]] = {mode: [] for mode in POOLINGS}
-    for seen in model.encode(list(texts), prompt=prompt, output_value=None):
-        mask, received = seen["pooling_mask"], seen["received_attention"]
-        for mode, vectors in found.items():
-            weights = token_weights(mode, mask[None], received[None])
-            vectors.append(weights[0] @ seen["token_embeddings"].float())
-    return {
-        mode: torch.nn.functional.normalize(torch.stack(vectors), dim=-1).cpu().numpy()
-        for mode, vectors in found.items()
-    }
+    group = np.asarray(groups)
+    apart = (group[:, None] != group).astype(float)
+    cosines = apart * (vectors @ vectors.T)
+
+    def mean(drawn: np.ndarray) -> np.ndarray:
+        return (drawn @ cosines * drawn).sum(-1) / (drawn @ apart * drawn).sum(-1)
+
+    return bootstrap(mean, np.eye(len(vectors)), samples, seed)

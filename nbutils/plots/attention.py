@@ -1,125 +1,138 @@
-"""Plots of page 04: attention, anchor tokens by class and layer, poolings."""
+"""Plots of page 04: the template, attention, anchors by class and layer, poolings."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.colors import LogNorm
 
 from nbutils.plots import style
-from nbutils.plots.style import REFERENCE, Plot, canvas, readable, told
+from nbutils.plots.style import REFERENCE, Plot, canvas, told
 
 
-def attention_with_columns(tokens: Sequence[str], attention: np.ndarray) -> Plot:
-    """Mean over heads of (heads, n, n) as a matrix, with what each column receives."""
-    mean = attention.mean(0)
-    received, places = mean.sum(0), np.arange(len(tokens)) + 0.5
-    ratio = {"height_ratios": [4, 1]}
-    fig, (top, bottom) = canvas(7, 6.4, rows=2, sharex=True, gridspec_kw=ratio)
-    colours = {"cmap": "cividis", "cbar_kws": {"label": "attention"}}
-    sns.heatmap(mean, ax=top, yticklabels=tokens, **colours)
-    top.set(ylabel="token that attends", title="Last layer, mean over heads")
-    bottom.bar(places, received, color=style.PALETTE[0])
-    bottom.axhline(1, **REFERENCE)
-    bottom.set(ylabel="received", xlabel="token that is attended to")
-    bottom.set_xticks(places, tokens, rotation=90)
-    best = int(received.argmax())
-    return fig, (
-        f"Attention matrix of a sentence of {len(tokens)} tokens and its column sums: "
-        f"{tokens[best]!r} receives most, {received[best]:.1f} times an even share."
-    )
+def token_strip(
+    tokens: Sequence[str], pooled: Sequence[float], parts: Sequence[str], width=7
+) -> Plot:
+    """Tokens in reading order, `width` a row, coloured by their part of the format.
 
-
-def sums_by_block(tokens: Sequence[str], running: np.ndarray, rows: int) -> Plot:
-    """Running sums (blocks, tokens) of what each token received, `rows` queries each.
-
-    Drawn in even shares of the final sum, so the last row is ATA's weights.
+    `pooled` (n,) is 1 where a token is pooled; what is left out is hatched.
     """
-    shares = running / running[-1].mean()
-    fig, axis = canvas(height=0.4 * len(running) + 1.6)
-    queries = [(block + 1) * rows for block in range(len(running))]
-    colours = {"cmap": "cividis", "cbar_kws": {"label": "even shares"}}
-    sns.heatmap(shares, ax=axis, xticklabels=tokens, yticklabels=queries, **colours)
-    axis.set(xlabel="token that is attended to", ylabel="after so many queries")
-    axis.tick_params("x", rotation=90)
-    axis.tick_params("y", rotation=0)
-    first, last = int(shares[0].argmax()), int(shares[-1].argmax())
+    names = list(dict.fromkeys(parts))
+    colours = dict(zip(names, sns.color_palette("pastel"), strict=False))
+    rows = -(-len(tokens) // width)
+    fig, axis = canvas(8, 0.45 * rows + 0.3)
+    for place, (token, part) in enumerate(zip(tokens, parts, strict=True)):
+        column, row = place % width, place // width
+        hatch = None if pooled[place] else "////"
+        look = {"facecolor": colours[part], "edgecolor": "grey", "hatch": hatch}
+        axis.add_patch(plt.Rectangle((column, row), 0.96, 0.9, **look))
+        behind = {"facecolor": colours[part], "edgecolor": "none", "pad": 1}
+        centred = {"ha": "center", "va": "center", "fontsize": 8, "bbox": behind}
+        axis.text(column + 0.48, row + 0.45, token.strip() or "space", **centred)
+    keys = [plt.Rectangle((0, 0), 1, 1, facecolor=colours[name]) for name in names]
+    hatched = plt.Rectangle(
+        (0, 0), 1, 1, facecolor="white", edgecolor="grey", hatch="////"
+    )
+    axis.legend([*keys, hatched], [*names, "not pooled"], **style.BESIDE)
+    axis.set(xlim=(0, width), ylim=(rows, 0))
+    axis.axis("off")
+    left = [
+        token.strip() for token, kept in zip(tokens, pooled, strict=True) if not kept
+    ]
     return fig, (
-        f"Sums of attention received, in {len(running)} blocks of {rows} queries: "
-        f"{tokens[first]!r} leads after the first block, {tokens[last]!r} after the "
-        f"last with {shares[-1][last]:.2f} even shares."
+        f"A text of {len(tokens)} tokens with its template; not pooled: "
+        f"{' '.join(left) or 'none'}."
     )
 
 
-def heat_strips(entries: list[dict], weights: list[np.ndarray], width=12) -> Plot:
-    """ATA weights of whole texts, `width` tokens a row, in even shares (1 = 1/n)."""
-    shares, shown, heaviest = [], [], []
-    for entry, weight in zip(entries, weights, strict=True):
-        tokens, count = entry["tokens"], len(weight)
-        rest = width + -count % width  # fills the last row, and leaves a row between
-        shares += [*weight * count, *[np.nan] * rest]
-        shown += [t if len(t) < 9 else f"{t[:7]}…" for t in tokens] + [""] * rest
-        heaviest.append(repr(tokens[int(np.argmax(weight))]))
-    grid, labels = (np.reshape(cells, (-1, width))[:-1] for cells in (shares, shown))
-    fig, axis = canvas(8, 0.32 * len(grid) + 0.6)
-    sns.heatmap(
-        grid, ax=axis, xticklabels=False, yticklabels=False, **style.LIGHT,
-        annot=labels, fmt="", cbar_kws={"label": "weight, in even shares"},
+def attention_matrices(
+    tokens: Sequence[str],
+    matrices: Mapping[str, np.ndarray],
+    relative: Mapping[str, np.ndarray],
+) -> Plot:
+    """By direction of attention: mean over heads, its column sums, sums over even.
+
+    `matrices` are (heads, n, n), `relative` what each token receives (n,) of what an
+    even attention of that direction would give.
+    """
+    fig, axes = canvas(
+        8, 6.4, 3, len(matrices), sharex=True, sharey="row", squeeze=False,
+        gridspec_kw={"height_ratios": [4, 1, 1]},
     )  # fmt: skip
-    return fig, (
-        f"ATA weights of {len(entries)} texts as heat strips; the heaviest tokens are "
-        f"{', '.join(heaviest)}."
-    )
+    places, found = np.arange(len(tokens)), []
+    scale = {"cmap": "cividis", "norm": LogNorm(1e-3, 1), "aspect": "auto"}
+    for (name, matrix), column in zip(matrices.items(), axes.T, strict=True):
+        mean = np.ma.masked_equal(matrix.mean(0), 0)
+        column[0].set(title=f"{name}: last layer, mean over heads")
+        column[0].grid(False)
+        shown = column[0].imshow(mean, **scale)
+        for axis, sums in zip(column[1:], (mean.sum(0), relative[name]), strict=True):
+            axis.bar(places, sums, color=style.PALETTE[0])
+            axis.axhline(1, **REFERENCE)
+            axis.grid(False, axis="x")
+        column[2].set_xlabel("token that is looked at")
+        column[2].set_xticks(places, tokens, rotation=90, fontsize=9)
+        raw, share = (int(np.argmax(s)) for s in (mean.sum(0), relative[name]))
+        found.append(
+            f"{name}, {tokens[raw].strip()!r} receives most ({mean.sum(0)[raw]:.1f}), "
+            f"and of an even share {tokens[share].strip()!r} "
+            f"({relative[name][share]:.1f})"
+        )
+    fig.colorbar(shown, ax=axes[0, -1], label="attention")
+    axes[0, 0].set_yticks(places, tokens, fontsize=9)
+    for axis, label in zip(
+        axes[:, 0], ("token that looks", "sum", "over even"), strict=True
+    ):
+        axis.set_ylabel(label)
+    return fig, f"Attention among {len(tokens)} tokens: {'; '.join(found)}."
 
 
-def anchor_classes(means: pd.DataFrame) -> Plot:
-    """Mean weight of a token by its class: columns class, mean, low, high."""
-    fig, axis = canvas(height=2.6)
-    axis.axvline(1, **REFERENCE)
-    style.forest(axis, means, "class")
-    axis.set_xlabel("ATA weight, in even shares (1 = every token alike)")
-    axis.set_xlim(0, None)
-    found = told(means, "class", form=".2f")
-    return fig, f"ATA weight by class of token, in even shares: {found}."
+def by_series(
+    table: pd.DataFrame, row: str, series: str, label: str, *, even=False, form=".3f"
+) -> Plot:
+    """A line for each value of column `row`, a mark for each value of `series`.
 
-
-def weights_along(table: pd.DataFrame, along: str, series: str, label: str) -> Plot:
-    """Weight of a token along layers or parts of a text, a line for each `series`.
-
-    Columns `along` (numbers, whose axis is called `label`), `series`, mean, low, high.
+    Columns `row`, `series`, mean and, where there are intervals, low and high. `even`:
+    shares of an even attention, on a logarithmic axis with a line at 1.
     """
-    fig, axis = canvas()
-    axis.axhline(1, **REFERENCE)
-    style.curves(axis, table, along, series=series)
-    axis.set(xlabel=label, ylabel="ATA weight, in even shares")
-    axis.set_xticks(sorted(table[along].unique()))
-    ends = table.sort_values(along).groupby(series, sort=False)["mean"]
-    ends = ends.agg(["first", "last"]).itertuples()
-    found = "; ".join(f"{name} {a:.2f} to {b:.2f}" for name, a, b in ends)
-    return fig, f"ATA weight in even shares, first to last {label}: {found}."
+    fig, axis = canvas(height=0.32 * table[row].nunique() + 0.9)
+    style.forest(axis, table, row, series=series)
+    axis.set_xlabel(label)
+    if even:
+        axis.axvline(1, **REFERENCE)
+        axis.set_xscale("log")
+        axis.xaxis.set_major_formatter("{x:g}")
+    found = []
+    for name, part in table.groupby(series, sort=False):
+        ends = dict.fromkeys([part["mean"].idxmax(), part["mean"].idxmin()])
+        found.append(f"{name} {told(part.loc[[*ends]], row, form=form)}")
+    return fig, f"{label}, highest and lowest: {'; '.join(found)}."
 
 
-def pooling_scores(table: pd.DataFrame) -> Plot:
-    """NDCG@10 of each pooling with its interval: columns pooling, mean, low, high."""
-    fig, axis = canvas(height=2.8)
-    style.forest(axis, table, "pooling")
-    axis.set_xlabel("NDCG@10 on the development queries")
-    found = told(table, "pooling")
-    return fig, f"NDCG@10 before training by pooling, with 95 % intervals: {found}."
+def classes_by_layer(table: pd.DataFrame) -> Plot:
+    """Attention received by class of token and layer, a panel for each direction.
 
-
-def pooling_before_after(table: pd.DataFrame, split: str) -> Plot:
-    """NDCG@10 of each pooling before and after training: pooling, before, after."""
-    fig, axis = canvas(height=2.8)
-    axis.hlines(range(len(table)), table["before"], table["after"], color="grey", lw=1)
-    both = table.melt("pooling", ["before", "after"], var_name="when")
-    both["when"] += " training"
-    style.forest(axis, both, "pooling", "value", "when", gap=0)
-    axis.set_xlabel(f"NDCG@10, {split}")
-    found = "; ".join(
-        f"{readable(row.pooling)} {row.before:.3f} to {row.after:.3f}"
-        for row in table.itertuples()
-    )
-    return fig, f"NDCG@10 before and after training by pooling, {split}: {found}."
+    Columns direction, layer, class, mean, low, high.
+    """
+    groups = table.groupby("direction", sort=False)
+    shape = {"rows": len(groups), "sharex": True, "sharey": True, "squeeze": False}
+    fig, axes = canvas(8, 2.9 * len(groups), **shape)
+    found = []
+    for axis, (name, part) in zip(axes[:, 0], groups, strict=True):
+        axis.axhline(1, **REFERENCE)
+        style.curves(axis, part, "layer", series="class")
+        axis.set(title=name, ylabel="of an even share", yscale="log")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        if axis is not axes[0, 0]:
+            axis.get_legend().remove()
+        best = part.loc[part["mean"].idxmax()]
+        found.append(
+            f"{name}, {best['class']} in layer {best['layer']}, {best['mean']:.1f}"
+        )
+    axes[-1, 0].set_xlabel("layer")
+    return fig, f"Attention received by class and layer, highest: {'; '.join(found)}."

@@ -1,46 +1,62 @@
 """The plots of page 04."""
 
 import numpy as np
+import pandas as pd
 from plots.support import check, frame, texts
 
 from nbutils.plots import attention
 
-TOKENS = ["[CLS]", "bees", "dance", "[SEP]"]
+TOKENS = ["[CLS]", " bees", " dance", "[SEP]"]
 
 
-def test_attention_matrix_and_running_sums_name_their_leaders():
+def test_a_strip_holds_every_token_once_and_hatches_what_is_not_pooled():
+    parts = ["first token", "first word", "other", "template: [SEP]"]
+    plot = attention.token_strip(TOKENS, [0, 1, 1, 0], parts, width=3)
+    figure = check(plot, "4 tokens", "not pooled: [CLS] [SEP]")
+    axis = figure.axes[0]
+    assert texts(axis.texts) == ["[CLS]", "bees", "dance", "[SEP]"]
+    assert [bool(p.get_hatch()) for p in axis.patches] == [True, False, False, True]
+    assert texts(axis.get_legend().get_texts()) == [*parts, "not pooled"]
+
+
+def test_matrices_stand_side_by_side_and_name_their_leaders():
     received = np.full((2, 4, 4), 0.2)
     received[:, :, 1] = 0.4
-    told = ("4 tokens", "'bees' receives most, 1.6 times an even share")
-    check(attention.attention_with_columns(TOKENS, received), *told)
-    running = np.array([[2.0, 1.0, 1.0], [3.0, 2.0, 7.0]])
-    first = "2 blocks of 4 queries: 'a' leads after the first block"
-    last = "'c' after the last with 1.75 even shares"
-    check(attention.sums_by_block(["a", "b", "c"], running, 4), first, last)
+    matrices = {"causal": received, "both ways": received[..., ::-1]}
+    relative = {"causal": np.array([1, 2, 4, 3]), "both ways": np.array([5, 2, 1, 1])}
+    figure = check(
+        attention.attention_matrices(TOKENS, matrices, relative),
+        "4 tokens: causal, 'bees' receives most (1.6)",
+        "of an even share 'dance' (4.0)",
+        "both ways, 'dance' receives most (1.6), and of an even share '[CLS]' (5.0)",
+    )
+    assert len(figure.axes) == 7  # two columns of three, and the colours' scale
 
 
-def test_heat_strips_hold_every_token_once_and_name_the_heaviest():
-    entries = [{"tokens": TOKENS}, {"tokens": ["a", "photosynthesis"]}]
-    weights = [np.array([0.2, 0.5, 0.2, 0.1]), np.array([0.3, 0.7])]
-    told = "2 texts as heat strips; the heaviest tokens are 'bees', 'photosynthesis'"
-    figure = check(attention.heat_strips(entries, weights, width=3), told)
-    assert [*filter(None, texts(figure.axes[0].texts))] == [*TOKENS, "a", "photosy…"]
+def test_series_are_marks_of_their_own_with_and_without_intervals():
+    rows = ("causal", "other", 0.9), ("both ways", "other", 1.2)
+    table = frame("direction class mean", *rows, spread="mean")
+    plot = attention.by_series(
+        table, "class", "direction", "Received", even=True, form=".2f"
+    )
+    told = "Received, highest and lowest: causal other 0.90 (0.85 to 0.95)"
+    figure = check(plot, told, "both ways other 1.20 (1.15 to 1.25)")
+    assert figure.axes[0].get_xscale() == "log"
+    legend = figure.axes[0].get_legend()
+    assert texts(legend.get_texts()) == ["causal", "both ways"]
+    rows = ("ata", "before", 0.3), ("ata", "after", 0.55), ("mean", "after", 0.6)
+    bare = frame("pooling when mean", *rows, ("last", "after", 0.57))
+    check(
+        attention.by_series(bare, "pooling", "when", "NDCG@10"),
+        "lowest: before ATA 0.300; after mean 0.600, ATA 0.550.",
+    )
 
 
-def test_weights_by_class_have_intervals_and_both_ends_of_the_layers():
-    means = frame("class mean", ("word", 0.9), ("punctuation", 1.2), spread="mean")
-    told = "word 0.90 (0.85 to 0.95), punctuation 1.20 (1.15 to 1.25)"
-    check(attention.anchor_classes(means), told)
-    rows = [(2, "word", 0.8), (1, "word", 1.2), (1, "comma", 0.9), (2, "comma", 1.5)]
+def test_layers_have_a_panel_for_each_direction():
+    rows = [(2, "other", 0.8), (1, "other", 1.2), (1, "comma", 0.9), (2, "comma", 1.5)]
     table = frame("layer class mean", *rows, spread="mean")
-    told = "first to last layer: word 1.20 to 0.80; comma 0.90 to 1.50"
-    check(attention.weights_along(table, "layer", "class", "layer"), told)
-
-
-def test_poolings_have_intervals_before_and_both_scores_after_training():
-    table = frame("pooling mean", ("weighted_mean", 0.4), ("ata", 0.5), spread="mean")
-    told = "weighted mean 0.400 (0.350 to 0.450), ATA 0.500 (0.450 to 0.550)"
-    check(attention.pooling_scores(table), told)
-    table = frame("pooling before after", ("mean", 0.4, 0.5), ("ata", 0.3, 0.55))
-    told = "held-out tasks: mean 0.400 to 0.500; ATA 0.300 to 0.550"
-    check(attention.pooling_before_after(table, "held-out tasks"), told)
+    both = [table.assign(direction=name) for name in ("both ways", "causal")]
+    plot = attention.classes_by_layer(pd.concat(both, ignore_index=True))
+    told = "both ways, comma in layer 2, 1.5; causal, comma in layer 2, 1.5"
+    figure = check(plot, told)
+    assert texts(a.title for a in figure.axes) == ["both ways", "causal"]
