@@ -17,7 +17,7 @@ from benchmarks.harness import Row, measured, row, timed_row
 from nbutils.core.fields import Settings
 from nbutils.core.settings import resolve
 from nbutils.llm.client import ChatRequest, Client, chat_request
-from nbutils.synthesis import generate, replies
+from nbutils.synthesis import generate
 
 HTTP = import_module(openai.DefaultHttpxClient.__mro__[-2].__module__.split(".")[0])
 """The HTTP library that the SDK is built on; it has changed with the SDK's versions."""
@@ -39,7 +39,7 @@ def through_client(settings: Settings, requests: list[ChatRequest]) -> None:
     """Ask everything through the client, into a new store."""
     with tempfile.TemporaryDirectory() as folder:
         chosen = settings.changed(llm_store=str(Path(folder, "s.sqlite")))
-        client = Client(chosen, schemas=replies.SCHEMAS, transport=server())
+        client = Client(chosen, transport=server())
         client.complete_many(requests)
         client.close()
 

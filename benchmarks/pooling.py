@@ -17,11 +17,12 @@ from transformers import AutoModel, BertConfig, MistralConfig
 
 from benchmarks.harness import Row, in_process, in_turn, measured, row, timed_row
 from benchmarks.training import peer_model
+from nbutils.core.records import read_records
+from nbutils.core.sections import MINILM, SMOLLM2
 from nbutils.core.settings import resolve
 from nbutils.encoder.models import tiny_tokenizer
 from nbutils.encoder.pooling import ata_weights
-from nbutils.encoder.student import build_student, merge_student
-from nbutils.synthesis import generate
+from nbutils.encoder.student import build_student
 
 LENGTHS = (64, 128, 256, 512)
 TOKENS = 2048
@@ -66,7 +67,7 @@ def forward_of(way: str, changes: Changes) -> Callable[[Features], torch.Tensor]
     settings = resolve(overrides={**changes, "pooling": pooling})
     student = build_student(settings).eval()
     if settings.encoder.quantization == "none":
-        student = merge_student(student)
+        student[0].model = student[0].model.merge_and_unload()
     if way != "matrices":
         return lambda features: student(dict(features))["sentence_embedding"]
     model = student[0].model
@@ -122,13 +123,13 @@ def memory_row(kind: str, changes: Changes) -> Row:
 
 
 def throughput_row(
-    changes: Changes = WHOLE, name: str = "throughput_vs_st", count: int = 512
+    changes: Changes, name: str = "throughput_vs_st", count: int = 512
 ) -> Row:
     """Texts a second through `encode` with ATA; peer: the library's modules, a mean.
 
     Both have the settings' backbone and adapters.
     """
-    items = generate.load(resolve()).items
+    items = read_records(resolve()).items
     texts = [text for item in items for text in item.positives][:count]
     settings = resolve(overrides={"pooling": "ata", **changes})
     models = build_student(settings), peer_model(settings)
@@ -156,4 +157,8 @@ def rows(out: str) -> list[Row]:
             found += in_process(timed_rows, *ata, **KEEP)
             found += in_process(timed_rows, *eager, **KEEP)
             found.append(memory_row(kind, changes))
-    return [*found, in_process(throughput_row, **KEEP)]
+    llm = {"student": SMOLLM2}
+    found += in_process(timed_rows, "ata_vs_mean llm", "ata", "mean", llm, **KEEP)
+    found.append(in_process(throughput_row, llm, "throughput_vs_st_llm", **KEEP))
+    minilm = {"student": MINILM, **WHOLE}
+    return [*found, in_process(throughput_row, minilm, **KEEP)]

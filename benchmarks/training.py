@@ -24,12 +24,12 @@ from transformers import TrainerCallback
 
 from benchmarks.harness import Row, in_process, in_turn, measured, row, timed_row
 from nbutils.core.fields import Settings
-from nbutils.core.records import TrainingInstance
+from nbutils.core.records import TrainingInstance, read_records
+from nbutils.core.sections import MINILM, SMOLLM2
 from nbutils.core.settings import resolve
 from nbutils.encoder.backbone import keep_differentiable, quantization_config
-from nbutils.encoder.models import compute_dtype, device_of, quiet, resolve_model
+from nbutils.encoder.models import compute_dtype, device_of, local_name, quiet
 from nbutils.encoder.student import build_student
-from nbutils.synthesis import generate
 from nbutils.training import gradcache, instances, loop
 
 STEPS, ROUNDS = 3, 3
@@ -39,14 +39,15 @@ Batches = Sequence[gradcache.Batch]
 
 def student_settings(**changes: Any) -> Settings:
     """The page's student on batches of 32 × (query, positive, one written negative)."""
-    usual = {"batch_size": 32, "mixing": "synthetic", "pooling": "mean"}
+    usual = {"student": MINILM, "batch_size": 32, "mixing": "synthetic"}
+    usual |= {"pooling": "mean"}
     return resolve(overrides={**usual, **changes})
 
 
 @cache
 def recorded() -> list[TrainingInstance]:
     """Recorded graded examples that have retrieved negatives too."""
-    data = instances.training_data(generate.load(resolve()))
+    data = instances.training_data(read_records(resolve()))
     return [i for i in data if i.graded and len(i.retrieved) > 1]
 
 
@@ -82,7 +83,9 @@ def peer_model(settings: Settings, upcast: bool = False) -> SentenceTransformer:
     quantization = quantization_config(encoder.quantization, dtype)
     named = {"quantization_config": quantization, "device_map": {"": device}}
     with quiet():
-        model = SentenceTransformer(resolve_model(encoder.student), model_kwargs=named)
+        model = SentenceTransformer(local_name(encoder.student), model_kwargs=named)
+    if encoder.student_layers:
+        del model[0].model.layers[encoder.student_layers :]
     model.max_seq_length = encoder.max_length
     if upcast:
         model[0].model = prepare_model_for_kbit_training(
@@ -207,4 +210,6 @@ def token_row(name: str, cached: bool) -> Row:
 def rows(out: str) -> list[Row]:
     """The suite `training`."""
     tokens = token_row("token_budget", False), token_row("token_budget gradcache", True)
-    return [step_row(), *gradcache_rows(), *tokens]
+    language_model = {"student": SMOLLM2, "batch_size": 24, "mixing": "hybrid"}
+    llm = step_row("step_vs_st_llm", **language_model)
+    return [step_row(), llm, *gradcache_rows(), *tokens]

@@ -4,63 +4,26 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
+from nbutils import asking
 from nbutils.core.errors import LabError
-
-
-class LabGroup(TyperGroup):
-    """Shows a LabError as one line on stderr, exit code 1, without a traceback."""
-
-    def invoke(self, ctx):
-        try:
-            return super().invoke(ctx)
-        except LabError as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(1) from None
-
-
-app = typer.Typer(
-    cls=LabGroup,
-    help="Hard negatives for text embeddings: run and check the six notebooks.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
+from nbutils.options import (
+    Assign,
+    Config,
+    Folder,
+    Profile,
+    Seeds,
+    Split,
+    app,
+    argument,
+    gather,
+    option,
 )
 
-
-def option(kind: Any, text: str, *names: str, **more: Any):
-    """The type of an option with its line of help."""
-    return Annotated[kind, typer.Option(*names, help=text, **more)]
-
-
-def argument(kind: Any, text: str):
-    """The type of an argument with its line of help."""
-    return Annotated[kind, typer.Argument(help=text)]
-
-
-Profile = option(str, "smoke, workshop or paper")
-Assign = option(
-    list[str] | None, "change a setting; repeat", "--set", metavar="NAME=VALUE"
-)
-Config = option(Path | None, "YAML file of settings")
-Stages = argument(list[str] | None, "brainstorm, seed, mgh, syneg, syneg-free; or all")
-Folder = argument(Path, "corpus.jsonl, queries.jsonl and qrels/, as BEIR's")
-Split = option(str, "qrels/SPLIT.tsv names the queries")
-Seeds = option(str, "seeds, such as 0,1,2")
-MaxCost = option(float | None, "stop before the store's answers cost more")
-Batch = option(bool, "use the provider's batch files", "--batch")
-
-
-def gather(assign: list[str] | None, config: Path | None) -> dict[str, Any]:
-    """Overrides from a YAML file and `name=value` words; the words win."""
-    from nbutils.core import settings
-
-    values = settings.read_config(config) if config else {}
-    return values | dict(settings.parse_assignment(text) for text in assign or [])
+__all__ = ["app", "asking"]
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -217,7 +180,7 @@ def study(
 def fetch() -> None:
     """Get the language model SmolLM2-135M-Instruct once; no network afterwards."""
     from nbutils.core import machine
-    from nbutils.core.fields import SMOLLM2
+    from nbutils.core.sections import SMOLLM2
 
     try:
         typer.echo(f"{SMOLLM2} is already in {machine.fetched(SMOLLM2)}")
@@ -258,95 +221,6 @@ def list_settings(profile: Profile = "workshop") -> None:
             pair = [Text(str(value), style="bold"), Text(str(default))]
         table.add_row(row["name"], *pair, row["unit"], row["source"], row["text"])
     Console(width=None if Console().is_terminal else 160).print(table)
-
-
-def live_settings(profile, assign, config, max_cost=None, mode: str = "live"):
-    """Settings that ask a server: `mode`, unless the user says another."""
-    from nbutils.core import settings
-
-    overrides = {"llm_mode": mode, **gather(assign, config)}
-    if max_cost is not None:
-        overrides["llm_max_cost"] = max_cost
-    return settings.resolve(profile, overrides)
-
-
-def tell_cost(found, chosen) -> None:
-    """Print the table of an estimate, and its sum in words."""
-    typer.echo(found.round(4).to_string(index=False))
-    total = found.iloc[-1]
-    typer.echo(
-        f"{chosen.llm.model}: about {total['cost']:.2f} {total['currency']} live, "
-        f"{total['batch_cost']:.2f} by batch files; {total['cost_p90']:.2f} if every "
-        "answer is long. Tokens counted by MiniLM's tokenizer; repeats come on top."
-    )
-
-
-@app.command()
-def estimate(
-    stages: Stages = None,
-    profile: Profile = "workshop",
-    assign: Assign = None,
-    config: Config = None,
-) -> None:
-    """Say what a recording would ask and cost; nothing is asked."""
-    chosen = live_settings(profile, assign, config)
-    from nbutils.core.settings import ROOT
-    from nbutils.llm.store import Store
-    from nbutils.synthesis import recording
-
-    store = Store(ROOT / chosen.llm.store)
-    tell_cost(recording.estimate(chosen, store, stages or ()), chosen)
-
-
-@app.command()
-def record(
-    stages: Stages = None,
-    profile: Profile = "workshop",
-    assign: Assign = None,
-    config: Config = None,
-    max_cost: MaxCost = None,
-    batch: Batch = False,
-) -> None:
-    """Ask a server for every missing answer, and keep each as it arrives."""
-    chosen = live_settings(profile, assign, config, max_cost)
-    from nbutils.synthesis import recording
-
-    recording.run(chosen, stages or [], batch)
-
-
-@app.command()
-def grade(
-    folder: Annotated[
-        Path, typer.Argument(help="corpus.jsonl, queries.jsonl and qrels/, as BEIR's")
-    ],
-    split: Annotated[str, typer.Option(help="qrels/SPLIT.tsv names the queries")] = (
-        "train"
-    ),
-    limit: Annotated[int, typer.Option(help="first queries to take; 0: all")] = 0,
-    out: Annotated[Path | None, typer.Option(help="the examples, .jsonl")] = None,
-    profile: Profile = "workshop",
-    assign: Assign = None,
-    config: Config = None,
-    max_cost: MaxCost = None,
-    batch: Batch = False,
-    only_estimate: Annotated[
-        bool, typer.Option("--estimate", help="say what it would cost, ask nothing")
-    ] = False,
-) -> None:
-    """Have N1 to N4 written for the queries of any retrieval set (MGH); live or replay.
-
-    By `--set mgh_calls=level` each negative is asked for alone.
-    """
-    chosen = live_settings(profile, assign, config, max_cost, mode="replay")
-    from nbutils.core import retrieval, settings
-    from nbutils.synthesis import from_sets
-
-    data = retrieval.read_set(folder, split)
-    requests = from_sets.seeded_requests(data, chosen, limit)
-    if only_estimate:
-        return tell_cost(from_sets.estimate(requests, chosen), chosen)
-    out = out or settings.ROOT / "runs" / profile / f"graded-{data.name}.jsonl"
-    from_sets.run(requests, chosen, out, batch)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 
-from nbutils.core import fields, profiles, settings
+from nbutils.core import fields, profiles, sections, settings
 from nbutils.core.errors import LabError
 from nbutils.core.files import verify
 from nbutils.core.settings import DATA, ROOT
@@ -39,7 +39,7 @@ def model() -> str:
     from nbutils.encoder import models
 
     models.minilm_folder()
-    return fields.MINILM
+    return sections.MINILM
 
 
 def language_model() -> str:
@@ -47,7 +47,7 @@ def language_model() -> str:
     from nbutils.encoder import fetch
 
     fetch.verify_fetched()
-    return fields.SMOLLM2
+    return sections.SMOLLM2
 
 
 def table() -> str:

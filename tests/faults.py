@@ -22,7 +22,8 @@ from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from nbutils.core.fields import FAMILIES, Settings
+from nbutils.core.fields import Settings
+from nbutils.core.sections import FAMILIES
 from nbutils.core.settings import ROOT, resolve
 from nbutils.llm.client import Client
 from nbutils.llm.store import ChatRequest, Store
@@ -31,9 +32,11 @@ from nbutils.synthesis.replies import Planned
 
 FAULTS = (
     "429", "500", "503", "time-out", "dropped", "truncated", "not json",
-    "empty choices", "wrong content type",
+    "empty choices", "failed choice", "error inside", "wrong content type", "parts",
 )  # fmt: skip
-ANSWERED = ("answered", "wrong content type")
+NO_TEXT = "no text"
+"""An answer, and paid for, but of no use: the next run asks again."""
+ANSWERED = ("answered", "wrong content type", "parts")
 """What delivers a whole answer: JSON under another content type is one, too."""
 LATE_S = 2.5
 """How long the server sleeps for a time-out; the client waits for less."""
@@ -80,7 +83,8 @@ class FaultServer(ThreadingHTTPServer):
             if key in self.banned:
                 self.asked_twice.append(key)
         draw = random.Random(f"{self.seed} {key} {number}")
-        fault = draw.choice(FAULTS) if draw.random() < self.rate else "answered"
+        kinds = (*FAULTS, NO_TEXT)
+        fault = draw.choice(kinds) if draw.random() < self.rate else "answered"
         with self.lock:
             self.outcomes[fault] += 1
         return fault
@@ -142,8 +146,21 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "not json":
             return 200, "text/html", b"<html>a proxy says hello</html>"
         value = self.server.completion(body)
+        choice = value["choices"][0]
         if fault == "empty choices":
-            value["choices"] = []
+            value |= {"choices": [], "usage": None}
+        elif fault == "failed choice":
+            choice["finish_reason"] = "error"
+            choice["error"] = {"code": 502, "message": "provider disconnected"}
+        elif fault == "error inside":
+            value = {"error": {"message": "upstream overloaded", "code": 503}}
+        elif fault == "parts":
+            text = choice["message"]["content"]
+            thought = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+            halves = [{"type": "text", "text": t} for t in (text[:9], text[9:])]
+            choice["message"]["content"] = [thought, *halves]
+        elif fault == NO_TEXT:
+            choice["message"] = {"role": "assistant", "reasoning_content": "hm"}
         payload = json.dumps(value).encode()
         if fault == "truncated":
             payload = payload[: len(payload) // 2]
@@ -178,8 +195,10 @@ def requests_of(count: int, settings: Settings) -> list[ChatRequest]:
 
 
 def texts_in(store: Store) -> dict[str, str]:
-    """Key to text of every answer, in the order of the keys: what two runs share."""
-    return dict(store.read("SELECT key, text FROM answers ORDER BY key"))
+    """Key to text of every answer with one, in the order of the keys."""
+    return dict(
+        store.read("SELECT key, text FROM answers WHERE text != '' ORDER BY key")
+    )
 
 
 def ask(store: str, count: int) -> None:
@@ -214,7 +233,10 @@ def prove(count: int, rate: float, kills: int, seed: int, folder: Path) -> dict:
         client.wait()
         with server.lock:
             server.banned = set(texts_in(store))
-    assert start(server, path, count).wait() == 0, "the last run did not end well"
+    for _ in range(5):  # each asks again for what has no text
+        assert start(server, path, count).wait() == 0, "a run did not end well"
+        if len(texts_in(store)) == count:
+            break
     server.shutdown()
     clean = FaultServer(0.0)
     assert start(clean, folder / "clean.sqlite", count).wait() == 0

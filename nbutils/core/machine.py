@@ -17,7 +17,8 @@ from pathlib import Path
 import psutil
 
 from nbutils.core.errors import LabError
-from nbutils.core.fields import MINILM, SMOLLM2, Settings
+from nbutils.core.fields import Settings
+from nbutils.core.sections import MINILM, SMOLLM2
 from nbutils.core.settings import ROOT
 
 PACKAGES = (

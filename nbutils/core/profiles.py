@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nbutils.core.fields import SMOLLM2
+from nbutils.core.sections import SMOLLM2
 
 STUDENTS: dict[str, dict[str, Any]] = {
     SMOLLM2: {"text_format": "chat", "student_layers": 8},

@@ -14,16 +14,9 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from nbutils.core.errors import LabError, known, nearest
-from nbutils.core.fields import (
-    FAMILIES,
-    PLACES,
-    SECTIONS,
-    Section,
-    Settings,
-    field_of,
-    nested,
-)
+from nbutils.core.fields import PLACES, SECTIONS, Settings, field_of, nested
 from nbutils.core.profiles import PROFILES, STUDENTS
+from nbutils.core.sections import FAMILIES, Section
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "data"

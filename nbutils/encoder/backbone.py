@@ -17,7 +17,7 @@ from sentence_transformers.base.modules import InputModule
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BitsAndBytesConfig
 
 from nbutils.core.errors import LabError
-from nbutils.core.fields import Encoder
+from nbutils.core.sections import Encoder
 from nbutils.encoder import models
 from nbutils.encoder.attention import TAPPED, attention_tap, last_attention
 from nbutils.encoder.templates import Pieces, tokenize

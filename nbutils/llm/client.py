@@ -66,16 +66,21 @@ class Client:
         self._attempt = threading.local()
 
     def find(self, request: ChatRequest) -> Answer | None:
-        """The recorded or stored answer, if there is one; nothing is asked."""
-        return self.recorded.get(request.key) or self.store.answer(request.key)
+        """The recorded or stored answer, if there is one; nothing is asked.
+
+        One without text is replayed; a live client asks for it again, unless a filter
+        kept it back.
+        """
+        found = self.recorded.get(request.key) or self.store.answer(request.key)
+        whole = found and (found.text.strip() or found.finish == "content_filter")
+        return found if whole or not self.live else None
 
     def complete(self, request: ChatRequest) -> Answer:
         """The answer to one request, the same call for replay and live.
 
-        An answer that was cut off, filtered or empty is an answer: its parser names
-        the fault, and what is asked next is another request. LabError for a request
-        that is not stored in replay mode, a server that gives no answer (Unanswered)
-        or refuses, and (BudgetReached) where it might cost too much.
+        LabError for a request that is not stored in replay mode, a server that gives
+        no answer (Unanswered) or refuses, and (BudgetReached) where it might cost too
+        much. One that was cut off or filtered is an answer: its parser names the fault.
         """
         answer = self.find(request)
         if answer is None and not self.live:

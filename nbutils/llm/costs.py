@@ -73,8 +73,8 @@ def price_of(settings: Settings, model: str = "") -> Price:
 class Pace:
     """Spreads units evenly over time: a token bucket without a burst.
 
-    Of `per_minute` units (0: no limit) each lot starts when the lots before it have
-    been paid for in time, so no minute sees more than `per_minute` and one lot.
+    Of `per_minute` units (0: no limit) each lot starts when the ones before it have
+    been paid for in time: no minute sees more than `per_minute` and one lot.
     """
 
     def __init__(self, per_minute: float):

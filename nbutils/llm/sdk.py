@@ -6,26 +6,34 @@ carries no answer, is turned into the server fault that it is, so that it does.
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import time
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+import warnings
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
 import openai
 
+from nbutils.core.access import network_names, open_sdk
 from nbutils.core.errors import LabError
 from nbutils.core.fields import Settings
-from nbutils.llm.store import Answer, ChatRequest, Unanswered, rough_tokens
+from nbutils.llm.answers import NoAnswer, answer_of, read_reply
+from nbutils.llm.store import Answer, ChatRequest, Unanswered
 
 LOOSER = {"json_schema": "json_object", "json_object": "none"}
 """How a server is told the form of an answer, and what it is told if it refuses."""
 
-FAULTS = (openai.OpenAIError, json.JSONDecodeError)
-"""What a call of the SDK may raise."""
+PARAMETERS = ("top_p", "temperature", "max_tokens")
+"""What a model may refuse to be told; where two exclude each other, the first goes."""
+
+NOT_TAKEN = re.compile(
+    r"un(supported|recognized|known|expected)|not (support|permit|allow|accept)|both"
+    r"|deprecated|only the default|instead",
+    re.IGNORECASE,
+)
+NO_FORM = re.compile(r"response_format|json_schema|grammar|requested parameters")
+"""How servers say, with other codes than 400, that they take no form of answers."""
 
 REFUSED = {
     openai.AuthenticationError: "refused the key: check OPENAI_API_KEY",
@@ -47,9 +55,9 @@ FAILED = {
 class Server:
     """The server that the environment names, through the SDK (`sdk`).
 
-    OPENAI_BASE_URL and OPENAI_API_KEY are read here and kept nowhere else. `before` is
-    called ahead of every attempt, the SDK's retries included; `transport` replaces the
-    network (measurements). LabError where neither variable is set, or no model named.
+    `before` is called ahead of every attempt, the SDK's retries included; `transport`
+    replaces the network (measurements). LabError as of `open_sdk`, or where no model
+    is named.
     """
 
     def __init__(
@@ -58,92 +66,94 @@ class Server:
         before: Callable[[], None] = lambda: None,
         transport: Any = None,
     ):
-        key, url = os.environ.get("OPENAI_API_KEY"), os.environ.get("OPENAI_BASE_URL")
-        if not key and not url:
-            raise LabError(
-                "live mode needs OPENAI_API_KEY, or OPENAI_BASE_URL of a compatible "
-                "server, in the environment; or set llm_mode to replay"
-            )
         if settings.llm.model == "recorded":
             raise LabError(
                 "live mode needs the name of a model: set llm_model "
                 "(the name 'recorded' is that of the shipped answers)"
             )
-        hooks = {"request": [lambda _: before()], "response": [fault_if_no_answer]}
-        self.form = settings.llm.structured
-        self.sdk = openai.OpenAI(
-            api_key=key or "none",  # the SDK insists; a local server ignores it
-            base_url=url or None,
+        self.form, self.without = settings.llm.structured, set(settings.llm.without)
+        self.sdk = open_sdk(
             timeout=settings.llm.timeout_s,
             max_retries=settings.llm.retries,
-            http_client=openai.DefaultHttpxClient(
-                event_hooks=hooks, timeout=settings.llm.timeout_s, transport=transport
-            ),
+            hooks={"request": [lambda _: before()], "response": [_name_the_fault]},
+            transport=transport,
         )
 
-    def complete(self, request: ChatRequest, form: str = "") -> Answer:
-        """Ask once, and where the server refuses the answer's form, in a looser one.
+    def arguments(
+        self, request: ChatRequest, form: str = "", without: set[str] = frozenset()
+    ) -> dict[str, Any]:
+        """What a call sends, without what the model does not take.
 
-        The form that was taken is kept for all later calls. Raises Unanswered, or
+        The limit of an answer is never left out: it goes by its other name.
+        """
+        without = self.without | without
+        sent = {"model": request.model, "messages": list(request.messages)}
+        sent |= request.decoding | response_format(request, form or self.form)
+        if "max_tokens" in without:
+            sent["max_completion_tokens"] = sent.pop("max_tokens")
+        return {name: value for name, value in sent.items() if name not in without}
+
+    def complete(self, request: ChatRequest) -> Answer:
+        """Ask once, and where the server refuses a parameter or the form, without it.
+
+        What was taken in the end is kept for all later calls. Raises Unanswered, or
         another LabError where no other request would fare better.
         """
-        form, began = form or self.form, time.monotonic()
-        extra = response_format(request, form)
-        try:
-            response = self.sdk.chat.completions.create(
-                model=request.model,
-                messages=list(request.messages),
-                # a server that knows this header bills a repeated asking once
-                extra_headers={"Idempotency-Key": request.key},
-                **{**request.decoding, **extra},
+        began, form, without = time.monotonic(), self.form, set()
+        while True:
+            sent = self.arguments(request, form, without)
+            try:
+                reply = self.sdk.chat.completions.with_raw_response.create(
+                    # a server that knows this header bills a repeated asking once
+                    extra_headers={"Idempotency-Key": request.key},
+                    **sent,
+                )
+                spent = time.monotonic() - began
+                answer = answer_of(request, read_reply(reply.content), spent)
+                break
+            except openai.OpenAIError as error:
+                if getattr(error, "code", None) == "content_filter":  # an answer, too
+                    return answer_of(request, filtered(error.code))
+                if (name := refused_by(error, sent)) == "response_format":
+                    form = LOOSER[form]
+                elif name:
+                    without.add(name)
+                else:
+                    raise self._failure(request, error) from None
+        if without:
+            warnings.warn(
+                f"{request.model} does not take {', '.join(sorted(without))} as set "
+                "(see llm_without); it is not sent so any more",
+                stacklevel=2,
             )
-        except FAULTS as error:
-            if getattr(error, "code", None) == "content_filter":  # an answer, too
-                choice = {"message": {"content": ""}, "finish_reason": error.code}
-                return answer_of(request, {"choices": [choice]})
-            if extra and getattr(error, "status_code", None) in (400, 422):
-                return self.complete(request, LOOSER[form])
-            raise self._failure(request, error) from None
+        self.without |= without
         if response_format(request, self.form):
             self.form = form
-        return answer_of(request, response.model_dump(), time.monotonic() - began)
+        return answer
 
     def in_short(self, error: Exception) -> str:
         """An error's name and the beginning of its text, without the key."""
-        text = " ".join(str(error).split())[:300].replace(self.sdk.api_key, "***")
-        return f"{type(error).__name__}: " + re.sub(r"\bsk-[\w*-]{4,}", "***", text)
+        text = " ".join(str(error.__cause__ or error).split())[:300]
+        text = re.sub(r"\bsk-[\w*-]{4,}", "***", text.replace(self.sdk.api_key, "***"))
+        return f"{type(error).__name__}: {text}"
 
     def _failure(self, request: ChatRequest, error: Exception) -> LabError:
         """The error in one line, without a credential: what failed and what to do."""
-        reasons = (REFUSED | FAILED).items()
-        kind, reason = next((k, r) for k, r in reasons if isinstance(error, k))
         host = urlsplit(str(self.sdk.base_url)).hostname  # never the user part of it
-        return (LabError if kind in REFUSED else Unanswered)(
+        response = getattr(error, "response", None)
+        fault = response.extensions.get("fault") if response is not None else None
+        if fault:
+            kind = LabError if fault.for_all else Unanswered
+            said = f"sent {fault} in place of an answer: check OPENAI_BASE_URL"
+            return kind(f"the server {host} {said} (request {request.id}).")
+        reasons = (REFUSED | FAILED).items()
+        found, reason = next((k, r) for k, r in reasons if isinstance(error, k))
+        if found is openai.APIConnectionError:
+            reason += network_names()
+        return (LabError if found in REFUSED else Unanswered)(
             f"the server {host} {reason} (request {request.id}; "
             f"{self.in_short(error)}). What had arrived is stored."
         )
-
-
-def answer_of(
-    request: ChatRequest, body: Mapping[str, Any], latency: float = 0.0
-) -> Answer:
-    """The answer in a chat completion. LookupError or TypeError where it has none.
-
-    Tokens that the server did not count are guessed, and marked so.
-    """
-    choice, usage = body["choices"][0], body.get("usage") or {}
-    text = choice["message"]["content"] or ""
-    guess = {"prompt_tokens": request.tokens, "completion_tokens": rough_tokens(text)}
-    return Answer(
-        key=request.key,
-        text=text,
-        usage={name: v for name, v in usage.items() if isinstance(v, int)}
-        or {**guess, "guessed": 1},
-        model=body.get("model") or request.model,
-        latency=latency,
-        time=datetime.now(UTC).isoformat(timespec="seconds"),
-        finish=choice.get("finish_reason") or "",
-    )
 
 
 def response_format(request: ChatRequest, form: str) -> dict[str, Any]:
@@ -161,21 +171,41 @@ def response_format(request: ChatRequest, form: str) -> dict[str, Any]:
     return {"response_format": {"type": "json_schema", "json_schema": named}}
 
 
-def fault_if_no_answer(response: Any) -> None:
+def refused_by(error: Exception, sent: dict[str, Any]) -> str:
+    """The name of what a server's error refuses of what was sent, or "".
+
+    A 400 that names nothing may be about the form of the answer.
+    """
+    status, told = getattr(error, "status_code", 0), str(error)
+    if status in (400, 422):
+        told = told if NOT_TAKEN.search(told) else ""
+        for name in PARAMETERS:
+            if name in sent and re.search(rf"\b{name}\b", told):
+                return name
+    elif not (status in (404, 500, 501) and NO_FORM.search(told)):
+        return ""
+    return "response_format" if "response_format" in sent else ""
+
+
+def filtered(code: str) -> dict[str, Any]:
+    """The chat completion that a prompt refused by a content filter stands for."""
+    return {"choices": [{"message": {"content": ""}, "finish_reason": code}]}
+
+
+def _name_the_fault(response: Any) -> None:
     """Make a 200 without an answer a 502, which the SDK asks again by itself.
 
-    That is: a body that breaks off or is no JSON, empty choices, choices without a
-    message. JSON under a wrong content type is an answer, and is marked as JSON.
+    Not where asking again would be paid for and fare no better; nor a server fault
+    that is about the form of the answer.
     """
-    chat = response.request.url.path.endswith("/chat/completions")
-    if response.status_code != 200 or not chat:
+    if not response.request.url.path.endswith("/chat/completions"):
         return
     response.read()
-    try:
-        text = response.json()["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        text = ...
-    if text is None or isinstance(text, str):
-        response.headers["content-type"] = "application/json"
-    else:
-        response.status_code = 502
+    if response.status_code == 200:
+        try:
+            read_reply(response.content)
+        except NoAnswer as fault:
+            response.status_code, response.extensions["fault"] = 502, fault
+            response.headers["x-should-retry"] = str(fault.again).lower()
+    elif response.status_code >= 500 and NO_FORM.search(response.text):
+        response.headers["x-should-retry"] = "false"

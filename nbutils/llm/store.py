@@ -85,7 +85,7 @@ class Unanswered(LabError):
 class Store(Shelf):
     """Every answer of a live model, with its request. No credential is among them.
 
-    An answer that is there stays, also one that was cut off: it was paid for, and what
+    An answer with a text stays, also one that was cut off: it was paid for, and what
     it leads to is another request. `rejections` (id, reason, detail) says of an answer
     by its key why it became no record.
     """
@@ -104,7 +104,14 @@ class Store(Shelf):
         return None
 
     def keep(self, request: ChatRequest, answer: Answer) -> None:
-        """Keep an answer; it is written when this returns."""
+        """Keep an answer; it is written when this returns.
+
+        One without text that is there makes room; what it cost stays counted.
+        """
+        self._run(
+            "UPDATE answers SET key = key || ' blank ' || rowid "
+            "WHERE key = ? AND trim(text, char(9, 10, 13, 32)) = ''", [request.key]
+        )  # fmt: skip
         row = {**vars(answer), "usage": json.dumps(answer.usage), "id": request.id}
         row["request"] = request.canonical()
         self.put([(request.key, *(row[name] for name in self.COLUMNS))])

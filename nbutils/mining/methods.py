@@ -13,7 +13,7 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
-from nbutils.core.fields import Mining
+from nbutils.core.sections import Mining
 from nbutils.core.settings import changed
 from nbutils.mining.candidates import Search
 from nbutils.mining.exclusion import CODE, EMPTY, RULES, Pool, prepare

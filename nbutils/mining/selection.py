@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from nbutils.core.draws import key, uniform
-from nbutils.core.fields import Mining
+from nbutils.core.sections import Mining
 from nbutils.mining.exclusion import Pool
 
 

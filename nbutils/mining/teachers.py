@@ -16,6 +16,7 @@ import bm25s
 import numpy as np
 import pandas as pd
 
+from nbutils.core.access import open_sdk
 from nbutils.core.draws import key, uniform
 from nbutils.core.errors import LabError
 from nbutils.core.fields import Settings
@@ -179,7 +180,7 @@ class ServerTeacher(TextTeacher):
         for start in range(0, len(texts), SERVER_BATCH):
             part = [prompt + text for text in texts[start : start + SERVER_BATCH]]
             try:
-                answer = openai.OpenAI().embeddings.create(
+                answer = open_sdk().embeddings.create(
                     model=self.model, input=part, encoding_format="float"
                 )
             except openai.OpenAIError as error:

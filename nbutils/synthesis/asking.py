@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from nbutils.core.errors import LabError
 from nbutils.core.fields import Settings
 from nbutils.core.records import Rejection
 from nbutils.llm.client import Client
 from nbutils.llm.store import Answer, ChatRequest
-from nbutils.synthesis.parsing import REASONS, parse
+from nbutils.synthesis.parsing import REASONS, parse, shortest, without_thought
 from nbutils.synthesis.replies import Planned, templates
 
 Watch = Callable[[Any], None]
@@ -28,8 +29,15 @@ def fulfil(
     A rejected answer is asked for again at most `llm_reasks` times, as a request of
     its own that holds the failed answer and its fault; so a run that was broken off
     goes on where it stood, and replay takes the same way as far as it is stored. The
-    last outcome counts. `watch` is called with each outcome as it arrives.
+    last outcome counts. `watch` is called with each outcome as it arrives. LabError,
+    before anything is asked, where no answer can be long enough to be let through.
     """
+    least, most = max(map(shortest, requests), default=0), settings.llm.max_tokens
+    if client.live and least > most:
+        raise LabError(
+            f"an answer that is let through has {least:.0f} words or more, and "
+            f"llm_max_tokens is {most}: raise it"
+        )
     outcomes: list[Any] = [None] * len(requests)
     asked = [(place, request.chat(settings)) for place, request in enumerate(requests)]
     for again in range(settings.llm.reasks + 1):
@@ -47,8 +55,12 @@ def fulfil(
                 if client.live:
                     noted = (chat.key, chat.id, outcome.reason, outcome.detail)
                     client.store.rejections.put([noted])
-                refused.append((place, reask(chat, answer, outcome, again + 1)))
-        asked = [p for p in refused if client.live or client.find(p[1])]
+                # what does not count as answered is asked as it was
+                told = client.find(chat) is not None
+                then = reask(chat, answer, outcome, again + 1) if told else chat
+                if client.live or client.find(then):
+                    refused.append((place, then))
+        asked = refused
         if not asked:
             break
     accepted = [o for o in outcomes if not isinstance(o, Rejection)]
@@ -62,8 +74,8 @@ def reask(
     told = templates()["reask"].format(
         reason=REASONS[fault.reason], detail=fault.detail
     )
-    failed = [{"role": "assistant", "content": answer.text}]
-    said = failed if answer.text.strip() else []
+    text = without_thought(answer.text)
+    said = [{"role": "assistant", "content": text}] if text.strip() else []
     return replace(
         chat,
         id=f"{chat.id.split('#')[0]}#{number}",

@@ -57,10 +57,11 @@ def seeded_requests(
         name = f"{data.name}/{STAGE}/{query}"
         if settings.synthesis.mgh_calls == "ladder":
             requests.append(Planned(name, LADDER, variables))
-            continue
-        for level, words in LEVEL_TEXTS.items():
-            by_level = {**variables, "level": words}
-            requests.append(Planned(f"{name}/{level}", LEVEL, by_level))
+        else:
+            requests += [
+                Planned(f"{name}/{level}", LEVEL, {**variables, "level": words})
+                for level, words in LEVEL_TEXTS.items()
+            ]
     return requests
 
 
@@ -91,9 +92,14 @@ def graded(
     return examples, rejections
 
 
+def _given(request: Planned) -> list[str]:
+    """The user's own texts: no negative repeats them, and they are not judged."""
+    return [request.variables["query"], request.variables["positive"]]
+
+
 def _example(request: Planned, negatives: Sequence[str]) -> GradedExample:
-    query, positive = request.variables["query"], request.variables["positive"]
-    check_texts([query, positive, *negatives])
+    query, positive = given = _given(request)
+    check_texts(negatives, given=given)
     return GradedExample(
         id=request.id,
         family=request.family,
@@ -107,16 +113,14 @@ def _example(request: Planned, negatives: Sequence[str]) -> GradedExample:
     )
 
 
-def _ladder(request: Planned, reply: LadderReply) -> GradedExample:
-    return _example(request, ladder_texts(reply))
-
-
 def _level(request: Planned, reply: LevelReply) -> tuple[str, str]:
-    check_texts([request.variables["query"], request.variables["positive"], reply.text])
+    check_texts([reply.text], given=_given(request))
     return request.id, reply.text
 
 
-LADDER = Prompt("mgh_seeded", LadderReply, _ladder)
+LADDER = Prompt(
+    "mgh_seeded", LadderReply, lambda r, said: _example(r, ladder_texts(said))
+)
 LEVEL = Prompt("mgh_level", LevelReply, _level)
 
 
@@ -132,10 +136,14 @@ def estimate(requests: Sequence[Planned], settings: Settings) -> pd.DataFrame:
 
 
 def run(
-    requests: Sequence[Planned], settings: Settings, out: Path, batch: bool
+    requests: Sequence[Planned],
+    settings: Settings,
+    out: Path,
+    batch: bool,
+    live: bool = False,
 ) -> None:
     """Grade with a live table on the terminal, and write the examples as JSONL."""
-    with recording.on_terminal(settings, batch) as (client, watch):
+    with recording.on_terminal(settings, batch, live) as (client, watch):
         made, rejected = graded(requests, settings, client, watch(STAGE))
     count = write_jsonl(out, made)
     print(f"{count} graded examples, {len(rejected)} rejected for good: {out}")

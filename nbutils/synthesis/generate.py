@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from nbutils.core.errors import LabError
 from nbutils.core.fields import Settings
 from nbutils.core.files import write_jsonl, write_sums
 from nbutils.core.records import (
@@ -37,8 +38,11 @@ from nbutils.synthesis.replies import Planned
 def open_client(settings: Settings) -> Client:
     """The client over the recorded answers of the settings' families.
 
-    LabError for a recording that is missing, truncated or changed.
+    LabError for a recording that is missing, truncated or changed, and for settings
+    that would fail after other requests were paid for.
     """
+    if settings.synthesis.bitext and len(settings.synthesis.languages) < 2:
+        raise LabError("bitext needs two languages: name them in `languages`")
     return Client(settings, recorded_answers(settings))
 
 
@@ -46,9 +50,8 @@ def brainstorm(
     settings: Settings, client: Client, watch: Watch | None = None
 ) -> tuple[list[Task], list[Rejection]]:
     """The tasks of every family, without repeats. Always all: examples need them."""
-    requests = [
-        r for f in settings.synthesis.families for r in plan.brainstorm_requests(f)
-    ]
+    families = settings.synthesis.families
+    requests = [r for f in families for r in plan.brainstorm_requests(f)]
     answered, rejections = fulfil(requests, settings, client, watch)
     tasks = [task for group in answered for task in group]
     kept, again = without(tasks, repeats([t.text for t in tasks]), "duplicate_task")
@@ -106,18 +109,13 @@ def syneg_examples(
     stages: Sequence[str] = ("syneg", "syneg-free"),
 ) -> tuple[list[SynegExample], list[Rejection]]:
     """SyNeg negatives of the given items: attribute matched, then freely drawn."""
-    by_family: dict[str, dict[int, tuple[str, str]]] = defaultdict(dict)
-    for item in items:
-        number = int(item.id.rsplit("/", 1)[1])
-        by_family[item.family][number] = (item.query, item.positives[0])
     chosen = settings.synthesis
     prompt = SYNEG[chosen.syneg_reflection, chosen.syneg_attributes]
-    requests = [
-        request
-        for family, pairs in by_family.items()
-        for request in plan.syneg_requests(family, pairs, prompt)
-        if request.stage in stages
-    ]
+    requests = []
+    for item in items:
+        pair = {int(item.id.rsplit("/", 1)[1]): (item.query, item.positives[0])}
+        requests += plan.syneg_requests(item.family, pair, prompt)
+    requests = [request for request in requests if request.stage in stages]
     return fulfil(requests, settings, client, watch)
 
 
@@ -127,11 +125,11 @@ def load(settings: Settings) -> Records:
     What the recorded answers hold is shipped as records, too (`core.read_records`).
     """
     client = open_client(settings)
-    tasks, r1 = brainstorm(settings, client)
-    graded, r2 = graded_examples(tasks, settings, client)
-    items, r3 = retrieval_items(settings, client)
-    syneg, r4 = syneg_examples(items, settings, client)
-    return Records(tasks, graded, items, syneg, r1 + r2 + r3 + r4)
+    tasks, refused = brainstorm(settings, client)
+    graded, more = graded_examples(tasks, settings, client)
+    items, others = retrieval_items(settings, client)
+    syneg, last = syneg_examples(items, settings, client)
+    return Records(tasks, graded, items, syneg, refused + more + others + last)
 
 
 def write_shipped(folder: Path = RECORDS) -> None:

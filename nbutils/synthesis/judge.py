@@ -15,6 +15,7 @@ import pandas as pd
 from nbutils.core.errors import LabError
 from nbutils.core.fields import Settings
 from nbutils.core.records import Verdict
+from nbutils.core.statistics import bootstrap, ratio
 from nbutils.llm.client import Client
 from nbutils.llm.costs import Price, price_table
 from nbutils.synthesis.recording import token_counter
@@ -79,12 +80,11 @@ def judge_cost(asked: Sequence[Planned], settings: Settings) -> pd.DataFrame:
     table = price_table(settings.llm.prices)
     prompt = sum(token_counter()(one.text for one in asked))
     answer = ANSWER_TOKENS * len(asked)
-    prices = [Price(**row) for row in table.to_dict("records")]
-    cost = np.array([price.cost(prompt, answer) for price in prices])
+    cost = [Price(**row).cost(prompt, answer) for row in table.to_dict("records")]
     made = table[["model"]].assign(
         requests=len(asked), prompt_tokens=prompt, answer_tokens=answer, cost=cost
     )
-    made["batch_cost"] = cost * table["batch_factor"]
+    made["batch_cost"] = made["cost"] * table["batch_factor"]
     return made.join(table[["currency", "as_of"]])
 
 
@@ -96,9 +96,7 @@ def share_answering(
     For mined negatives: the false-negative rate as the judge sees it.
     """
     per_query = _table(verdicts).groupby("query_id")["answers"].agg(["sum", "size"])
-    value, drawn = _drawn(per_query.to_numpy(float), samples, seed)
-    low, high = np.percentile(drawn[:, 0] / drawn[:, 1], [2.5, 97.5])
-    return float(value[0, 0] / value[0, 1]), float(low), float(high)
+    return bootstrap(ratio, per_query, samples, seed)
 
 
 def agreement(
@@ -117,11 +115,9 @@ def agreement(
     table, known = _table(verdicts), set(right)
     pairs = zip(table["query_id"], table["document_id"], strict=True)
     said, true = table["answers"], pd.Series([pair in known for pair in pairs])
-    cells = [said & true, said & ~true, ~said & true, ~said & ~true]
-    per_query = pd.concat(cells, axis=1).groupby(table["query_id"], sort=False).sum()
-    values, drawn = map(_measures, _drawn(per_query.to_numpy(float), samples, seed))
-    limits = {name: np.nanpercentile(drawn[name], [2.5, 97.5]) for name in values}
-    rows = [(name, value[0], *limits[name]) for name, value in values.items()]
+    cells = pd.concat([said & true, said, true, said == said], axis=1)
+    per_query = cells.groupby(table["query_id"], sort=False).sum()
+    rows = [(n, *bootstrap(m, per_query, samples, seed)) for n, m in MEASURES.items()]
     return pd.DataFrame(rows, columns=["measure", "value", "low", "high"])
 
 
@@ -131,27 +127,21 @@ def _table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     return pd.DataFrame([verdict.model_dump() for verdict in verdicts])
 
 
-def _drawn(
-    per_query: np.ndarray, samples: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sums over all queries, (1, n), and over queries drawn anew, (samples, n)."""
-    count = len(per_query)
-    draw = np.random.default_rng(seed)
-    weights = draw.multinomial(count, np.full(count, 1 / count), size=samples)
-    return per_query.sum(0)[None], weights @ per_query
+def _accuracy(counts: np.ndarray) -> np.ndarray:
+    both, said, true, total = np.moveaxis(counts, -1, 0)
+    return (total - said - true + 2 * both) / total
 
 
-def _measures(cells: np.ndarray) -> dict[str, np.ndarray]:
-    """Of sums (n, 4): both say yes, the judge only, the truth only, neither."""
-    both, judge_only, truth_only, neither = cells.T
-    total = cells.sum(1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        accuracy = (both + neither) / total
-        said, true = both + judge_only, both + truth_only
-        chance = (said * true + (total - said) * (total - true)) / total**2
-        return {
-            "accuracy": accuracy,
-            "precision": both / said,
-            "recall": both / true,
-            "kappa": (accuracy - chance) / (1 - chance),
-        }
+def _kappa(counts: np.ndarray) -> np.ndarray:
+    _, said, true, total = np.moveaxis(counts, -1, 0)
+    chance = (said * true + (total - said) * (total - true)) / total**2
+    return (_accuracy(counts) - chance) / (1 - chance)
+
+
+MEASURES = {
+    "accuracy": _accuracy,
+    "precision": lambda counts: counts[..., 0] / counts[..., 1],
+    "recall": lambda counts: counts[..., 0] / counts[..., 2],
+    "kappa": _kappa,
+}
+"""Of counts (..., 4): pairs that both call an answer, the judge, the truth; all."""

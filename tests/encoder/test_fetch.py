@@ -24,8 +24,8 @@ from nbutils import checks
 from nbutils.__main__ import app
 from nbutils.core import machine
 from nbutils.core.errors import LabError
-from nbutils.core.fields import SMOLLM2
 from nbutils.core.files import files_of, read_sums, verify
+from nbutils.core.sections import SMOLLM2
 from nbutils.core.settings import ROOT, resolve
 from nbutils.encoder import fetch, models
 from nbutils.encoder.student import build_student

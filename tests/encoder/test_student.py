@@ -20,7 +20,7 @@ from sentence_transformers.sentence_transformer.losses import (
 from transformers import DebertaV2Config, DebertaV2Model
 
 from nbutils.core.errors import LabError
-from nbutils.core.fields import MINILM, Encoder
+from nbutils.core.sections import MINILM, Encoder
 from nbutils.core.settings import DATA, ROOT, resolve
 from nbutils.encoder import models
 from nbutils.encoder.backbone import Backbone

@@ -12,10 +12,10 @@ from nbutils.__main__ import app
 from nbutils.core import machine, retrieval
 from nbutils.core.errors import LabError
 from nbutils.core.files import read_table, write_table
+from nbutils.core.records import read_records
 from nbutils.core.settings import resolve
 from nbutils.encoder.student import build_student, load_student
 from nbutils.evaluation import runs
-from nbutils.synthesis import generate
 
 
 def rows(seed: int, gain: float) -> pd.DataFrame:
@@ -58,7 +58,7 @@ def test_report_says_what_is_not_distinguishable(tmp_path):
 
 
 def test_shipped_seeds_are_complete_and_match_the_held_out_queries():
-    table, records = read_table(runs.SEEDS), generate.load(resolve())
+    table, records = read_table(runs.SEEDS), read_records(resolve())
     assert table["seed"].nunique() == 5
     assert runs.other_settings(resolve()) == {}
     changed = resolve(overrides={"pooling": "mean"})

@@ -10,12 +10,11 @@ from sentence_transformers import SentenceTransformer
 from nbutils.core import retrieval
 from nbutils.core.errors import LabError
 from nbutils.core.profiles import LLM2VEC_SUBSET
-from nbutils.core.records import Records
+from nbutils.core.records import Records, read_records
 from nbutils.core.settings import resolve
 from nbutils.encoder.student import build_student, load_encoder, save_student
 from nbutils.evaluation import scores
 from nbutils.evaluation.tasks import judgements, local_tasks, named_tasks
-from nbutils.synthesis import generate
 
 KINDS = {"Retrieval", "Reranking", "STS", "PairClassification"}
 
@@ -27,7 +26,7 @@ def settings():
 
 @pytest.fixture(scope="module")
 def records(settings):
-    return generate.load(settings)
+    return read_records(settings)
 
 
 @pytest.fixture(scope="module")

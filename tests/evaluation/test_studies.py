@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from nbutils.__main__ import app
 from nbutils.core.errors import LabError
+from nbutils.core.records import read_records
 from nbutils.core.settings import resolve
 from nbutils.evaluation import runs, studies
 from nbutils.mining import miner
@@ -101,9 +102,8 @@ def test_runs_of_other_defaults_are_refused(tiny, tmp_path):
 
 
 def test_each_method_mines_its_own_table_without_own_or_held_out_texts():
-    from nbutils.synthesis import generate
 
-    records = generate.load(resolve())
+    records = read_records(resolve())
     settings = resolve(overrides={"teachers": ["bm25"], "candidate_depth": 30})
     found = miner.mine_for_training(records, settings)
     changes = {"mining_method": "abs", "abs_threshold": -2.0}

@@ -104,11 +104,11 @@ def server(monkeypatch):
     made.server_close()
 
 
-def client_of(folder):
+def client_of(folder, live=True):
     settings = faults.settings_for(folder / "s.sqlite")
     settings = settings.changed(llm_retries=0)
     client, said = Client(settings), []
-    made = batches.Batches(client, said.append, poll_s=0)
+    made = batches.Batches(client, said.append, live, poll_s=0)
     client.prefetch = made.run
     return client, made, said, faults.requests_of(40, settings)
 
@@ -121,21 +121,54 @@ def test_a_part_failed_batch_is_finished_live(server, tmp_path):
     failed = [r.key for n, r in enumerate(requests) if n % 5 == 4]
     assert sorted(server.chats) == sorted(failed)
     assert json.loads(made.notes.read_text()) == []
-    assert any("32 answers, 8 without one are asked live" in line for line in said)
+    assert any("32 answers, 8 without one; 8: busy" in line for line in said)
     wanted = server.answers[requests[0].messages[0]["content"]]
     assert (answers[0].text, answers[0].usage["completion_tokens"]) == (wanted, 200)
     client.complete_many(requests)
     assert len(server.batches) == 1 and len(server.chats) == 8
 
 
+def test_what_a_batch_leaves_is_not_asked_live_unless_the_user_says_so(
+    server, tmp_path
+):
+    client, *_, requests = client_of(tmp_path, live=False)
+    with pytest.raises(LabError, match=r"8 of 40 requests .*--live"):
+        client.complete_many(requests)
+    assert len(client.store) == 32 and not server.chats
+    client, *_ = client_of(tmp_path, live=False)
+    with pytest.raises(LabError, match="1 of 8 "):  # in a batch again, however few
+        client.complete_many([r for r in requests if not client.find(r)])
+    assert len(server.batches) == 2 and not server.chats
+
+
+def test_a_batch_that_failed_as_a_whole_is_named_and_nothing_is_asked_live(
+    server, tmp_path, monkeypatch
+):
+    def fail(self, batch):
+        fault = {"code": "token_limit_exceeded", "message": "Enqueued limit: 90,000"}
+        batch |= {"status": "failed", "errors": {"object": "list", "data": [fault]}}
+
+    monkeypatch.setattr(BatchServer, "work", fail)
+    client, _, said, requests = client_of(tmp_path, live=False)
+    with pytest.raises(LabError, match="40 of 40 requests"):
+        client.complete_many(requests)
+    assert said[-1].endswith(
+        "failed: 0 answers, 40 without one; 40: token_limit_exceeded Enqueued limit: "
+        "90,000"
+    )
+    assert not server.chats
+
+
 def test_a_line_carries_the_request_as_it_would_be_asked_live(server, tmp_path):
-    *_, requests = client_of(tmp_path)
+    client, *_, requests = client_of(tmp_path)
     request = next(r for r in requests if r.schema == "seed")
-    value = json.loads(batches.line(request, "json_schema"))
+    client.server.without = {"top_p", "max_tokens"}
+    value = json.loads(batches.line(request, client.server.arguments(request)))
     assert value["custom_id"] == request.key
     assert value["body"]["messages"] == list(request.messages)
     assert value["body"]["response_format"]["json_schema"]["name"] == "seed"
-    assert value["body"]["max_tokens"] == request.decoding["max_tokens"]
+    assert value["body"]["max_completion_tokens"] == request.decoding["max_tokens"]
+    assert "top_p" not in value["body"] and "max_tokens" not in value["body"]
 
 
 def test_few_requests_are_asked_live(server, tmp_path):
@@ -190,11 +223,27 @@ def test_a_refusal_is_one_line_without_the_key(server, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "row",
-    ["", "{", "[]", '{"custom_id": "k"}', '{"custom_id": "k", "response": null}',
-     '{"custom_id": "k", "response": {"status_code": 200, "body": {"choices": []}}}',
-     '{"custom_id": "k", "response": {"status_code": 500, "body": {}}}'],
+    ("row", "reason"),
+    [("", None), ("{", None), ("[]", None), ('{"custom_id": "other"}', None),
+     ('{"custom_id": "k"}', "without a word"),
+     ('{"custom_id": "k", "response": null, "error": {"code": "batch_expired"}}',
+      "batch_expired"),
+     ('{"custom_id": "k", "response": {"status_code": 200, "body": {"choices": []}}}',
+      "empty choices"),
+     ('{"custom_id": "k", "response": {"status_code": 400, "body": {"error": '
+      '{"message": "no max_tokens"}}}}', "no max_tokens"),
+     ('{"custom_id": "k", "response": {"status_code": 500, "body": {}}}',
+      "without a word")],
 )  # fmt: skip
-def test_a_line_that_is_no_answer_stays_unanswered(row):
+def test_a_line_that_is_no_answer_tells_its_reason(row, reason):
     request = chat_request("a", "x", "", resolve())
-    assert not list(batches.answers_in(row, {"k": request}))
+    found = [said for _, said in batches.answers_in(row, {"k": request})]
+    assert found == [reason] * (reason is not None)
+
+
+def test_a_filtered_line_is_an_answer_as_it_is_live():
+    request = chat_request("a", "x", "", resolve())
+    body = {"error": {"code": "content_filter", "message": "no"}}
+    row = {"custom_id": "k", "response": {"status_code": 400, "body": body}}
+    ((_, answer),) = batches.answers_in(json.dumps(row), {"k": request})
+    assert (answer.text, answer.finish) == ("", "content_filter")

@@ -211,7 +211,7 @@ def server():
 def test_a_server_teaches_and_its_vectors_are_paid_for_once(
     server, tmp_path, monkeypatch
 ):
-    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)  # one's own needs none
     url = f"http://127.0.0.1:{server.server_port}/v1"
     monkeypatch.setenv("OPENAI_BASE_URL", url)
     monkeypatch.setattr(teachers, "SERVER_BATCH", 2)

@@ -256,6 +256,22 @@ def test_a_seed_whose_level_is_refused_is_refused_whole(answering, beir, tmp_pat
     ]
 
 
+@pytest.mark.parametrize("calls", ["ladder", "level"])
+def test_only_what_the_model_wrote_is_judged(calls, answering, tmp_path):
+    """The user's texts are long, speak of queries, and one is its own answer."""
+    long = "This query as a hard negative. " * 400
+    data = retrieval.RetrievalSet(
+        "own", {"q0": "As an AI?", "q1": "same"},
+        pd.DataFrame({"id": ["d0", "d1"], "text": [long, "same"]}),
+        {"q0": ["d0"], "q1": ["d1"]},
+    )  # fmt: skip
+    answering(written)
+    settings = live(tmp_path, mgh_calls=calls)
+    asked = from_sets.seeded_requests(data, settings)
+    made, refused = from_sets.graded(asked, settings, generate.open_client(settings))
+    assert [e.positive for e in made] == [long, "same"] and refused == []
+
+
 def test_the_command_tells_the_cost_then_grades_and_goes_on(answering, beir, tmp_path):
     server, out = answering(written), tmp_path / "graded.jsonl"
     base = ["grade", str(beir), "--out", str(out), "--set", "llm_model=gpt-4o-mini",
@@ -337,18 +353,15 @@ def test_near_duplicates_are_those_of_the_definition():
     assert overlap.near_duplicates([], 0.5).tolist() == []
 
 
-def test_a_near_duplicate_is_named_with_what_it_repeats():
-    examples = read_records(resolve("smoke")).graded[:3]
-    twin = examples[0].model_copy(
-        update={"id": "twin", "query": examples[0].query + "!"}
-    )
-    queries = [e.query for e in (*examples, twin)]
-    kept, rejections = overlap.without(
-        [*examples, twin], overlap.near_duplicates(queries, 0.8), "near_duplicate"
-    )
-    assert kept == examples
-    assert [(r.id, r.reason) for r in rejections] == [("twin", "near_duplicate")]
-    assert examples[0].id in rejections[0].detail
+def test_overlap_is_found_in_scripts_without_spaces():
+    texts = [
+        "咖啡会让人在夜里保持清醒。",
+        "咖啡会让人在夜里保持清醒吗",
+        "这座桥在春天开通。",
+    ]
+    assert overlap.near_duplicates(texts, 0.8).tolist() == [-1, 0, -1]
+    found = overlap.shared_runs({"a": texts[1]}, {"e": texts[0], "f": texts[2]}, n=8)
+    assert list(found["evaluation_id"]) == ["e"]
 
 
 def test_graded_examples_are_freed_of_near_duplicates_by_the_setting():
@@ -390,8 +403,6 @@ def test_a_ladder_out_of_order_is_refused_by_name():
     assert "N2 N1" in rejections[0].detail
     kept, _ = ladder.in_order(examples, scores, "positive_first")
     assert kept == [examples[0], examples[1], examples[3]]
-    kept, _ = ladder.in_order(examples, scores, "positive_first", margin=0.05)
-    assert kept == [examples[0], examples[1]]
     with pytest.raises(LabError, match="did you mean 'monotone'"):
         ladder.in_order(examples, scores, "monoton")
 
@@ -450,7 +461,7 @@ def test_bitext_is_a_sixth_group(answering, tmp_path):
     assert rejections == []
     assert {(e.group, e.split) for e in accepted} == {("bitext", "train")}
     assert accepted[0].positive.startswith("German")
-    with pytest.raises(LabError, match="two languages"):
-        list(plan.bitext_requests("health", ["English"]))
+    with pytest.raises(LabError, match="two languages"):  # before anything is asked
+        generate.open_client(live(tmp_path, bitext=True))
     with pytest.raises(LabError, match="twice"):
         live(tmp_path, languages=["English", "English"])

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nbutils.__main__ import app
+from nbutils.core.errors import LabError
 from nbutils.core.settings import resolve
 from nbutils.llm import costs
 from nbutils.llm.client import Client
@@ -51,6 +52,12 @@ def test_an_estimate_counts_what_is_missing_and_follows_the_price(tmp_path):
     assert row["cost"] == pytest.approx(wanted)
     assert row["batch_cost"] == pytest.approx(wanted / 2)
     assert table["cost"][:-1].sum() == pytest.approx(table.loc["all", "cost"])
+
+
+def test_tokens_of_other_scripts_are_not_counted_as_one_a_run():
+    count = recording.token_counter()
+    thai, chinese, english = count(["กาแฟทำให้คนตื่นตอนกลางคืน", "咖啡会让人清醒", "tea"])
+    assert thai >= 20 and chinese >= 7 and english == 1
 
 
 def test_a_pilot_tells_the_lengths_and_is_not_asked_again(tmp_path):
@@ -100,6 +107,13 @@ def test_a_budget_stops_in_time_and_a_higher_one_goes_on(server, tmp_path):
     assert len(items) + len(rejections) == 48
     assert {r.reason for r in rejections} <= {"duplicate_query"}  # equal prompts
     assert sum(server.attempts.values()) == len(client.store) == 48
+
+
+def test_answers_that_can_never_be_long_enough_are_not_paid_for(server, tmp_path):
+    settings = priced(tmp_path, llm_max_tokens=50)
+    with pytest.raises(LabError, match=r"1\d\d words or more.*llm_max_tokens is 50"):
+        generate.retrieval_items(settings, generate.open_client(settings))
+    assert not server.seen
 
 
 # -- record

@@ -6,6 +6,7 @@ import ast
 import inspect
 import json
 import shutil
+from dataclasses import replace
 from statistics import NormalDist
 
 import nbformat
@@ -14,9 +15,8 @@ import pandas as pd
 import pytest
 from conftest import coverage
 
-from nbutils.core import retrieval, statistics
+from nbutils.core import retrieval
 from nbutils.core.errors import LabError
-from nbutils.core.fields import FAMILIES
 from nbutils.core.files import verify, write_jsonl, write_sums
 from nbutils.core.records import (
     GROUPS,
@@ -26,8 +26,10 @@ from nbutils.core.records import (
     Rejection,
     read_records,
 )
+from nbutils.core.sections import FAMILIES
 from nbutils.core.settings import DATA, ROOT, resolve
-from nbutils.core.text import distinct_n, normalise, words
+from nbutils.core.text import distinct_n, has_spaces, normalise, words
+from nbutils.llm.store import Answer
 from nbutils.synthesis import (
     generate,
     ladder,
@@ -37,6 +39,7 @@ from nbutils.synthesis import (
     recordings,
     replies,
 )
+from nbutils.synthesis.asking import reask
 
 
 @pytest.fixture(scope="module")
@@ -269,6 +272,55 @@ def test_fences_and_prose_are_let_through(wrap):
 
 
 @pytest.mark.parametrize(
+    "wrap",
+    ["<think>First {d}, too easy.</think>\n{f}", "First {d}.\n</think>\n{f}",
+     "<think>a</think> so <think>form {{}}, {d}</think>{f}", "{f}\n<think>or {d}",
+     "<THINKING>{d}</THINKING>{f}", "[THINK]{d}[/THINK]{f}", "◁think▷{d}◁/think▷{f}",
+     "<|channel|>analysis<|message|>{d}<|end|><|channel|>final<|message|>{f}"],
+)  # fmt: skip
+def test_what_a_model_thought_is_no_answer(wrap):
+    request, value = recorded("mgh")
+    final = json.dumps(value)
+    draft = json.dumps(value | {"query": f"DRAFT {value['query']}"})
+    outcome = parsing.parse(request, wrap.format(d=draft, f=final))
+    assert outcome == parsing.parse(request, final)
+    begun = wrap.format(d=draft, f="").partition("</")[0]
+    if begun.startswith("<"):  # cut off in the middle of a thought
+        assert parsing.parse(request, begun, "length").reason == "cut_off"
+
+
+def test_an_answer_is_sent_back_without_its_thought():
+    request, _ = recorded("mgh")
+    fault = Rejection(id="x", reason="not_json", detail="")
+    text = "<think>long</think>no JSON"
+    again = reask(request.chat(resolve()), Answer("k", text), fault, 1)
+    assert again.messages[1] == {"role": "assistant", "content": "no JSON"}
+
+
+@pytest.mark.parametrize(
+    ("sign", "spaced"),
+    [("咖", False), ("コ", False), ("ก", False), ("က", False),
+     ("हिन्दी ", True), ("한국 ", True), ("слово ", True)],
+)  # fmt: skip
+def test_lengths_are_checked_where_words_can_be_counted(sign, spaced):
+    request, value = recorded("mgh")
+    spec = {"query_spec": "a query of about 8 words",
+            "document_spec": "a text of about 60 words"}  # fmt: skip
+    request = replace(request, variables={**request.variables, **spec})
+
+    def outcome(count):
+        texts = [f"{n} {sign * count}" for n in range(4)]
+        made = {**value, "query": f"Q {sign * 8}", "positive_example": f"P {sign * 60}"}
+        for n, text in enumerate(texts):
+            made = with_negative(made, n, text=text)
+        return parsing.parse(request, json.dumps(made, ensure_ascii=False))
+
+    assert isinstance(outcome(60), GradedExample)
+    assert isinstance(outcome(150), GradedExample) == (not spaced)
+    assert isinstance(outcome(10), GradedExample) == (not spaced)
+
+
+@pytest.mark.parametrize(
     "text", ["", "[" * 100_000, "{" * 100_000, '{"a":' * 50_000, "1" * 9000,
              '{"query": ' + "1" * 9000 + "}", "__import__('os').abort()", "null"]
 )  # fmt: skip
@@ -295,6 +347,9 @@ def test_normalise_keeps_what_changes_the_meaning():
 
 def test_words_and_distinct_n():
     assert words("COVID-19 isn't 3.5 %") == ["covid-19", "isn't", "3.5"]
+    assert words("咖啡和 tea。ชา") == ["咖", "啡", "和", "tea", "ช", "า"]
+    assert words("हिन्दी में, קָפֶה") == ["हिन्दी", "में", "קָפֶה"]
+    assert has_spaces("I like 東京 a lot") and not has_spaces("我用 Python 写程序。")
     assert distinct_n(["a b a b"], 2) == pytest.approx(2 / 3)
     assert distinct_n([], 2) == 0
 
@@ -320,14 +375,6 @@ def test_cosines_to_query_and_positive():
     vectors[5] = vectors[0]  # N4 equals the query
     assert ladder.cosines(vectors).tolist() == [[0, 0, 0, 0, 1]]
     assert ladder.cosines(vectors, to="positive").tolist() == [[1, 1, 0, 0, 0]]
-
-
-def test_interval_covers_the_truth_about_as_often_as_it_says():
-    def trial(draw):
-        return statistics.interval(draw.normal(1, 1, 60), samples=400)
-
-    assert 0.89 <= coverage(trial, 1.0) <= 0.99
-    assert coverage(trial, 1.4) < 0.2
 
 
 def test_summary_has_every_measure_of_every_part():

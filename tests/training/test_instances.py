@@ -5,16 +5,15 @@ import pytest
 
 from nbutils.core.errors import LabError
 from nbutils.core.files import read_table, write_table
-from nbutils.core.records import GradedExample, Records, RetrievalItem
+from nbutils.core.records import GradedExample, Records, RetrievalItem, read_records
 from nbutils.core.settings import resolve
 from nbutils.core.text import normalise
-from nbutils.synthesis import generate
 from nbutils.training import instances
 
 
 @pytest.fixture(scope="module")
 def records():
-    return generate.load(resolve())
+    return read_records(resolve())
 
 
 def test_nothing_held_out_and_none_of_its_own_is_an_instances_negative(records):

@@ -1,0 +1,77 @@
+"""The way to an OpenAI-compatible server, as the environment names it.
+
+OPENAI_API_KEY and OPENAI_BASE_URL are read here and kept nowhere. What people export
+comes with spaces, quotation marks, proxies and missing files; each of these is said in
+one line that names the variable and never shows its value.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+from urllib.parse import urlsplit
+
+from nbutils.core.errors import LabError
+
+NETWORK = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE",
+           "SSL_CERT_DIR")  # fmt: skip
+"""What decides how a server is reached; proxies may also be written in lower case."""
+
+
+def network_names() -> str:
+    """The variables of `NETWORK` that are set, as ` (check A, B)`, or nothing."""
+    names = [n for name in NETWORK for n in (name, name.lower()) if os.environ.get(n)]
+    return f" (check {', '.join(names)})" if names else ""
+
+
+def _value(name: str) -> str:
+    """A variable without the space around it; LabError where a header cannot hold it.
+
+    Letters outside ASCII and quotation marks come from copied text.
+    """
+    value = os.environ.get(name, "").strip()
+    if any(not "!" <= sign <= "~" or sign in "\"'" for sign in value):
+        raise LabError(
+            f"{name} holds a quotation mark, a space or a sign outside ASCII: "
+            "export it again without"
+        )
+    return value
+
+
+def open_sdk(**options: Any):
+    """An `openai.OpenAI` for the server of the environment; `options` are its own.
+
+    Options `hooks` (of events) and `transport` (in place of the network) go to its
+    HTTP client. A server of one's own needs no key. LabError where neither variable is
+    set, where one cannot be used, and for a proxy or a file of certificates that fails.
+    """
+    import openai  # a second of imports
+
+    key, url = _value("OPENAI_API_KEY"), _value("OPENAI_BASE_URL")
+    if not key and not url:
+        raise LabError(
+            "a server needs OPENAI_API_KEY, or OPENAI_BASE_URL of a compatible server, "
+            "in the environment; or set llm_mode to replay"
+        )
+    if url and not (url.startswith(("http://", "https://")) and urlsplit(url).netloc):
+        raise LabError("OPENAI_BASE_URL must be an address such as https://host/v1")
+    http = {"event_hooks": options.pop("hooks", None),
+            "transport": options.pop("transport", None)}  # fmt: skip
+    try:
+        return openai.OpenAI(
+            api_key=key or "none",  # the SDK insists; a local server ignores it
+            base_url=url or None,
+            organization=_value("OPENAI_ORG_ID") or None,
+            project=_value("OPENAI_PROJECT_ID") or None,
+            http_client=openai.DefaultHttpxClient(
+                **http, timeout=options.get("timeout", openai.DEFAULT_TIMEOUT)
+            ),
+            **options,
+        )
+    except LabError:
+        raise
+    except Exception as error:  # proxies, certificates: each has its own
+        raise LabError(
+            f"no connection can be set up{network_names()}: "
+            f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        ) from None

@@ -1,0 +1,109 @@
+"""What a server's reply holds: an answer, or a failure that is named as what it is.
+
+Pure, from bytes on. Gateways put failures into a 200, and servers write the text of an
+answer in several ways; a reply that holds none raises `NoAnswer`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from nbutils.llm.store import Answer, ChatRequest, rough_tokens
+
+
+class NoAnswer(Exception):
+    """What a reply is instead of an answer.
+
+    `again`: the same request may fare better. `for_all`: no other request will.
+    """
+
+    def __init__(self, what: str, again: bool = True, for_all: bool = False):
+        super().__init__(what)
+        self.again, self.for_all = again, for_all
+
+
+def read_reply(data: bytes) -> dict[str, Any]:
+    """The chat completion in a reply's body; NoAnswer where it holds no answer."""
+    try:
+        body = json.loads(data)
+    except (ValueError, RecursionError):
+        begin = data.lstrip(b"\xef\xbb\xbf \r\n\t")
+        if begin.startswith((b"data:", b"event:", b"id:", b": ")):
+            raise NoAnswer("a stream of events (SSE)", False, True) from None
+        page = begin.startswith(b"<")
+        raise NoAnswer("an HTML page" if page else "broken JSON") from None
+    choice_of(body)
+    return body
+
+
+def choice_of(body: Any) -> dict[str, Any]:
+    """The first choice of a chat completion, checked. Raises NoAnswer.
+
+    Empty choices that were paid for, by their usage, are not worth asking for again.
+    """
+    if not isinstance(body, dict):
+        raise NoAnswer("JSON of another form", False, True)
+    if body.get("error"):
+        raise NoAnswer(f"an error, {error_text(body['error'])}")
+    if body.get("choices") == []:
+        raise NoAnswer("empty choices", again=not sum(usage_of(body).values()))
+    try:
+        choice = body["choices"][0]
+        _text(choice["message"])
+    except (LookupError, TypeError, AttributeError):
+        raise NoAnswer("JSON of another form", False, True) from None
+    if choice.get("error") or choice.get("finish_reason") == "error":
+        raise NoAnswer(f"an error, {error_text(choice.get('error'))}")
+    return choice
+
+
+def answer_of(
+    request: ChatRequest, body: Mapping[str, Any], latency: float = 0.0
+) -> Answer:
+    """The answer in a chat completion; NoAnswer where it has none.
+
+    An answer of blanks alone has the text "". Tokens that the server did not count are
+    guessed, and marked so.
+    """
+    choice = choice_of(body)
+    text, finish = _text(choice["message"]), choice.get("finish_reason")
+    if not text.strip():
+        text = ""
+        finish = "refusal" if choice["message"].get("refusal") else finish
+    guess = {"prompt_tokens": request.tokens, "completion_tokens": rough_tokens(text)}
+    return Answer(
+        key=request.key,
+        text=text,
+        usage=usage_of(body) or {**guess, "guessed": 1},
+        model=str(body.get("model") or request.model),
+        latency=latency,
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        finish=str(finish or ""),
+    )
+
+
+def usage_of(body: Mapping[str, Any]) -> dict[str, int]:
+    """The numbers of tokens that the server counted, by name."""
+    usage = body.get("usage")
+    counted = usage.items() if isinstance(usage, dict) else ()
+    return {k: int(v) for k, v in counted if isinstance(v, int | float)}
+
+
+def error_text(error: Any) -> str:
+    """An error's code and message in one line."""
+    if isinstance(error, dict):
+        error = " ".join(str(error[k]) for k in ("code", "message") if error.get(k))
+    return " ".join(str(error or "without a word").split())[:200]
+
+
+def _text(message: Mapping[str, Any]) -> str:
+    """The text of a message: a string, its parts that are text, or none."""
+    content = message.get("content")
+    parts = content if isinstance(content, list) else [content or ""]
+    texts = [
+        part if isinstance(part, str) else part.get("text") or "" for part in parts
+    ]
+    return "".join(texts).encode(errors="replace").decode()  # no half a character

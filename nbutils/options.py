@@ -1,0 +1,63 @@
+"""What the commands share: the application, its options, its one-line errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from nbutils.core.errors import LabError
+
+
+class LabGroup(TyperGroup):
+    """Shows a LabError as one line on stderr, exit code 1, without a traceback."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except LabError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=LabGroup,
+    help="Hard negatives for text embeddings: run and check the six notebooks.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+def option(kind: Any, text: str, *names: str, **more: Any):
+    """The type of an option with its line of help."""
+    return Annotated[kind, typer.Option(*names, help=text, **more)]
+
+
+def argument(kind: Any, text: str):
+    """The type of an argument with its line of help."""
+    return Annotated[kind, typer.Argument(help=text)]
+
+
+Profile = option(str, "smoke, workshop or paper")
+Assign = option(
+    list[str] | None, "change a setting; repeat", "--set", metavar="NAME=VALUE"
+)
+Config = option(Path | None, "YAML file of settings")
+Stages = argument(list[str] | None, "brainstorm, seed, mgh, syneg, syneg-free; or all")
+Folder = argument(Path, "corpus.jsonl, queries.jsonl and qrels/, as BEIR's")
+Split = option(str, "qrels/SPLIT.tsv names the queries")
+Seeds = option(str, "seeds, such as 0,1,2")
+MaxCost = option(float | None, "stop before the store's answers cost more")
+Batch = option(bool, "use the provider's batch files", "--batch")
+Live = option(bool, "with --batch: ask live what the batches leave", "--live")
+
+
+def gather(assign: list[str] | None, config: Path | None) -> dict[str, Any]:
+    """Overrides from a YAML file and `name=value` words; the words win."""
+    from nbutils.core import settings
+
+    values = settings.read_config(config) if config else {}
+    return values | dict(settings.parse_assignment(text) for text in assign or [])

@@ -1,0 +1,249 @@
+"""What servers, gateways and environments bring: each kind, with what is right."""
+
+import json
+import os
+
+import faults
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nbutils.core.access import open_sdk
+from nbutils.core.errors import LabError
+from nbutils.core.settings import resolve
+from nbutils.llm.answers import NoAnswer, answer_of, read_reply
+from nbutils.llm.client import Client, chat_request
+from nbutils.llm.store import Unanswered
+
+REQUEST = chat_request("health/mgh/sts/0/0", "hi", "mgh", resolve())
+
+
+def reply(content="hello", finish="stop", **message):
+    """The body of a completion; a content of ... is left out."""
+    message |= {} if content is ... else {"content": content}
+    return {"choices": [{"message": message, "finish_reason": finish}]}
+
+
+@pytest.mark.parametrize(
+    ("body", "text", "finish"),
+    [(reply(), "hello", "stop"),
+     (reply([{"type": "text", "text": "he"}, {"type": "text", "text": "llo"}]),
+      "hello", "stop"),
+     (reply([{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+             "hello", {"type": "text", "text": None}]), "hello", "stop"),
+     (reply("\ud800 x"), "? x", "stop"),
+     (reply(..., "length", reasoning_content="hm"), "", "length"),
+     (reply(None, "stop"), "", "stop"),
+     (reply(" \n", None), "", ""),
+     (reply(None, "stop", refusal="I cannot"), "", "refusal"),
+     ({**reply(), "usage": "n/a", "model": None}, "hello", "stop")],
+)  # fmt: skip
+def test_an_answer_is_read_however_it_is_written(body, text, finish):
+    for data in (
+        json.dumps(body).encode(),
+        b"\xef\xbb\xbf" + json.dumps(body).encode(),
+    ):
+        answer = answer_of(REQUEST, read_reply(data))
+        assert (answer.text, answer.finish) == (text, finish)
+        assert answer.model == "recorded" and answer.usage["guessed"] == 1
+
+
+def test_tokens_are_counted_as_far_as_the_server_counts_them():
+    usage = {"prompt_tokens": 3.0, "completion_tokens": None, "details": {"x": 1}}
+    answer = answer_of(REQUEST, {**reply(), "usage": usage})
+    assert answer.usage == {"prompt_tokens": 3}
+
+
+@pytest.mark.parametrize(
+    ("data", "said", "again"),
+    [(b'data: {"choices": []}\n\ndata: [DONE]', "stream of events", False),
+     (b"<!DOCTYPE html><p>log in</p>", "an HTML page", True),
+     (b'{"choices": [', "broken JSON", True),
+     (b"[1]", "another form", False),
+     (b'{"message": {"content": "x"}}', "another form", False),
+     (b'{"choices": [{"text": "x"}]}', "another form", False),
+     (b'{"choices": [{"message": {"content": 7}}]}', "another form", False),
+     (b'{"choices": []}', "empty choices", True),
+     (b'{"choices": [], "usage": {"total_tokens": 9}}', "empty choices", False),
+     (b'{"error": {"code": 503, "message": "busy\\nnow"}}', "503 busy now", True),
+     (b'{"error": "no"}', "an error, no", True),
+     (json.dumps(reply("half", "error")).encode(), "an error, without a word", True)],
+)  # fmt: skip
+def test_what_is_no_answer_is_named_as_what_it_is(data, said, again):
+    with pytest.raises(NoAnswer, match=said) as caught:
+        read_reply(data)
+    assert caught.value.again == again and "\n" not in str(caught.value)
+
+
+JSON = st.recursive(
+    st.none() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["choices", "message", "content", "text", "error", "usage"]
+            ),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=int(os.environ.get("NBUTILS_FUZZ", "400")), deadline=None)
+@given(body=JSON | st.binary(max_size=80))
+def test_any_reply_is_an_answer_or_named(body):
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    try:
+        assert isinstance(answer_of(REQUEST, read_reply(data)).text, str)
+    except NoAnswer as fault:
+        assert str(fault) and "\n" not in str(fault)
+
+
+def client_of(folder, **changes):
+    chosen = faults.settings_for(folder / "s.sqlite").changed(
+        llm_in_flight=1, llm_retries=2, **changes
+    )
+    return Client(chosen), faults.requests_of(24, chosen)
+
+
+def served(monkeypatch, function):
+    """Lets `function` of a request's body give (status, kind, bytes), or None."""
+    usual = faults._Handler._reply
+    monkeypatch.setattr(
+        faults._Handler, "_reply",
+        lambda self, fault, body: function(body) or usual(self, fault, body),
+    )  # fmt: skip
+
+
+def told(status, message, **more):
+    return status, "application/json", json.dumps(
+        {"error": {"message": message, **more}}
+    ).encode()  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "refuses", "sent"),
+    [(400, "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+      "'max_completion_tokens' instead.", {"max_tokens"},
+      {"temperature", "top_p", "max_completion_tokens", "response_format"}),
+     (400, "`temperature` and `top_p` cannot both be specified for this model.",
+      {"top_p"}, {"temperature", "max_tokens", "response_format"}),
+     (400, "Unsupported value: 'temperature' does not support 0.2. Only the default "
+      "(1) value is supported.", {"temperature"},
+      {"top_p", "max_tokens", "response_format"}),
+     (422, "Extra inputs are not permitted: body.top_p", {"top_p"},
+      {"temperature", "max_tokens", "response_format"}),
+     (500, "failed to parse grammar", {"response_format"},
+      {"temperature", "top_p", "max_tokens"}),
+     (501, "response_format not supported", {"response_format"},
+      {"temperature", "top_p", "max_tokens"}),
+     (404, "No endpoints found that can handle the requested parameters.",
+      {"response_format"}, {"temperature", "top_p", "max_tokens"}),
+     (400, "no such form", {"json_schema"},
+      {"temperature", "top_p", "max_tokens", "response_format"}),
+     (400, "no such thing", {"response_format"},
+      {"temperature", "top_p", "max_tokens"})],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:served does not take")
+def test_a_parameter_that_the_model_refuses_is_left_out_and_remembered(
+    status, message, refuses, sent, server, tmp_path, monkeypatch
+):
+    def refused(body):
+        form = body.get("response_format", {}).get("type")
+        return told(status, message) if refuses & {*body, form} else None
+
+    served(monkeypatch, refused)
+    client, requests = client_of(tmp_path)
+    with_form = [r for r in requests if r.json_schema.get("type") == "object"][:3]
+    client.complete_many(with_form)
+    assert len(client.store) == 3
+    assert set(server.seen[-1]) - {"model", "messages"} == sent
+    assert len(server.seen) <= 5  # one refusal, or two forms, and then never again
+
+
+def test_a_value_out_of_range_and_a_long_prompt_are_no_refusal_of_a_parameter(
+    server, tmp_path, monkeypatch
+):
+    message = "maximum context length is 4096 tokens; lower max_tokens"
+    long = "short-short"
+    served(
+        monkeypatch,
+        lambda b: told(400, message) if long in str(b["messages"]) else None,
+    )
+    client, requests = client_of(tmp_path)
+    bad = next(r for r in requests if long in r.messages[0]["content"])
+    with pytest.raises(LabError, match="maximum context length"):
+        client.complete(bad)
+    assert client.server.without == set() and client.server.form == "json_schema"
+
+
+def test_parameters_are_left_out_by_setting(server, tmp_path):
+    names = ["temperature", "top_p", "max_tokens", "response_format"]
+    client, requests = client_of(tmp_path, llm_without=names)
+    client.complete_many(requests[-2:])
+    assert set(server.seen[0]) == {"model", "messages", "max_completion_tokens"}
+
+
+@pytest.mark.parametrize(
+    ("payload", "match", "kind", "attempts"),
+    [(b"data: {}\n\n", "stream of events", LabError, 1),
+     (b'{"done": true}', "another form", LabError, 1),
+     (b"<html>log in</html>", "an HTML page", Unanswered, 3),
+     (b'{"choices": [], "usage": {"total_tokens": 9}}', "empty", Unanswered, 1),
+     (json.dumps(reply("half", "error")).encode(), "an error", Unanswered, 3)],
+)  # fmt: skip
+def test_no_answer_is_not_stored_and_asked_again_only_where_that_may_help(
+    payload, match, kind, attempts, server, tmp_path, monkeypatch
+):
+    served(monkeypatch, lambda body: (200, "text/plain", payload))
+    client, requests = client_of(tmp_path)
+    with pytest.raises(LabError, match=match) as caught:
+        client.complete_many(requests[:1])
+    assert type(caught.value) is kind and "\n" not in str(caught.value)
+    assert client.attempts == attempts and len(client.store) == 0
+
+
+# -- keys, addresses, proxies
+
+KEY = "sk-planted-0123456789"
+NAMES = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ALL_PROXY", "SSL_CERT_FILE")
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [({}, None), ({"OPENAI_API_KEY": None}, None),
+     ({"OPENAI_API_KEY": f" {KEY}\r\n"}, None),
+     ({"OPENAI_BASE_URL": " {url}/\n"}, None),
+     ({"OPENAI_ORG_ID": "org\n"}, None),
+     ({"OPENAI_API_KEY": f"“{KEY}”"}, "OPENAI_API_KEY"),
+     ({"OPENAI_API_KEY": f'"{KEY}"'}, "OPENAI_API_KEY"),
+     ({"OPENAI_API_KEY": f"{KEY} x"}, "OPENAI_API_KEY"),
+     ({"OPENAI_ORG_ID": "größe"}, "OPENAI_ORG_ID"),
+     ({"OPENAI_BASE_URL": "'{url}'"}, "OPENAI_BASE_URL"),
+     ({"OPENAI_BASE_URL": "127.0.0.1:8000/v1"}, "OPENAI_BASE_URL must be"),
+     ({"OPENAI_API_KEY": " ", "OPENAI_BASE_URL": None}, "needs OPENAI_API_KEY"),
+     ({"ALL_PROXY": "socks5://127.0.0.1:1080"}, "check ALL_PROXY"),
+     ({"ALL_PROXY": "socks://user:planted@127.0.0.1:1080"}, "check ALL_PROXY"),
+     ({"SSL_CERT_FILE": "/nonexistent/ca.pem"}, "check SSL_CERT_FILE"),
+     ({"SSL_CERT_FILE": __file__}, "check SSL_CERT_FILE")],
+)  # fmt: skip
+def test_the_environment_is_used_or_named_in_one_line(
+    changes, fault, server, tmp_path, monkeypatch
+):
+    for name in NAMES[2:]:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in changes.items():
+        if value is None:
+            monkeypatch.delenv(name)
+        else:
+            monkeypatch.setenv(name, value.replace("{url}", server.url))
+    client, requests = client_of(tmp_path)
+    if fault is None:
+        assert client.complete(requests[0]).text
+        return
+    for ask in (lambda: client.complete(requests[0]), open_sdk):
+        with pytest.raises(LabError, match=fault) as caught:
+            ask()
+        assert "\n" not in str(caught.value) and "planted" not in str(caught.value)
