@@ -20,7 +20,7 @@ import torch
 from nbutils.core.errors import LabError
 from nbutils.encoder.models import compute_dtype
 
-BLOCK = {"cpu": 256, "cuda": 4096}
+BLOCK = {"cpu": 512, "cuda": 4096}
 """Queries searched at once by one worker."""
 
 TILE = 2**12
