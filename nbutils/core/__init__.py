@@ -5,7 +5,7 @@ setting has its name, unit, default and source in `fields`.
 """
 
 from nbutils.core.errors import LabError, nearest
-from nbutils.core.files import read_table, write_jsonl, write_table
+from nbutils.core.files import read_table, verify, write_jsonl, write_table
 from nbutils.core.records import LEVELS, RECORDS, Records, read_records
 from nbutils.core.retrieval import (
     HELD_OUT,

@@ -112,10 +112,13 @@ def unit_of(query_id: str) -> str:
 
 def in_words(difference: Mapping[str, float], unit: str = "") -> str:
     """`+0.051 [0.032, 0.070]`, and "not distinguishable here" where it is not."""
-    text = (
-        f"{difference['mean']:+.3f}{unit} "
-        f"[{difference['low']:+.3f}, {difference['high']:+.3f}]"
-    )
+    mean, low, high = (_signed(difference[name]) for name in ("mean", "low", "high"))
+    text = f"{mean}{unit} [{low}, {high}]"
     return (
         text if difference["distinguishable"] else f"{text}: not distinguishable here"
     )
+
+
+def _signed(value: float) -> str:
+    """Three decimals, or one digit of what these would round to zero."""
+    return f"{value:+.1g}" if 0 < abs(value) < 5e-4 else f"{value:+.3f}"

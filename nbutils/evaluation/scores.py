@@ -21,6 +21,7 @@ from sentence_transformers import SentenceTransformer
 from nbutils.core.fields import Settings
 from nbutils.core.records import Records
 from nbutils.core.retrieval import HELD_OUT, RetrievalSet, ladder_ids, local_set
+from nbutils.encoder.student import unpack_student
 from nbutils.encoder.vectors import embed, fingerprint
 from nbutils.evaluation.tasks import judgements, local_tasks
 from nbutils.mining.teachers import BM25Teacher
@@ -43,8 +44,10 @@ class CachedEncoder(AbsEncoder):
     """
 
     def __init__(self, model: SentenceTransformer, settings: Settings, name: str):
-        self.model, self.settings = model, settings
         self.mteb_model_meta = model_meta(name, fingerprint(model))
+        packed = model.device.type == "cpu"
+        self.model = unpack_student(model) if packed else model  # half of the time
+        self.settings = settings
         section = getattr(model[0], "section", None)
         self.instructed = section is not None and section.text_format != "plain"
         self.known: dict[tuple[str | None, str], np.ndarray] = {}
