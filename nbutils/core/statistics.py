@@ -121,4 +121,6 @@ def in_words(difference: Mapping[str, float], unit: str = "") -> str:
 
 def _signed(value: float) -> str:
     """Three decimals, or one digit of what these would round to zero."""
+    if abs(value) < 1e-9:  # a sum's rounding, no value
+        value = 0.0
     return f"{value:+.1g}" if 0 < abs(value) < 5e-4 else f"{value:+.3f}"

@@ -69,6 +69,8 @@ def test_a_paired_difference_says_whether_it_can_be_told():
     assert statistics.in_words(noise).endswith(": not distinguishable here")
     near = {"mean": 0.008, "low": 0.00021, "high": 0.016, "distinguishable": 1.0}
     assert statistics.in_words(near) == "+0.008 [+0.0002, +0.016]", "no bound of zero"
+    none = {**near, "mean": -7e-18}
+    assert statistics.in_words(none) == "+0.000 [+0.0002, +0.016]", "a rounding is none"
     with pytest.raises(LabError, match="finite scores"):
         statistics.paired_difference([0.0], [np.nan])
 
