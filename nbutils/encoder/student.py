@@ -36,16 +36,14 @@ def as_encoder(backbone: Backbone, device: str) -> SentenceTransformer:
     return SentenceTransformer(modules=[backbone, pooling, Normalize()], device=device)
 
 
-def build_student(
-    settings: Settings, kind: Callable[..., Backbone] = Backbone
-) -> SentenceTransformer:
+def build_student(settings: Settings) -> SentenceTransformer:
     """A fresh student: 4-bit backbone, LoRA adapters, pooling, unit length.
 
     Everything follows the settings; only the adapters are trainable. Before training
-    the adapters change nothing. `kind` makes the backbone of a section and a device.
+    the adapters change nothing.
     """
     device = device_of(settings)
-    backbone = kind(settings.encoder, device)
+    backbone = Backbone(settings.encoder, device)
     backbone.add_lora(settings.seed)
     if settings.encoder.gradient_checkpointing:
         backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
