@@ -2,3 +2,4 @@
 
 from nbutils.core.machine import describe_machine as describe_machine
 from nbutils.pages.run import start as start
+from nbutils.pages.run import table as table

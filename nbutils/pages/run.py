@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import psutil
 
 from nbutils.core.errors import LabError, known
@@ -203,6 +204,18 @@ class Run:
             print(f"{row['name']:<{width}}  {row['value']:>10{form}}  {row['unit']}")
         total, peak = report["seconds"]["total"], report["peak_memory_gb"]
         print(f"{total:.0f} s, peak {peak:.1f} GB")
+
+
+def table(frame: pd.DataFrame, digits: int = 3, index: bool = True) -> None:
+    """Show a frame whole: texts left-aligned and never cut, numbers with `digits`."""
+    from IPython.display import display
+
+    left = [("text-align", "left"), ("white-space", "normal")]
+    shown = frame.style.format(precision=digits, na_rep="")
+    texts = [c for c in frame.columns if not pd.api.types.is_numeric_dtype(frame[c])]
+    shown = shown.set_properties(subset=texts, **dict(left))
+    shown = shown.set_table_styles([{"selector": "th", "props": left}])
+    display(shown if index else shown.hide(axis="index"))
 
 
 def _write_png(figure: Any, path: Path) -> None:

@@ -1,0 +1,108 @@
+"""The pages' exercises: a solution, the usual mistakes, and a check that knows both.
+
+A page gives the task, hints and a stub, and ends with `check(stub)`. Beside it, in
+`exercises/page_NN.py`, stand the solution and the usual mistakes as functions of the
+stub's name: an answer is right where it does as the solution does on every case, and
+gets a mistake's hint where it does as that mistake does. So one source gives the check,
+its own test and the notebook of solutions.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """A solution, the arguments it is tried on, and mistakes by their hint.
+
+    `cases` holds one tuple of arguments a trial; together they must tell the solution
+    from every mistake and the mistakes from each other. `tolerance` is absolute.
+    """
+
+    solution: Callable[..., Any]
+    cases: Sequence[tuple]
+    mistakes: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    tolerance: float = 1e-6
+
+    def verdict(self, answer: Callable[..., Any]) -> str:
+        """One line: right, not tried yet, the hint of a usual mistake, or what differs.
+
+        Whatever the answer raises becomes a sentence.
+        """
+        wanted = [_shot(self.solution, case) for case in self.cases]
+        try:
+            given = [_shot(answer, case) for case in self.cases]
+        except NotImplementedError:
+            return "not tried yet"
+        except Exception as error:
+            return f"not yet: it stops with {type(error).__name__}: {error}"
+        if self._same(given, wanted):
+            return "right"
+        for hint, mistake in self.mistakes.items():
+            if self._same(given, [_shot(mistake, case) for case in self.cases]):
+                return f"a usual mistake: {hint}"
+        return next(
+            _difference(case, got, want)
+            for case, got, want in zip(self.cases, given, wanted, strict=True)
+            if not self._same([got], [want])
+        )
+
+    def _same(self, given: list, wanted: list) -> bool:
+        return all(
+            _alike(got, want, self.tolerance)
+            for got, want in zip(given, wanted, strict=True)
+        )
+
+
+def check(answer: Callable[..., Any]) -> None:
+    """Print the verdict on an answer to the exercise of its name."""
+    print(EXERCISES[answer.__name__].verdict(answer))
+
+
+def _shot(function: Callable[..., Any], case: tuple) -> Any:
+    return function(*deepcopy(case))  # an answer may change what it is given
+
+
+def _alike(got: Any, want: Any, tolerance: float) -> bool:
+    if isinstance(want, str | bool | type(None)):
+        return type(got) is type(want) and got == want
+    try:
+        got, want = np.asarray(got, float), np.asarray(want, float)
+    except (TypeError, ValueError):
+        return bool(got == want)
+    same = got.shape == want.shape
+    return same and np.allclose(got, want, rtol=0, atol=tolerance, equal_nan=True)
+
+
+def _difference(case: tuple, got: Any, want: Any) -> str:
+    """What to look at: nothing given back, another shape, another type, or a value."""
+    if got is None:
+        return "not yet: it gives nothing back, a `return` is missing"
+    if np.shape(got) != np.shape(want):
+        return f"not yet: the shape is {np.shape(got)}, it should be {np.shape(want)}"
+    shown = ", ".join(_short(value) for value in case)
+    return f"not yet: for {shown} it gives {_short(got)}"
+
+
+def _short(value: Any) -> str:
+    text = " ".join(np.array2string(np.asarray(value), precision=4).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _all() -> dict[str, Exercise]:
+    found = {}
+    for module in pkgutil.iter_modules(__path__):
+        page = importlib.import_module(f"{__name__}.{module.name}")
+        found |= {e.solution.__name__: e for e in page.EXERCISES}
+    return found
+
+
+EXERCISES = _all()
