@@ -1,8 +1,4 @@
-"""All settings: what every room shares, and one section a room.
-
-A setting has one place (`settings.mining.perc`) and one flat name (`perc`), by which
-it is set and written down.
-"""
+"""All settings. Each has a place (`settings.mining.perc`) and a flat name (`perc`)."""
 
 from __future__ import annotations
 

@@ -10,7 +10,10 @@ import json
 import os
 import platform
 import re
+import resource
 import sys
+import tempfile
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,20 +21,20 @@ import psutil
 
 from nbutils.core.errors import LabError
 from nbutils.core.fields import Settings
+from nbutils.core.files import verify
 from nbutils.core.sections import MINILM, SMOLLM2
-from nbutils.core.settings import ROOT
+from nbutils.core.settings import DATA, ROOT
 
-PACKAGES = (
-    "torch", "transformers", "sentence-transformers", "peft", "bitsandbytes", "mteb",
-)  # fmt: skip
+PACKAGES = ("torch", "transformers", "sentence-transformers", "peft", "bitsandbytes",
+            "mteb")  # fmt: skip
 GB = 1024**3
 
 
 def versions() -> dict[str, str]:
     """Python's, the main libraries' and this project's versions; none is imported."""
-    found = {"python": platform.python_version()}
-    found |= {package: version(package) for package in PACKAGES}
-    return {**found, "nbutils": version("hard-negatives-lab")}
+    found = {package: version(package) for package in PACKAGES}
+    ours = version("hard-negatives-lab")
+    return {"python": platform.python_version(), **found, "nbutils": ours}
 
 
 def device_name() -> str:
@@ -44,12 +47,12 @@ def device_name() -> str:
 
 def describe_machine() -> None:
     """Print versions, device, cores and memory in one line."""
-    import torch  # here, so that its import counts as import and not as work
+    import torch  # noqa: F401 - here, so that its import counts as import, not as work
 
-    names = [f"{k} {v}" for k, v in versions().items() if k != "nbutils"]
-    memory = psutil.virtual_memory().total / GB
-    device = device_name() if torch.cuda.is_available() else "CPU"
-    libraries = ", ".join(names).replace("sentence-transformers", "ST")
+    names = ", ".join(f"{k} {v}" for k, v in versions().items() if k != "nbutils")
+    memory, device = psutil.virtual_memory().total / GB, device_name()
+    device = "CPU" if device == "cpu" else device
+    libraries = names.replace("sentence-transformers", "ST")
     print(f"{libraries} · {device}, {psutil.cpu_count()} cores, {memory:.0f} GB")
 
 
@@ -62,8 +65,6 @@ def peak_memory_gb() -> float:
     status = Path("/proc/self/status")
     if status.is_file() and (found := re.search(r"VmHWM:\D+(\d+)", status.read_text())):
         return int(found[1]) * 1024 / GB
-    import resource
-
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GB
 
@@ -83,15 +84,18 @@ def cache_folder() -> Path:
     """The folder of all that can be made again: models and vectors.
 
     NBUTILS_CACHE where that is set (from the project's root, if relative), else the
-    project's .cache; the user's own cache where the project cannot be written to.
+    project's .cache; where the project cannot be written to the user's own cache, and
+    without a home a temporary folder.
     """
     if named := os.environ.get("NBUTILS_CACHE"):
         return ROOT / Path(named).expanduser()
     own = ROOT / ".cache"
     if os.access(own if own.exists() else ROOT, os.W_OK):
         return own
-    users = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(users) / "nbutils"
+    users = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    there = next(folder for folder in (users, *users.parents) if folder.exists())
+    usable = users.is_absolute() and os.access(there, os.W_OK)
+    return (users if usable else Path(tempfile.gettempdir())) / "nbutils"
 
 
 def model_folder(name: str) -> Path:
@@ -106,12 +110,10 @@ def fetched(name: str) -> Path:
     to fetch the model.
     """
     folder = model_folder(name)
-    try:
+    with suppress(OSError, ValueError, LookupError, TypeError):
         sizes = json.loads((folder / "origin.json").read_text())["bytes"]
         if all((folder / file).stat().st_size == size for file, size in sizes.items()):
             return folder
-    except (OSError, ValueError):
-        pass
     raise LabError(
         f"{name} is not in {folder}, or not whole: "
         "run 'python -m nbutils fetch' once, with a network"
@@ -127,18 +129,13 @@ def network_needs(settings: Settings) -> list[str]:
     encoder, mining = settings.encoder, settings.mining
     scorers = [*mining.teachers, mining.rescore_with or encoder.reference]
     for name in dict.fromkeys([encoder.student, encoder.reference, *scorers]):
-        kind, _, model = name.partition(":")
-        if kind == "server":
-            needs.append(f"an embeddings server of {model}")
-        elif not (_is_shipped(name) or Path(name).is_dir() or (ROOT / name).is_dir()):
-            needs.append(name)
+        shipped = name in ("bm25", "random", MINILM, SMOLLM2)
+        if name.startswith("server:"):
+            needs.append(f"an embeddings server of {name.removeprefix('server:')}")
+        elif not (shipped or name.startswith(("tiny-", "vectors:"))):
+            needs += [] if (ROOT / name).is_dir() or Path(name).is_dir() else [name]
     tasks = settings.evaluation.tasks
     return needs + [f"mteb's {name}" for name in tasks if name != "local"]
-
-
-def _is_shipped(model: str) -> bool:
-    named = model in ("bm25", "random", MINILM, SMOLLM2)
-    return named or model.startswith(("tiny-", "vectors:"))
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -164,9 +161,9 @@ def environment(settings: Settings) -> dict[str, str]:
 def check_machine(settings: Settings) -> None:
     """Refuse a run that this machine cannot finish, before anything starts.
 
-    Raises LabError when free memory, a GPU, or the language model's key is missing.
-    The key is asked of every notebook in live mode: each reads all records, and what
-    no store holds yet is requested then.
+    Raises LabError when free memory, a GPU, or the language model's key is missing, and
+    for a changed table of published figures. The key is asked of every notebook in live
+    mode: each reads all records, and what no store holds yet is requested then.
     """
     free = psutil.virtual_memory().available / GB
     if free < settings.min_memory_gb:
@@ -190,3 +187,4 @@ def check_machine(settings: Settings) -> None:
             "export the key (and the URL, for a server other than OpenAI's), or set "
             "llm_mode to 'replay'"
         )
+    verify(DATA / "published")

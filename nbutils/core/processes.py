@@ -11,13 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import (
-    broadcast_object_list,
-    gather_object,
-    parse_flag_from_env,
-    reduce,
-)
+from accelerate import PartialState, utils
 
 from nbutils.core.errors import LabError
 
@@ -29,8 +23,8 @@ def place() -> tuple[int, int]:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return 0, 1
-    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
-    state = PartialState(cpu=cpu)
+    cpu = utils.parse_flag_from_env("ACCELERATE_USE_CPU")
+    state = PartialState(cpu=cpu or not torch.cuda.is_available())
     return state.process_index, state.num_processes
 
 
@@ -53,12 +47,12 @@ def wait() -> None:
 
 def gather(value: Any) -> list[Any]:
     """Every process's value (any that pickles), in the order of their numbers."""
-    return gather_object([value]) if place()[1] > 1 else [value]
+    return utils.gather_object([value]) if place()[1] > 1 else [value]
 
 
 def add_up(tensor: torch.Tensor) -> torch.Tensor:
     """The sum of every process's tensor, on all of them."""
-    return reduce(tensor, "sum") if place()[1] > 1 else tensor
+    return utils.reduce(tensor, "sum") if place()[1] > 1 else tensor
 
 
 def from_main(make: Callable[[], Any]) -> Any:
@@ -70,7 +64,7 @@ def from_main(make: Callable[[], Any]) -> Any:
         except LabError as error:
             found = [error]
     if place()[1] > 1:
-        broadcast_object_list(found)
+        utils.broadcast_object_list(found)
     if isinstance(found[0], LabError):
         raise found[0]
     return found[0]

@@ -22,14 +22,12 @@ from nbutils.core.settings import DATA
 RECORDS = DATA / "records"
 """The shipped records: what the recorded answers parse to."""
 
-Level = Literal["N1", "N2", "N3", "N4"]
-LEVELS: tuple[Level, ...] = ("N1", "N2", "N3", "N4")
+LEVELS = ("N1", "N2", "N3", "N4")
 """N1 is the hardest negative, N4 the easiest (Negative Matters, MGH)."""
 
-Split = Literal["train", "dev", "held-out-tasks", "held-out-family"]
-HELD_OUT_FAMILY = "industry"
-
 GROUPS = ("short-long", "long-short", "short-short", "long-long", "sts")
+
+Split = Literal["train", "dev", "held-out-tasks", "held-out-family"]
 
 
 class Record(BaseModel):
@@ -144,13 +142,11 @@ def split_of(family: str, task_index: int | None, tasks: int, example: int) -> S
     task the last recorded example (number 5) is for development. Items without a task
     (`task_index` None) follow their family.
     """
-    if family == HELD_OUT_FAMILY:
+    if family == "industry":
         return "held-out-family"
-    if task_index is None:
-        return "train"
-    if task_index == tasks - 1:
+    if task_index is not None and task_index == tasks - 1:
         return "held-out-tasks"
-    return "dev" if example == 5 else "train"
+    return "dev" if task_index is not None and example == 5 else "train"
 
 
 @dataclass(frozen=True)
@@ -190,9 +186,7 @@ def read_records(settings: Settings, folder: str | Path = RECORDS) -> Records:
         for rows in map(by_family.__getitem__, settings.synthesis.families):
             if kind == "graded":
                 rows = spread(rows, most, lambda e: (e.group, e.split))
-            elif kind == "items":
-                rows = rows[: most or None]
-            own[kind] += rows
+            own[kind] += rows[: most or None] if kind == "items" else rows
     items = {item.id for item in own["items"]}
     own["syneg"] = [e for e in own["syneg"] if e.item_id in items]
     return Records(**own)
