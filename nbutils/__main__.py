@@ -114,15 +114,16 @@ def mine(
     On several GPUs or hosts: `accelerate launch -m nbutils mine …`.
     """
     overrides = gather(assign, config)
-    from nbutils.core import files, machine, processes, retrieval, settings
-    from nbutils.mining import audit, miner, teachers
+    from nbutils.core import files, machine, retrieval, settings
 
     chosen = settings.resolve(profile, overrides)
     machine.check_machine(chosen)
+    data = retrieval.read_set(folder, split, skip_missing, typer.echo)
+    from nbutils.core import processes
+    from nbutils.mining import audit, miner, teachers
+
     out = out or settings.ROOT / "runs" / profile / f"mined-{folder.resolve().name}"
     out = out if out.suffix in (".parquet", ".csv") else Path(f"{out}.parquet")
-    say = typer.echo if processes.is_main() else lambda line: None
-    data = retrieval.read_set(folder, split, skip_missing, say)
     processes.place()  # each process takes its own GPU before a model is loaded
     found = teachers.load_teacher(teacher or chosen.mining.teachers[-1], chosen)
     with files.alone(out, processes.is_main()):

@@ -1,7 +1,6 @@
 """The way to an OpenAI-compatible server, as the environment names it.
 
-OPENAI_API_KEY and OPENAI_BASE_URL are read here and kept nowhere. What people export
-comes with spaces, quotation marks, proxies and missing files: each is said in one line
+OPENAI_API_KEY and OPENAI_BASE_URL are read here and kept nowhere; a fault is one line
 that names the variable and never shows its value.
 """
 

@@ -1,7 +1,4 @@
-"""JSONL for records that people read, parquet and csv for tables, sums for all of it.
-
-Every write is atomic: a file is whole or it is not there.
-"""
+"""JSONL, JSON, tables and sums. Every write is atomic: a file is whole or not there."""
 
 from __future__ import annotations
 
@@ -61,8 +58,8 @@ def writing(path: str | Path) -> Iterator[Path]:
 def alone(path: str | Path, asked: bool = True) -> Iterator[None]:
     """LabError where another process is in such a block for the same `path`.
 
-    The lock is the system's and goes with its process, however that ends. Of several
-    processes that work as one, one has `asked`.
+    The lock goes with its process, however that ends. Of several processes that work as
+    one, one has `asked`.
     """
     lock = Path(path).with_name(f".{Path(path).name}.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)

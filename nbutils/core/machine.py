@@ -1,7 +1,6 @@
-"""The machine a run finds: versions, device, memory, network, keys.
+"""The machine a run finds, compared with what its settings need before it starts.
 
-What a run needs is read from its settings and compared with what is there before
-anything starts. PyTorch is imported only where a GPU has to be looked for.
+PyTorch is imported only where a GPU has to be looked for.
 """
 
 from __future__ import annotations
@@ -57,14 +56,10 @@ def describe_machine() -> None:
 
 
 def peak_memory_gb() -> float:
-    """The largest resident memory this process has had, in GB.
-
-    Linux's VmHWM belongs to this program alone; `ru_maxrss` would start at the
-    memory of the process that launched it.
-    """
-    status = Path("/proc/self/status")
-    if status.is_file() and (found := re.search(r"VmHWM:\D+(\d+)", status.read_text())):
-        return int(found[1]) * 1024 / GB
+    """The largest resident memory this process has had, in GB."""
+    with suppress(OSError):  # Linux; `ru_maxrss` starts at the launching process's
+        status = Path("/proc/self/status").read_text()
+        return int(re.search(r"VmHWM:\D+(\d+)", status)[1]) * 1024 / GB
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GB
 
@@ -83,9 +78,8 @@ def forget_peak() -> None:
 def cache_folder() -> Path:
     """The folder of all that can be made again: models and vectors.
 
-    NBUTILS_CACHE where that is set (from the project's root, if relative), else the
-    project's .cache; where the project cannot be written to the user's own cache, and
-    without a home a temporary folder.
+    NBUTILS_CACHE (from the project's root, if relative), else the project's .cache;
+    where that cannot be written the user's cache, and without a home a temporary one.
     """
     if named := os.environ.get("NBUTILS_CACHE"):
         return ROOT / Path(named).expanduser()
@@ -106,8 +100,7 @@ def model_folder(name: str) -> Path:
 def fetched(name: str) -> Path:
     """The folder of a fetched model, every file there and of its full length.
 
-    Quick: no file but the short `origin.json` is read. Raises LabError that says how
-    to fetch the model.
+    No file but the short `origin.json` is read. LabError says how to fetch the model.
     """
     folder = model_folder(name)
     with suppress(OSError, ValueError, LookupError, TypeError):
@@ -139,31 +132,23 @@ def network_needs(settings: Settings) -> list[str]:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """Environment variables of a run: no needless network, no progress bars.
-
-    Threads of a product wait without spinning: on a machine that others use too, two
-    spinning threads took 2.5 times as long as one.
-    """
-    values = {
-        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
-        "TOKENIZERS_PARALLELISM": "false",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-    }
+    """Environment variables of a run: no needless network, no progress bars."""
+    on = ["HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS",
+          "HF_DATASETS_DISABLE_PROGRESS_BARS"]  # fmt: skip
     if set(network_needs(settings)) <= {"a language model"}:
-        offline = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
-        values |= dict.fromkeys(offline, "1")
-    return values
+        on += ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"]
+    quiet = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
+    # On a machine that others use too, two threads that spin while they wait took 2.5
+    # times as long as one.
+    policy = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
+    return {"OMP_WAIT_POLICY": policy, **quiet, **dict.fromkeys(on, "1")}
 
 
 def check_machine(settings: Settings) -> None:
     """Refuse a run that this machine cannot finish, before anything starts.
 
-    Raises LabError when free memory, a GPU, or the language model's key is missing, and
-    for a changed table of published figures. The key is asked of every notebook in live
-    mode: each reads all records, and what no store holds yet is requested then.
+    LabError where free memory, a GPU or, in live mode, the language model's key is
+    missing, and for a changed table of published figures.
     """
     free = psutil.virtual_memory().available / GB
     if free < settings.min_memory_gb:

@@ -1,8 +1,4 @@
-"""Several processes as one: `accelerate launch -m nbutils train …` (or `mine`).
-
-In training every process knows the whole batch of a step, encodes its share of the
-mini-batches, and ends the step with the same gradients. One process needs none of this.
-"""
+"""Several processes as one: `accelerate launch -m nbutils train …` (or `mine`)."""
 
 from __future__ import annotations
 
@@ -57,12 +53,10 @@ def add_up(tensor: torch.Tensor) -> torch.Tensor:
 
 def from_main(make: Callable[[], Any]) -> Any:
     """What `make` returns on the main process, on all of them; so is its LabError."""
-    found: list[Any] = [None]
-    if is_main():
-        try:
-            found = [make()]
-        except LabError as error:
-            found = [error]
+    try:
+        found = [make() if is_main() else None]
+    except LabError as error:
+        found = [error]
     if place()[1] > 1:
         utils.broadcast_object_list(found)
     if isinstance(found[0], LabError):

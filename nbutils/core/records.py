@@ -1,7 +1,4 @@
-"""The records that flow from room to room, and the folder that holds them.
-
-Notebook 02 writes them, 03 to 06 read them: one JSONL file a kind.
-"""
+"""The records that flow from room to room: notebook 02 writes them, the others read."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -138,9 +135,8 @@ class TrainingInstance(Record):
 def split_of(family: str, task_index: int | None, tasks: int, example: int) -> Split:
     """The split of an example of task `task_index` (of `tasks` in its group).
 
-    The family `industry` and the last task of each group are held out. Of every other
-    task the last recorded example (number 5) is for development. Items without a task
-    (`task_index` None) follow their family.
+    Held out are the family `industry` and the last task of each group; the last example
+    (number 5) of other tasks is for development. Items have no task (None).
     """
     if family == "industry":
         return "held-out-family"
@@ -192,29 +188,21 @@ def read_records(settings: Settings, folder: str | Path = RECORDS) -> Records:
     return Records(**own)
 
 
-T = TypeVar("T")
-
-
 def spread(
-    rows: Sequence[T], count: int, stratum: Callable[[T], tuple[str, str]]
-) -> list[T]:
+    rows: Sequence[Any], count: int, stratum: Callable[[Any], tuple[str, str]]
+) -> list[Any]:
     """The first `count` (0: all) when groups and splits take turns, in their order.
 
     A short run then still holds every group, and something to train on and to test.
     """
-    if not count or count >= len(rows):
-        return list(rows)
     queues: dict[tuple[str, str], list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
         queues[stratum(row)].append(place)
     groups, splits = (list(dict.fromkeys(part)) for part in zip(*queues, strict=True))
-    lap = math.lcm(len(groups), len(splits))
-    chosen: list[int] = []
-    for turn in itertools.count():
-        # After a lap the pairs come round again: shift, so that all pairs are met.
-        key = groups[turn % len(groups)], splits[(turn + turn // lap) % len(splits)]
-        if queues.get(key):
-            chosen.append(queues[key].pop(0))
-        if len(chosen) == count:
-            break
-    return [rows[place] for place in sorted(chosen)]
+    lap, order = math.lcm(len(groups), len(splits)), []
+    for turn in range(len(groups) * len(splits)):  # after a lap shifted: all pairs
+        pair = groups[turn % len(groups)], splits[(turn + turn // lap) % len(splits)]
+        order.append(queues[pair])
+    rounds = itertools.chain(*itertools.zip_longest(*order))
+    places = [place for place in rounds if place is not None]
+    return [rows[place] for place in sorted(places[: count or None])]

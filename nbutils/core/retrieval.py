@@ -1,8 +1,7 @@
 """Retrieval sets: read from BEIR's format, or made from the lab's own records.
 
-A folder in BEIR's format holds corpus.jsonl and queries.jsonl (or .jsonl.gz), whose
-lines have `_id`, `text` and perhaps `title`, and qrels/SPLIT.tsv with the columns
-query-id, corpus-id and score; a score above 0 marks a positive.
+BEIR's: corpus.jsonl and queries.jsonl (or .jsonl.gz) with `_id`, `text` and perhaps
+`title`; qrels/SPLIT.tsv with query-id, corpus-id and score, above 0 for a positive.
 """
 
 from __future__ import annotations

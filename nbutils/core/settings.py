@@ -1,7 +1,6 @@
 """From profile, file and words to settings, with errors that name the nearest.
 
-The order of precedence is: command line, notebook parameters, YAML file, profile,
-default. A profile is data: no other module asks which one is in force.
+Command line and notebook parameters go before a YAML file, then profile, then default.
 """
 
 from __future__ import annotations
@@ -48,9 +47,8 @@ def resolve(
 ) -> Settings:
     """Settings of a profile, changed by `overrides`.
 
-    Raises LabError for an unknown profile, an unknown name (naming the nearest
-    setting or family) or a value of the wrong type: the string "false" is not a
-    boolean.
+    LabError for an unknown profile, setting or family (naming the nearest) and for a
+    value of the wrong type: the string "false" is not a boolean.
     """
     known("profile", profile, PROFILES)
     overrides = overrides or {}
@@ -79,10 +77,9 @@ def resolve(
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """A YAML file of settings, by flat name. LabError if missing or no mapping.
+    """A YAML file of settings, by flat name; a section may be a mapping of its own.
 
-    A section may be a mapping of its own. YAML reads `2e-4` as a text; where a setting
-    is a number, so is its value here.
+    LabError if missing or no mapping. `2e-4`, for YAML a text, is the number it means.
     """
     path = Path(path)
     if not path.is_file():
@@ -149,12 +146,11 @@ def _refusal(name: str, error: ValidationError, value: Any = None) -> LabError:
 
 
 def table() -> list[dict[str, Any]]:
-    """One row per setting: name, default, each profile's value, unit, source, text."""
+    """One row per setting: section, name, value by profile, unit, source, text."""
     rows, values = [], {profile: resolve(profile).flat() for profile in PROFILES}
     for name, (section, _) in PLACES.items():
-        field = field_of(name)
         own = {profile: flat[name] for profile, flat in values.items()}
-        text = " ".join(field.description.split())
-        row = {"section": section or "all", "name": name, **field.json_schema_extra}
-        rows.append({**row, **own, "text": text})
+        row = {"section": section or "all", "name": name, **own}
+        text = " ".join(field_of(name).description.split())
+        rows.append({**row, **field_of(name).json_schema_extra, "text": text})
     return rows

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pandas as pd
 import pytest
 from pydantic import ValidationError
 
+from nbutils.core import files
 from nbutils.core.errors import LabError
 from nbutils.core.files import (
     files_of,
@@ -25,16 +30,10 @@ from nbutils.core.settings import DATA
 
 TASK = Task(id="t/1", family="t", group="sts", index=0, text="Find é", split="train")
 GRADED = {
-    "id": "g/1",
-    "family": "health",
-    "group": "sts",
-    "task_id": "t/1",
-    "task": "a task",
-    "query": "q",
-    "positive": "p",
-    "negatives": ("n1", "n2", "n3", "n4"),
+    "id": "g/1", "family": "health", "group": "sts", "task_id": "t/1", "task": "a task",
+    "query": "q", "positive": "p", "negatives": ("n1", "n2", "n3", "n4"),
     "split": "train",
-}
+}  # fmt: skip
 
 
 # -- records ---------------------------------------------------------------------------
@@ -54,14 +53,9 @@ def test_documents_are_named_by_level_and_by_positive():
 
 @pytest.mark.parametrize(
     "change",
-    [
-        {"query": ""},
-        {"query": 3},
-        {"negatives": ("n1", "n2", "n3")},
-        {"split": "test"},
-        {"levels": 4},
-    ],
-)
+    [{"query": ""}, {"query": 3}, {"negatives": ("n1", "n2", "n3")}, {"split": "test"},
+     {"levels": 4}],
+)  # fmt: skip
 def test_a_record_that_does_not_fit_is_refused(change):
     with pytest.raises(ValidationError):
         GradedExample(**{**GRADED, **change})
@@ -83,7 +77,7 @@ def test_splits_hold_out_the_family_and_the_last_task(place, split):
     assert split_of(*place) == split
 
 
-# -- atomic files ----------------------------------------------------------------------
+# -- writing ---------------------------------------------------------------------------
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -97,19 +91,51 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     with pytest.raises(RuntimeError):
         write_jsonl(path, rows())
     assert path.read_text() == '{"a": 1}\n'
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_failed_first_write_leaves_nothing(tmp_path):
     with pytest.raises(TypeError):
-        write_json(tmp_path / "new" / "a.json", {"a": object()})
-    assert list(tmp_path.iterdir()) == []
+        write_json(tmp_path / "b.json", {"a": object()})
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.stat().st_mode & 0o777 == 0o644, "others can read it"
 
 
-def test_a_written_file_can_be_read_by_others(tmp_path):
-    write_json(tmp_path / "a.json", {"é": 1})
-    assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o644
-    assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n "é": 1\n}\n'
+WRITE = """
+import resource, signal, sys
+from nbutils.core.files import write_table
+import pandas as pd
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+write_table(sys.argv[1], pd.DataFrame({"a": range(9999)}))
+"""
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder.csv").mkdir()
+    for path in (tmp_path / "file" / "a.csv", tmp_path / "folder.csv"):
+        with pytest.raises(LabError, match=rf"{path} cannot be written \(.*another"):
+            write_table(path, pd.DataFrame({"a": [1]}))
+    # a limit on the size of files makes the writing itself fail, as a full disk does
+    command = [sys.executable, "-c", WRITE, str(tmp_path / "full.csv")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1].startswith("nbutils.core.errors.LabError: ")
+    assert "full.csv cannot be written (File too large): make room" in done.stderr
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"file", "folder.csv"}
+
+
+def test_a_second_run_in_the_same_place_is_noticed(tmp_path):
+    with files.alone(tmp_path / "out"), files.alone(tmp_path / "other"):
+        with pytest.raises(LabError, match=r"another run is writing .*out: wait"):
+            files.alone(tmp_path / "out").__enter__()
+        files.alone(tmp_path / "out", asked=False).__enter__()  # of the same launch
+    if os.fork() == 0:  # one that dies leaves nothing behind
+        files.alone(tmp_path / "out").__enter__()
+        os._exit(0)
+    os.wait()
+    with files.alone(tmp_path / "out"):
+        pass
+
+
+# -- reading ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.csv"])
@@ -117,9 +143,13 @@ def test_tables_come_back_as_they_went(name, tmp_path):
     table = pd.DataFrame({"name": ["a", "b"], "score": [0.1, 0.2], "n": [1, 2]})
     write_table(tmp_path / name, table)
     pd.testing.assert_frame_equal(read_table(tmp_path / name), table)
+    write_sums(tmp_path)
+    write_table(tmp_path / name, table.assign(n=3))
+    with pytest.raises(LabError, match="truncated or changed"):
+        read_table(tmp_path / name)
 
 
-def test_a_damaged_or_missing_table_is_named(tmp_path):
+def test_a_damaged_or_missing_file_is_named(tmp_path):
     path = tmp_path / "a.parquet"
     with pytest.raises(LabError, match=r"a\.parquet does not exist$"):
         read_table(path)
@@ -127,19 +157,14 @@ def test_a_damaged_or_missing_table_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(LabError, match=r"a\.parquet cannot be read"):
         read_table(path)
-
-
-def test_json_comes_back_or_is_named(tmp_path):
     write_json(tmp_path / "a.json", {"é": [1]})
+    assert (tmp_path / "a.json").read_text("utf-8") == '{\n "é": [\n  1\n ]\n}\n'
     assert read_json(tmp_path / "a.json") == {"é": [1]}
     (tmp_path / "a.json").write_bytes(b'{"a": \xff')
     with pytest.raises(LabError, match=r"a\.json is not JSON"):
         read_json(tmp_path / "a.json")
     with pytest.raises(LabError, match=r"b\.json does not exist"):
         read_json(tmp_path / "b.json")
-
-
-# -- JSONL -----------------------------------------------------------------------------
 
 
 def test_records_come_back_from_jsonl(tmp_path):
@@ -152,23 +177,15 @@ def test_records_come_back_from_jsonl(tmp_path):
     assert read_jsonl(path, GradedExample) == [graded]
 
 
-def test_a_truncated_file_names_its_line(tmp_path):
+def test_a_fault_in_jsonl_names_file_line_and_field(tmp_path):
     path = tmp_path / "tasks.jsonl"
-    write_jsonl(path, [TASK, TASK, TASK])
-    path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(LabError, match=r"tasks\.jsonl, line 3: not JSON") as caught:
-        read_jsonl(path)
-    assert "\n" not in str(caught.value)
-    with pytest.raises(LabError, match=r"tasks\.jsonl, line 3"):
-        read_jsonl(path, Task)
-
-
-def test_a_record_that_fails_its_schema_names_line_and_field(tmp_path):
-    path = tmp_path / "tasks.jsonl"
-    bad = {**TASK.model_dump(), "index": "first"}
-    write_jsonl(path, [TASK, bad])
+    write_jsonl(path, [TASK, {**TASK.model_dump(), "index": "first"}, TASK])
     with pytest.raises(LabError, match=r"line 2: index: Input should be a valid int"):
         read_jsonl(path, Task)
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(LabError, match=r"tasks\.jsonl, line 3: .*JSON") as caught:
+        read_jsonl(path)
+    assert "\n" not in str(caught.value)
     with pytest.raises(LabError, match="does not exist"):
         read_jsonl(tmp_path / "other.jsonl")
 
@@ -176,37 +193,27 @@ def test_a_record_that_fails_its_schema_names_line_and_field(tmp_path):
 # -- sums ------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def folder(tmp_path):
+def test_a_file_passes_as_it_was_listed_and_is_named_otherwise(tmp_path):
     (tmp_path / "a.txt").write_text("abc")
-    digest = sha256(tmp_path / "a.txt")
-    (tmp_path / "SHA256SUMS").write_text(f"{digest}  a.txt\n")
-    return tmp_path
-
-
-def test_a_file_as_it_was_listed_passes(folder):
-    verify(folder)
-    verify(folder / "a.txt")
     known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert sha256(folder / "a.txt") == known
-
-
-def test_a_changed_missing_or_unlisted_file_is_named(folder):
-    (folder / "b.txt").write_text("b")
-    with pytest.raises(LabError, match=r"b\.txt is not listed"):
-        verify(folder / "b.txt")
-    with pytest.raises(LabError, match=r"b\.txt is not listed"):
-        verify(folder)
-    (folder / "b.txt").unlink()
-    (folder / "a.txt").write_text("ab")
+    assert sha256(tmp_path / "a.txt") == known
+    (tmp_path / "SHA256SUMS").write_text(f"{known}  a.txt\n")
+    verify(tmp_path)
+    verify(tmp_path / "a.txt")
+    (tmp_path / "b.txt").write_text("b")
+    for path in (tmp_path / "b.txt", tmp_path):
+        with pytest.raises(LabError, match=r"b\.txt is not listed"):
+            verify(path)
+    (tmp_path / "b.txt").unlink()
+    (tmp_path / "a.txt").write_text("ab")
     with pytest.raises(LabError, match=r"a\.txt is truncated or changed.*git checkout"):
-        verify(folder)
-    (folder / "a.txt").unlink()
+        verify(tmp_path)
+    (tmp_path / "a.txt").unlink()
     with pytest.raises(LabError, match=r"a\.txt is missing"):
-        verify(folder)
-    (folder / "SHA256SUMS").unlink()
+        verify(tmp_path)
+    (tmp_path / "SHA256SUMS").unlink()
     with pytest.raises(LabError, match="SHA256SUMS is missing"):
-        verify(folder)
+        verify(tmp_path)
 
 
 def test_sums_list_every_file_once_and_in_order(tmp_path):
@@ -219,7 +226,6 @@ def test_sums_list_every_file_once_and_in_order(tmp_path):
     assert names == ["README.md", "b.txt", "deep/er/a.txt"]
     write_sums(str(tmp_path))
     assert (tmp_path / "SHA256SUMS").read_text() == first
-    verify(tmp_path)
     verify(tmp_path)
     verify(tmp_path / "deep")
 
