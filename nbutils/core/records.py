@@ -23,7 +23,6 @@ LEVELS = ("N1", "N2", "N3", "N4")
 """N1 is the hardest negative, N4 the easiest (Negative Matters, MGH)."""
 
 GROUPS = ("short-long", "long-short", "short-short", "long-long", "sts")
-
 Split = Literal["train", "dev", "held-out-tasks", "held-out-family"]
 
 

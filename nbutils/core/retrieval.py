@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,9 +62,9 @@ def read_set(
 ) -> RetrievalSet:
     """The queries of a split that have a positive, with the whole corpus.
 
-    Documents without any text are left out. Queries and positives that have none are
-    refused, all at once; with `skip_missing` they are left out, too, and said. LabError
-    also for a file or split that is missing and for a line that cannot be read.
+    Documents without any text are left out. LabError for a file or split that is not
+    there and a line that cannot be read; also for queries and positives without a text,
+    all at once, unless `skip_missing` leaves them out and says so.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -75,26 +74,24 @@ def read_set(
         )
     pairs = _read_qrels(folder, split)
     queries, corpus = _read_texts(folder, "queries"), _read_texts(folder, "corpus")
-    told = []
-    for name, named, texts in zip(
-        ("queries", "corpus"), zip(*pairs, strict=True), (queries, corpus), strict=True
-    ):
-        lost = sorted(set(named) - texts.keys())
-        shown = ", ".join(map(repr, lost[:20])) + ", …" * (len(lost) > 20)
-        told += [f"{name}.jsonl has no text of {len(lost)}: {shown}"] if lost else []
+    told = [
+        f"{name}.jsonl has no text of {len(lost)}: {', '.join(sorted(lost)[:20])}"
+        for name, n, texts in (("queries", 0, queries), ("corpus", 1, corpus))
+        if (lost := {repr(pair[n]) for pair in pairs if pair[n] not in texts})
+    ]
     fault = f"of the ids that the qrels of {folder} name, {'; '.join(told)}"
     if told and not skip_missing:
         raise LabError(f"{fault}: mend the files, or leave them out (--skip-missing)")
     if told:
         say(f"left out: {fault}")
-    positives = defaultdict(list)
+    positives: dict[str, list[str]] = {}
     for query, document in pairs:
         if query in queries and document in corpus:
-            positives[query].append(document)
+            positives.setdefault(query, []).append(document)
     if not positives:
         raise LabError(f"no query of {folder} has a positive with a text")
     own = {query: queries[query] for query in positives}
-    return RetrievalSet(folder.resolve().name, own, _frame(corpus), dict(positives))
+    return RetrievalSet(folder.resolve().name, own, _frame(corpus), positives)
 
 
 def _read_qrels(folder: Path, split: str) -> list[tuple[str, str]]:

@@ -23,11 +23,7 @@ DATA = ROOT / "data"
 
 
 def flat_name(name: Any) -> str:
-    """The flat name of a setting that is given flat, as section.name or as its name.
-
-    `llm_mode`, `llm.mode` and `mode` are one; a bare name must be unique. The profile
-    is no setting.
-    """
+    """The flat name of a setting: `llm_mode` of `llm.mode` and, if unique, of `mode`."""
     if name == "profile":
         raise LabError(
             "the profile is chosen with --profile (or the parameter `profile`), "
@@ -104,10 +100,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
-    """`name=value` of the command line as (flat name, typed value).
-
-    The value is read as the setting's type: `bidirectional=false` is the boolean.
-    """
+    """`name=value` of the command line as (flat name, value of the setting's type)."""
     name, equals, raw = (part.strip() for part in text.partition("="))
     if not equals:
         raise LabError(
