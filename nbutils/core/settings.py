@@ -23,7 +23,7 @@ DATA = ROOT / "data"
 
 
 def flat_name(name: Any) -> str:
-    """The flat name of a setting: `llm_mode` of `llm.mode` and, if unique, of `mode`."""
+    """The flat name of `llm_mode`, `llm.mode` or, where that is unique, `mode`."""
     if name == "profile":
         raise LabError(
             "the profile is chosen with --profile (or the parameter `profile`), "
