@@ -18,6 +18,7 @@ from nbutils.core.fields import PLACES, SECTIONS, Settings, field_of, nested
 from nbutils.core.profiles import PROFILES, STUDENTS
 from nbutils.core.sections import FAMILIES, Section
 
+NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "data"
 
@@ -77,12 +78,11 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
     LabError if missing or no mapping. `2e-4`, for YAML a text, is the number it means.
     """
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise LabError(f"settings file {path} does not exist")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except NOT_YAML as error:
         cause = " ".join(str(error).split()).replace("'\\t'", "a tab, not spaces,")
         raise LabError(f"settings file {path} is not valid YAML: {cause}") from None
     if not isinstance(values, dict):
@@ -110,7 +110,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     section, leaf = PLACES[name]
     value = raw
     if field_of(name).annotation is not str:
-        with suppress(yaml.YAMLError):  # refused as the text that it is
+        with suppress(*NOT_YAML):  # refused as the text that it is
             value = yaml.safe_load(raw)
     try:
         kind = SECTIONS.get(section, Settings)
