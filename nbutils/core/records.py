@@ -173,18 +173,17 @@ def read_records(settings: Settings, folder: str | Path = RECORDS) -> Records:
     folder, most = Path(folder), settings.synthesis.max_items
     if (folder / SUMS).is_file():
         verify(folder)
-    own: dict[str, list] = {kind: [] for kind in KINDS}
-    for kind, record in KINDS.items():
-        by_family = defaultdict(list)
-        for row in read_jsonl(folder / f"{kind}.jsonl", record):
-            by_family[row.family].append(row)
-        for rows in map(by_family.__getitem__, settings.synthesis.families):
-            if kind == "graded":
-                rows = spread(rows, most, lambda e: (e.group, e.split))
-            own[kind] += rows[: most or None] if kind == "items" else rows
-    items = {item.id for item in own["items"]}
-    own["syneg"] = [e for e in own["syneg"] if e.item_id in items]
-    return Records(**own)
+    rows = {k: read_jsonl(folder / f"{k}.jsonl", kind) for k, kind in KINDS.items()}
+    found: dict[str, list] = {kind: [] for kind in KINDS}
+    for family in settings.synthesis.families:
+        own = {k: [row for row in rows[k] if row.family == family] for k in KINDS}
+        own["graded"] = spread(own["graded"], most, lambda e: (e.group, e.split))
+        own["items"] = own["items"][: most or None]
+        asked = {item.id for item in own["items"]}
+        own["syneg"] = [e for e in own["syneg"] if e.item_id in asked]
+        for kind, kept in own.items():
+            found[kind] += kept
+    return Records(**found)
 
 
 def spread(
@@ -194,6 +193,8 @@ def spread(
 
     A short run then still holds every group, and something to train on and to test.
     """
+    if not count or count >= len(rows):
+        return list(rows)
     queues: dict[tuple[str, str], list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
         queues[stratum(row)].append(place)
@@ -204,4 +205,4 @@ def spread(
         order.append(queues[pair])
     rounds = itertools.chain(*itertools.zip_longest(*order))
     places = [place for place in rounds if place is not None]
-    return [rows[place] for place in sorted(places[: count or None])]
+    return [rows[place] for place in sorted(places[:count])]

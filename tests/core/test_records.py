@@ -25,7 +25,7 @@ from nbutils.core.files import (
     write_sums,
     write_table,
 )
-from nbutils.core.records import GradedExample, RetrievalItem, Task, split_of
+from nbutils.core.records import GradedExample, RetrievalItem, Task, split_of, spread
 from nbutils.core.settings import DATA
 
 TASK = Task(id="t/1", family="t", group="sts", index=0, text="Find é", split="train")
@@ -75,6 +75,17 @@ def test_a_record_that_does_not_fit_is_refused(change):
 )
 def test_splits_hold_out_the_family_and_the_last_task(place, split):
     assert split_of(*place) == split
+
+
+def test_a_short_run_holds_every_group_and_split_in_the_rows_order():
+    rows = [(g, s, n) for g in "abc" for n in range(4) for s in ("x", "y")][:-1]
+    for count in (6, 12, 20):
+        chosen = spread(rows, count, lambda row: row[:2])
+        assert len(chosen) == count and chosen == sorted(chosen, key=rows.index)
+        assert len({row[:2] for row in chosen}) == 6
+    assert {row[0] for row in spread(rows, 3, lambda row: row[:2])} == set("abc")
+    assert spread(rows, 0, len) == spread(rows, 99, len) == rows
+    assert spread([], 3, len) == []
 
 
 # -- writing ---------------------------------------------------------------------------
