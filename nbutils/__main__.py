@@ -10,7 +10,7 @@ import typer
 
 from nbutils import options as o
 from nbutils.core.errors import LabError, nearest
-from nbutils.options import app, argument, gather, option
+from nbutils.options import app, argument, gather, live_settings, option
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -54,8 +54,8 @@ def show(outcomes: list[Any]) -> None:
     rows = []
     for one in outcomes:
         row = {"notebook": one.name, "state": one.state, "seconds": one.seconds}
-        parts = dict(one.metrics.get("seconds", {}), total=None)
-        rows.append({**row, **parts, "peak GB": one.metrics.get("peak_memory_gb")})
+        row |= {"total": None, **one.metrics.get("seconds", {})}
+        rows.append({**row, "peak GB": one.metrics.get("peak_memory_gb")})
     rows.append({"notebook": "all", "seconds": sum(one.seconds for one in outcomes)})
     table = pd.DataFrame(rows).drop(columns="total").round(1).astype(object)
     typer.echo(table.fillna("").to_string(index=False))
@@ -91,9 +91,8 @@ def train(
             rows = runs.run_seed(chosen, checkpoint_folder=kept, student_folder=student)
         if processes.is_main():
             runs.add_rows(out, rows, chosen)
-            count = processes.place()[1]
-            made = f"{count} process" + "es" * (count > 1)
-            typer.echo(f"seed {seed}, {made}: scores in {out}, student in {student}")
+            many = f"{(n := processes.place()[1])} process{'es' * (n > 1)}"
+            typer.echo(f"seed {seed}, {many}: scores in {out}, student in {student}")
     if processes.is_main():
         typer.echo("\n".join(runs.report(out)))
 
@@ -159,15 +158,6 @@ def study(
             runs.run_study(name, wanted, folder, typer.echo)
 
 
-def live_settings(profile, assign, config, max_cost=None, mode: str = "live"):
-    """Settings that ask a server: `mode`, unless the user says another."""
-    from nbutils.core import settings
-
-    overrides = {"llm_mode": mode, **gather(assign, config)}
-    overrides |= {} if max_cost is None else {"llm_max_cost": max_cost}
-    return settings.resolve(profile, overrides)
-
-
 def tell_cost(found, chosen) -> None:
     """Print the table of an estimate, and its sum in words."""
     typer.echo(found.round(4).to_string(index=False))
@@ -208,9 +198,11 @@ def record(
 ) -> None:
     """Ask a server for every missing answer, and keep each as it arrives."""
     chosen = live_settings(profile, assign, config, max_cost)
+    from nbutils.core import files, settings
     from nbutils.synthesis import recording
 
-    recording.run(chosen, stages or [], batch, live)
+    with files.alone(settings.ROOT / chosen.llm.store):  # nothing is paid for twice
+        recording.run(chosen, stages or [], batch, live)
 
 
 @app.command()
@@ -233,7 +225,7 @@ def grade(
     By `--set mgh_calls=level` each negative is asked for alone.
     """
     chosen = live_settings(profile, assign, config, max_cost, mode="replay")
-    from nbutils.core import retrieval, settings
+    from nbutils.core import files, retrieval, settings
     from nbutils.synthesis import from_sets
 
     data = retrieval.read_set(folder, split, skip_missing, typer.echo)
@@ -241,7 +233,8 @@ def grade(
     if only_estimate:
         return tell_cost(from_sets.estimate(requests, chosen), chosen)
     out = out or settings.ROOT / "runs" / profile / f"graded-{data.name}.jsonl"
-    from_sets.run(requests, chosen, out, batch, live)
+    with files.alone(settings.ROOT / chosen.llm.store):
+        from_sets.run(requests, chosen, out, batch, live)
 
 
 @app.command()
@@ -276,8 +269,8 @@ def list_settings(
 ) -> None:
     """Print every setting with its value in a profile, unit, source and meaning."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
-    from rich.text import Text
 
     from nbutils.core import settings
 
@@ -286,9 +279,8 @@ def list_settings(
     for row in settings.table():
         if word not in f"{row['section']} {row['name']} {row['text']}":
             continue
-        value, default = str(row[profile]), str(row["workshop"])
-        new = value != default
-        cells = (Text(value, "bold" if new else ""), Text(default if new else ""))
+        value, default = (escape(str(row[p])) for p in (profile, "workshop"))
+        cells = (value, "") if value == default else (f"[bold]{value}[/]", default)
         table.add_row(row["name"], *cells, row["unit"], row["source"], row["text"])
     if not table.row_count:
         near = nearest(word, settings.PLACES)

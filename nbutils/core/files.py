@@ -69,7 +69,7 @@ def alone(path: str | Path, asked: bool = True) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise LabError(
-                f"another run is writing {path}: wait for it, or give another --out"
+                f"another run is writing {path}: wait for it, or name another place"
             ) from None
         yield
 

@@ -182,13 +182,11 @@ def test_an_assignment_takes_the_settings_type(text, value):
         ("run --config nowhere.yaml", "nowhere.yaml does not exist"),
         ("mine nosuch --profile smoke", "nosuch is no folder: give one that holds"),
         ("grade nosuch --estimate", "nosuch is no folder: give one that holds"),
-        ("train --profile smoke --out setup.cfg/x.csv", "setup.cfg"),
         ("settings --profile smok", "did you mean 'smoke'"),
         ("settings teechers", "'teechers' in it; did you mean 'teachers'"),
     ],
 )
 def test_a_fault_is_one_line_and_exit_code_1(words, cause, tmp_path, monkeypatch):
-    (tmp_path / "setup.cfg").write_text("a file stands in the folder's place")
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, words.split())
     assert done.exit_code == 1, done.output
@@ -196,15 +194,24 @@ def test_a_fault_is_one_line_and_exit_code_1(words, cause, tmp_path, monkeypatch
     assert done.stderr.count("\n") == 1 and not done.stdout
 
 
-def test_a_stop_is_one_line_too(monkeypatch):
+@pytest.mark.parametrize(
+    ("fault", "code", "line"),
+    [
+        (KeyboardInterrupt(), 130, "stopped: what was finished is kept\n"),
+        (OSError(28, "No space left", "a.csv"), 1, "error: a.csv cannot be used .*\n"),
+        (LabError("mend it"), 1, "error: mend it\n"),
+    ],
+)
+def test_a_stop_and_a_place_that_cannot_be_used_are_one_line_too(
+    fault, code, line, monkeypatch
+):
     def stopped(names, *_):
         assert names == ["03"]
-        raise KeyboardInterrupt
+        raise fault
 
     monkeypatch.setattr(execute, "run_all", stopped)
     done = CliRunner().invoke(app, ["run", "3"])
-    assert done.exit_code == 130 and done.stderr.startswith("stopped: ")
-    assert done.stderr.count("\n") == 1
+    assert done.exit_code == code and re.fullmatch(line, done.stderr)
 
 
 def test_a_fault_shows_no_traceback_outside_of_tests_either():
