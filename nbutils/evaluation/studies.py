@@ -104,6 +104,7 @@ STUDIES = {
             "in-batch only": {"retrieved_per_query": 0, "synthetic_ratio": 0.0},
             "naive": {"mining_method": "naive"},
             "perc_pos": {},
+            "perc_pos, no in-batch": {"in_batch": False},
             "synthetic": {"mixing": "synthetic"},
             "direct": {"mixing": "direct"},
             "hybrid": {"mixing": "hybrid"},
