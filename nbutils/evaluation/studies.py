@@ -85,9 +85,10 @@ SCHEDULES = (
 STUDIES = {
     # the language model, on the ladder's negatives alone
     "schedule": Study(_each("schedule", *SCHEDULES), GRADED, graded=True),
-    "pooling": Study(
+    "pooling": Study(_each("pooling", "ata", "mean", "last"), GRADED, graded=True),
+    "anchors": Study(
         {
-            **_each("pooling", "ata", "mean", "last", "first", "weighted_mean"),
+            **_each("pooling", "ata", "first", "weighted_mean"),
             "ata, every token": {"pooled_tokens": "all"},
             "mean, every token": {"pooling": "mean", "pooled_tokens": "all"},
             "ata, causal": {"bidirectional": False},
