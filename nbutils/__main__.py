@@ -8,9 +8,12 @@ from typing import Any
 
 import typer
 
+from nbutils import asking
 from nbutils import options as o
 from nbutils.core.errors import LabError, nearest
-from nbutils.options import app, argument, gather, live_settings, option
+from nbutils.options import app, argument, gather, option
+
+__all__ = ["app", "asking"]
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -146,95 +149,26 @@ def study(
     names: argument(list[str], "studies, such as pooling"),
     seeds: o.Seeds = "0,1,2",
     out: option(Path | None, "folder of the runs; what it holds is kept") = None,
+    profile: o.Profile = "workshop",
+    assign: o.Assign = None,
+    config: o.Config = None,
 ) -> None:
     """Train a student for every variant of a study and seed that is not made yet."""
-    wanted = parse_seeds(seeds)
-    from nbutils.core import files, settings
+    overrides, wanted = gather(assign, config), parse_seeds(seeds)
+    from nbutils.core import settings
     from nbutils.evaluation import runs
 
     folder = out or settings.ROOT / "runs" / "studies"
-    with files.alone(folder):
-        for name in names:
-            runs.run_study(name, wanted, folder, typer.echo)
-
-
-def tell_cost(found, chosen) -> None:
-    """Print the table of an estimate, and its sum in words."""
-    typer.echo(found.round(4).to_string(index=False))
-    total = found.iloc[-1]
-    typer.echo(
-        f"{chosen.llm.model}: about {total['cost']:.2f} {total['currency']} live, "
-        f"{total['batch_cost']:.2f} by batch files; {total['cost_p90']:.2f} if every "
-        "answer is long. Tokens counted by MiniLM's tokenizer; repeats come on top."
-    )
+    for name in names:
+        runs.run_study(name, wanted, folder, profile, overrides, typer.echo)
 
 
 @app.command()
-def estimate(
-    stages: o.Stages = None,
-    profile: o.Profile = "workshop",
-    assign: o.Assign = None,
-    config: o.Config = None,
-) -> None:
-    """Say what a recording would ask and cost; nothing is asked."""
-    chosen = live_settings(profile, assign, config)
-    from nbutils.core.settings import ROOT
-    from nbutils.llm.store import Store
-    from nbutils.synthesis import recording
+def claims() -> None:
+    """Compare what the papers claim with the shipped runs; print each verdict."""
+    from nbutils import claims as claiming
 
-    store = Store(ROOT / chosen.llm.store)
-    tell_cost(recording.estimate(chosen, store, stages or ()), chosen)
-
-
-@app.command()
-def record(
-    stages: o.Stages = None,
-    profile: o.Profile = "workshop",
-    assign: o.Assign = None,
-    config: o.Config = None,
-    max_cost: o.MaxCost = None,
-    batch: o.Batch = False,
-    live: o.Live = False,
-) -> None:
-    """Ask a server for every missing answer, and keep each as it arrives."""
-    chosen = live_settings(profile, assign, config, max_cost)
-    from nbutils.core import files, settings
-    from nbutils.synthesis import recording
-
-    with files.alone(settings.ROOT / chosen.llm.store):  # nothing is paid for twice
-        recording.run(chosen, stages or [], batch, live)
-
-
-@app.command()
-def grade(
-    folder: o.Folder,
-    split: o.Split = "train",
-    limit: option(int, "first queries to take; 0: all") = 0,
-    out: option(Path | None, "the examples, .jsonl") = None,
-    skip_missing: o.Skip = False,
-    profile: o.Profile = "workshop",
-    assign: o.Assign = None,
-    config: o.Config = None,
-    max_cost: o.MaxCost = None,
-    batch: o.Batch = False,
-    live: o.Live = False,
-    only_estimate: option(bool, "say the cost, ask nothing", "--estimate") = False,
-) -> None:
-    """Have N1 to N4 written for the queries of any retrieval set (MGH); live or replay.
-
-    By `--set mgh_calls=level` each negative is asked for alone.
-    """
-    chosen = live_settings(profile, assign, config, max_cost, mode="replay")
-    from nbutils.core import files, retrieval, settings
-    from nbutils.synthesis import from_sets
-
-    data = retrieval.read_set(folder, split, skip_missing, typer.echo)
-    requests = from_sets.seeded_requests(data, chosen, limit)
-    if only_estimate:
-        return tell_cost(from_sets.estimate(requests, chosen), chosen)
-    out = out or settings.ROOT / "runs" / profile / f"graded-{data.name}.jsonl"
-    with files.alone(settings.ROOT / chosen.llm.store):
-        from_sets.run(requests, chosen, out, batch, live)
+    claiming.make(typer.echo)
 
 
 @app.command()

@@ -74,12 +74,3 @@ def gather(assign: list[str] | None, config: Path | None) -> dict[str, Any]:
 
     values = settings.read_config(config) if config else {}
     return values | dict(settings.parse_assignment(text) for text in assign or [])
-
-
-def live_settings(profile, assign, config, max_cost=None, mode: str = "live"):
-    """Settings that ask a server: `mode`, unless the user says another."""
-    from nbutils.core import settings
-
-    overrides = {"llm_mode": mode, **gather(assign, config)}
-    overrides |= {} if max_cost is None else {"llm_max_cost": max_cost}
-    return settings.resolve(profile, overrides)

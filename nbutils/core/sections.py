@@ -230,6 +230,8 @@ class Training(Section):
     """InfoNCE temperature"""
     symmetric: bool = opt(False)
     """the loss also asks for each positive's query among the queries"""
+    in_batch: bool = opt(True)
+    """the batch's other documents are negatives too, beside a query's own"""
     known_positives: Literal["labelled", "all"] = opt("labelled")
     """right answers that are never negatives of a query that asks the same; all: with
     the planted ones, which mining is not told of"""

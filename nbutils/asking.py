@@ -1,0 +1,98 @@
+"""The commands that ask a language model: estimate, record, grade."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from nbutils import options as o
+from nbutils.options import app, gather, option
+
+
+def live_settings(profile, assign, config, max_cost=None, mode: str = "live"):
+    """Settings that ask a server: `mode`, unless the user says another."""
+    from nbutils.core import settings
+
+    overrides = {"llm_mode": mode, **gather(assign, config)}
+    overrides |= {} if max_cost is None else {"llm_max_cost": max_cost}
+    return settings.resolve(profile, overrides)
+
+
+def tell_cost(found, chosen) -> None:
+    """Print the table of an estimate, and its sum in words."""
+    typer.echo(found.round(4).to_string(index=False))
+    total = found.iloc[-1]
+    typer.echo(
+        f"{chosen.llm.model}: about {total['cost']:.2f} {total['currency']} live, "
+        f"{total['batch_cost']:.2f} by batch files; {total['cost_p90']:.2f} if every "
+        "answer is long. Tokens counted by MiniLM's tokenizer; repeats come on top."
+    )
+
+
+@app.command()
+def estimate(
+    stages: o.Stages = None,
+    profile: o.Profile = "workshop",
+    assign: o.Assign = None,
+    config: o.Config = None,
+) -> None:
+    """Say what a recording would ask and cost; nothing is asked."""
+    chosen = live_settings(profile, assign, config)
+    from nbutils.core.settings import ROOT
+    from nbutils.llm.store import Store
+    from nbutils.synthesis import recording
+
+    store = Store(ROOT / chosen.llm.store)
+    tell_cost(recording.estimate(chosen, store, stages or ()), chosen)
+
+
+@app.command()
+def record(
+    stages: o.Stages = None,
+    profile: o.Profile = "workshop",
+    assign: o.Assign = None,
+    config: o.Config = None,
+    max_cost: o.MaxCost = None,
+    batch: o.Batch = False,
+    live: o.Live = False,
+) -> None:
+    """Ask a server for every missing answer, and keep each as it arrives."""
+    chosen = live_settings(profile, assign, config, max_cost)
+    from nbutils.core import files, settings
+    from nbutils.synthesis import recording
+
+    with files.alone(settings.ROOT / chosen.llm.store):  # nothing is paid for twice
+        recording.run(chosen, stages or [], batch, live)
+
+
+@app.command()
+def grade(
+    folder: o.Folder,
+    split: o.Split = "train",
+    limit: option(int, "first queries to take; 0: all") = 0,
+    out: option(Path | None, "the examples, .jsonl") = None,
+    skip_missing: o.Skip = False,
+    profile: o.Profile = "workshop",
+    assign: o.Assign = None,
+    config: o.Config = None,
+    max_cost: o.MaxCost = None,
+    batch: o.Batch = False,
+    live: o.Live = False,
+    only_estimate: option(bool, "say the cost, ask nothing", "--estimate") = False,
+) -> None:
+    """Have N1 to N4 written for the queries of any retrieval set (MGH); live or replay.
+
+    By `--set mgh_calls=level` each negative is asked for alone.
+    """
+    chosen = live_settings(profile, assign, config, max_cost, mode="replay")
+    from nbutils.core import files, retrieval, settings
+    from nbutils.synthesis import from_sets
+
+    data = retrieval.read_set(folder, split, skip_missing, typer.echo)
+    requests = from_sets.seeded_requests(data, chosen, limit)
+    if only_estimate:
+        return tell_cost(from_sets.estimate(requests, chosen), chosen)
+    out = out or settings.ROOT / "runs" / profile / f"graded-{data.name}.jsonl"
+    with files.alone(settings.ROOT / chosen.llm.store):
+        from_sets.run(requests, chosen, out, batch, live)
