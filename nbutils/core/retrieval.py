@@ -106,11 +106,12 @@ def _read_qrels(folder: Path, split: str) -> list[tuple[str, str]]:
     names: list[str] = []
     pairs: dict[tuple[str, str], bool] = {}
     for number, line in read_lines(path):
-        row = dict(zip(names or line.split("\t"), line.split("\t"), strict=False))
+        cells = line.split("\t")
+        row = dict(zip(names or cells, cells, strict=False))
         try:
             query, document, score = row["query-id"], row["corpus-id"], row["score"]
             if not names:  # the first line
-                names = list(row)
+                names = cells
             elif not math.isfinite(float(score)):
                 raise ValueError
             elif float(score) > 0:

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nbutils.__main__ import app
-from nbutils.core import fields, settings
+from nbutils.core import fields, files, settings
 from nbutils.core.errors import LabError
 from nbutils.core.profiles import PROFILES
 from nbutils.core.sections import Mining
@@ -212,6 +212,15 @@ def test_a_stop_and_a_place_that_cannot_be_used_are_one_line_too(
     monkeypatch.setattr(execute, "run_all", stopped)
     done = CliRunner().invoke(app, ["run", "3"])
     assert done.exit_code == code and re.fullmatch(line, done.stderr)
+
+
+def test_a_second_recording_in_a_store_is_refused(tmp_path):
+    store = tmp_path / "s.sqlite"
+    words = ["record", "seed", "--profile", "smoke", "--set", f"llm_store={store}"]
+    with files.alone(store):
+        done = CliRunner().invoke(app, words)
+    assert done.exit_code == 1 and "another run is writing" in done.stderr
+    assert not store.exists()
 
 
 def test_a_fault_shows_no_traceback_outside_of_tests_either():
