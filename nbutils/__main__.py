@@ -103,19 +103,17 @@ def train(
             typer.echo(line)
 
 
-def _study(name, seeds, folder, profile, assign, config, checkpoints=None) -> None:
+def _study(name, seeds, out, profile, assign, config, checkpoints=None) -> Path:
+    """Make a study's runs; returns their folder."""
     overrides, wanted = gather(assign, config), parse_seeds(seeds)
+    from nbutils.core.settings import ROOT
     from nbutils.evaluation import runs
 
-    runs.run_study(
-        name,
-        wanted,
-        folder,
-        profile,
-        overrides,
-        say=typer.echo,
-        checkpoints=checkpoints,
-    )
+    own = Path(profile, "train") if name == "train" else Path("studies")
+    folder = out or ROOT / "runs" / own
+    more = {"say": typer.echo, "checkpoints": checkpoints}
+    runs.run_study(name, wanted, folder, profile, overrides, **more)
+    return folder
 
 
 @app.command()

@@ -61,13 +61,14 @@ def run_study(
     goes on from `checkpoints`. Several processes make one run together.
     """
     study, count = studies.study_of(name), processes.place()[1]
-    ours = resolve(profile, overrides).flat()
+    base = resolve(profile, overrides)
+    check_machine(base)
+    ours = base.flat()
     with ExitStack() as stack:
         processes.from_main(lambda: _own(stack, folder, ours))
         for seed, variant in itertools.product(seeds, study.variants):
             changes = {**study.changes(variant, overrides), "seed": seed}
             settings = resolve(profile, changes)
-            check_machine(settings)
             for own in (None, seed):
                 key = study.key(variant, own)
                 due = ["scores", "curve"] if study.curve and own == seed else ["scores"]
