@@ -67,37 +67,36 @@ def show(outcomes: list[Any]) -> None:
 @app.command()
 def train(
     seeds: o.Seeds = "0",
-    out: option(Path | None, "csv of scores; rows of other seeds are kept") = None,
+    out: option(Path | None, "folder of scores, logs and students") = None,
     profile: o.Profile = "workshop",
     assign: o.Assign = None,
     config: o.Config = None,
     checkpoints: option(Path | None, "a stopped run goes on from this folder") = None,
-    students: option(Path | None, "their folder; OUT.students if none") = None,
 ) -> None:
     """Train one student a seed, keep it, and score held-out sets before and after.
 
     On several GPUs: `accelerate launch --multi_gpu --num_processes N -m nbutils train`.
     """
-    overrides, wanted = gather(assign, config), parse_seeds(seeds)
-    from nbutils.core import files, machine, processes, settings
+    folder = _study("train", seeds, out, profile, assign, config, checkpoints)
+    from nbutils.core import processes
     from nbutils.evaluation import runs
 
-    out = out or settings.ROOT / "runs" / profile / "held_out_by_seed.csv"
-    students = students or out.with_suffix(".students")
-    for seed in wanted:
-        chosen = settings.resolve(profile, {**overrides, "seed": seed})
-        machine.check_machine(chosen)
-        runs.check_rows(out, chosen)  # not only after hours of training
-        kept = checkpoints and checkpoints / f"seed{seed}"
-        student = students / f"seed{seed}"
-        with files.alone(student, processes.is_main()):
-            rows = runs.run_seed(chosen, checkpoint_folder=kept, student_folder=student)
-        if processes.is_main():
-            runs.add_rows(out, rows, chosen)
-            many = f"{(n := processes.place()[1])} process{'es' * (n > 1)}"
-            typer.echo(f"seed {seed}, {many}: scores in {out}, student in {student}")
     if processes.is_main():
-        typer.echo("\n".join(runs.report(out)))
+        for line in runs.report("train", folder):
+            typer.echo(line)
+
+
+def _study(name, seeds, out, profile, assign, config, checkpoints=None) -> Path:
+    """Make a study's runs; returns their folder."""
+    overrides, wanted = gather(assign, config), parse_seeds(seeds)
+    from nbutils.core.settings import ROOT
+    from nbutils.evaluation import runs
+
+    own = Path(profile, "train") if name == "train" else Path("studies")
+    folder = out or ROOT / "runs" / own
+    more = {"say": typer.echo, "checkpoints": checkpoints}
+    runs.run_study(name, wanted, folder, profile, overrides, **more)
+    return folder
 
 
 @app.command()
@@ -154,13 +153,8 @@ def study(
     config: o.Config = None,
 ) -> None:
     """Train a student for every variant of a study and seed that is not made yet."""
-    overrides, wanted = gather(assign, config), parse_seeds(seeds)
-    from nbutils.core import settings
-    from nbutils.evaluation import runs
-
-    folder = out or settings.ROOT / "runs" / "studies"
     for name in names:
-        runs.run_study(name, wanted, folder, profile, overrides, typer.echo)
+        _study(name, seeds, out, profile, assign, config)
 
 
 @app.command()
