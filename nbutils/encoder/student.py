@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -135,7 +136,8 @@ def load_encoder(settings: Settings, name: str | None = None) -> SentenceTransfo
             trust_remote_code=_is_ours(Path(name)),
         )
     longest = model.max_seq_length or settings.encoder.max_length
-    model.max_seq_length = min(settings.encoder.max_length, longest)
+    if longest != math.inf:  # static embeddings read whole texts
+        model.max_seq_length = min(settings.encoder.max_length, longest)
     return model
 
 
