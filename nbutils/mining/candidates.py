@@ -181,16 +181,12 @@ class Search:
         repeated = (more[:, :, None] == known[:, None, :]).any(axis=2) | (more < 0)
         ranks = np.where(np.isinf(below)[:, None], np.arange(1, deep + 1), 0)
         best = np.argsort(repeated, axis=1, kind="stable")[:, : self.depth]
-        new = {
-            "documents": (more, -1),
-            "scores": (values, -np.inf),
-            "ranks": (ranks, 0),
-        }
         grids = {}
-        for name, (part, empty) in new.items():
-            old = getattr(found, name)
+        for name, part, empty in (
+            ("documents", more, -1), ("scores", values, -np.inf), ("ranks", ranks, 0)
+        ):  # fmt: skip
+            old, part = getattr(found, name), np.where(repeated, empty, part)
             wide = np.full((len(old), best.shape[1]), empty, dtype=old.dtype)
-            part = np.where(repeated, empty, part)
             wide[rows] = np.take_along_axis(part, best, axis=1)
             grids[name] = np.concatenate([old, wide], axis=1)
         # an index may have left gaps: what fills them belongs before what follows
