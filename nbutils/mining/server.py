@@ -32,10 +32,14 @@ def ask(model: str, texts: Sequence[str]) -> Iterator[list[np.ndarray]]:
         try:
             answer = create(model=model, input=part, encoding_format="float").content
         except openai.OpenAIError as error:
-            if getattr(error, "status_code", 0) in TOO_MANY and len(part) > 1:
+            answer = getattr(error, "response", None)
+            if answer is not None and answer.status_code in TOO_MANY and len(part) > 1:
                 size = len(part) // 2
                 continue
-            reason = " ".join(str(error).split())[:200]
+            said = str(error)
+            if answer is not None:  # in its own words, whatever their form
+                said = f"{answer.status_code} {answer.text}"
+            reason = " ".join(said.split())[:200]
             raise LabError(
                 f"the embeddings server gave no vectors for {part[0][:60]!r} "
                 f"({reason}): check this text, OPENAI_BASE_URL, OPENAI_API_KEY and the "
