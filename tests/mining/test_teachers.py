@@ -4,6 +4,7 @@ import base64
 import json
 import random
 import threading
+from copy import deepcopy
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import bm25s
@@ -16,6 +17,7 @@ from sentence_transformers import models as modules
 from sentence_transformers.base.modules import Router
 from tokenizers import Tokenizer
 from transformers import BertConfig, BertModel, ByT5Tokenizer
+from worlds import CORPUS
 
 from nbutils.core.errors import LabError
 from nbutils.core.retrieval import RetrievalSet
@@ -33,19 +35,6 @@ from nbutils.mining.teachers import (
     VectorTeacher,
     load_teacher,
     load_teachers,
-)
-
-CORPUS = pd.DataFrame(
-    {
-        "id": ["bread", "steel", "tides", "starter", "moon"],
-        "text": [
-            "Sourdough bread rises slowly because wild yeast works slowly.",
-            "Steel is annealed to make it softer.",
-            "Tides follow the pull of the moon.",
-            "A sourdough starter is flour and water with wild yeast.",
-            "The moon has no bread.",
-        ],
-    }
 )
 
 
@@ -400,7 +389,7 @@ def test_fuzzed_answers_give_vectors_or_one_clear_line(count=60):
                 place = place[key]
                 if draw.random() < 0.3:
                     break
-            last[key] = draw.choice(junk)
+            last[key] = deepcopy(draw.choice(junk))
         said = json.dumps(draw.choice([answer, answer, answer, draw.choice(junk)]))
         said = said.encode()[: draw.choice([None, None, draw.randint(0, 40)])]
         try:
