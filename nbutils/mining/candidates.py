@@ -98,10 +98,9 @@ class Search:
     """The search of a set's queries in its corpus with one teacher.
 
     depth: candidates a query. index: empty for exact search, or the faiss factory
-    string of an approximate one, of which `recall` says what it misses. rescorer: a
-    cross-encoder that has the last word on candidates and positives (`rescoring`).
-    LabError for a set without queries or documents, a document id that stands twice and
-    a query without a positive.
+    string of an approximate one (`recall` says what it misses). rescorer: a
+    cross-encoder that has the last word. LabError for a set without queries or
+    documents, a document id that stands twice and a query without a positive.
     """
 
     teacher: Teacher
