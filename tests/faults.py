@@ -27,7 +27,7 @@ from nbutils.core.sections import FAMILIES
 from nbutils.core.settings import ROOT, resolve
 from nbutils.llm.client import Client
 from nbutils.llm.store import ChatRequest, Store
-from nbutils.synthesis.recordings import recorded
+from nbutils.synthesis.plan import recorded
 from nbutils.synthesis.replies import Planned
 
 FAULTS = (

@@ -40,19 +40,17 @@ def read_reply(data: bytes) -> dict[str, Any]:
 
 
 def choice_of(body: Any) -> dict[str, Any]:
-    """The first choice of a chat completion, checked. Raises NoAnswer.
+    """The first choice of a chat completion, its text under "text". Raises NoAnswer.
 
     Empty choices that were paid for, by their usage, are not worth asking for again.
     """
-    if not isinstance(body, dict):
-        raise NoAnswer("JSON of another form", False, True)
-    if body.get("error"):
-        raise NoAnswer(f"an error, {error_text(body['error'])}")
-    if body.get("choices") == []:
-        raise NoAnswer("empty choices", again=not sum(usage_of(body).values()))
     try:
-        choice = body["choices"][0]
-        _text(choice["message"])
+        if body.get("error"):
+            raise NoAnswer(f"an error, {error_text(body['error'])}")
+        if body.get("choices") == []:
+            raise NoAnswer("empty choices", again=not sum(usage_of(body).values()))
+        choice = {**body["choices"][0]}
+        choice["text"] = _text(choice["message"])
     except (LookupError, TypeError, AttributeError):
         raise NoAnswer("JSON of another form", False, True) from None
     if choice.get("error") or choice.get("finish_reason") == "error":
@@ -69,7 +67,7 @@ def answer_of(
     guessed, and marked so.
     """
     choice = choice_of(body)
-    text, finish = _text(choice["message"]), choice.get("finish_reason")
+    text, finish = choice["text"], choice.get("finish_reason")
     if not text.strip():
         text = ""
         finish = "refusal" if choice["message"].get("refusal") else finish
@@ -78,25 +76,32 @@ def answer_of(
         key=request.key,
         text=text,
         usage=usage_of(body) or {**guess, "guessed": 1},
-        model=str(body.get("model") or request.model),
+        model=_whole(str(body.get("model") or request.model)),
         latency=latency,
         time=datetime.now(UTC).isoformat(timespec="seconds"),
-        finish=str(finish or ""),
+        finish=_whole(str(finish or "")),
     )
+
+
+def filtered(code: str) -> dict[str, Any]:
+    """The chat completion that a prompt refused by a content filter stands for."""
+    return {"choices": [{"message": {"content": ""}, "finish_reason": code}]}
 
 
 def usage_of(body: Mapping[str, Any]) -> dict[str, int]:
     """The numbers of tokens that the server counted, by name."""
     usage = body.get("usage")
     counted = usage.items() if isinstance(usage, dict) else ()
-    return {k: int(v) for k, v in counted if isinstance(v, int | float)}
+    return {
+        k: int(v) for k, v in counted if isinstance(v, int | float) and 0 <= v < 1e12
+    }
 
 
 def error_text(error: Any) -> str:
     """An error's code and message in one line."""
     if isinstance(error, dict):
         error = " ".join(str(error[k]) for k in ("code", "message") if error.get(k))
-    return " ".join(str(error or "without a word").split())[:200]
+    return _whole(" ".join(str(error or "without a word").split())[:200])
 
 
 def _text(message: Mapping[str, Any]) -> str:
@@ -106,4 +111,9 @@ def _text(message: Mapping[str, Any]) -> str:
     texts = [
         part if isinstance(part, str) else part.get("text") or "" for part in parts
     ]
-    return "".join(texts).encode(errors="replace").decode()  # no half a character
+    return _whole("".join(texts))
+
+
+def _whole(text: str) -> str:
+    """A text without half a character, which no file and no terminal takes."""
+    return text.encode(errors="replace").decode()

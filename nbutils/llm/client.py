@@ -22,22 +22,6 @@ from nbutils.llm.store import Answer, ChatRequest, Store, Unanswered
 Arrived = Callable[[ChatRequest, Answer], None]
 
 
-def chat_request(
-    id: str,
-    prompt: str,
-    schema: str,
-    settings: Settings,
-    sample: int = 0,
-    json_schema: Mapping[str, Any] | None = None,
-) -> ChatRequest:
-    """A one-message request under the model and decoding settings in force."""
-    messages = ({"role": "user", "content": prompt},)
-    names = ("temperature", "top_p", "max_tokens")
-    decoding = {name: getattr(settings.llm, name) for name in names}
-    model = settings.llm.model
-    return ChatRequest(id, messages, schema, model, decoding, sample, json_schema)
-
-
 class Client:
     """Answers requests: from the recordings, then the store, then (live) a server.
 
@@ -101,28 +85,26 @@ class Client:
         the budget, after `llm_give_up` failures in a row or Ctrl-C nothing new is
         asked; what is under way arrives and is stored.
         """
-        requests = list(requests)
+        requests, answers = list(requests), {}
         left = {request.key: request for request in requests}
-        answers: dict[str, Answer] = {}
 
         def take(request: ChatRequest, answer: Answer) -> None:
             answers[request.key] = answer
-            del left[request.key]
             if arrived:
                 arrived(request, answer)
 
-        def take_found() -> None:
+        def look() -> None:
             for request in list(left.values()):
                 if found := self.find(request):
-                    take(request, found)
+                    take(left.pop(request.key), found)
 
-        take_found()
+        look()
         if left and not self.live:
             raise LabError(_missing(next(iter(left.values()))))
         if left:
             self.prefetch(list(left.values()))
-            take_found()
-        self._ask_all(list(left.values()), take)
+            look()
+        self._ask_all(left.values(), take)
         return [answers[request.key] for request in requests]
 
     def close(self) -> None:
@@ -148,7 +130,7 @@ class Client:
         spent = sum(prices[name].cost(*tokens) for _, name, *tokens in rows)
         return Budget(self.settings.llm.max_cost, price_of(self.settings), spent)
 
-    def _ask_all(self, requests: list[ChatRequest], take: Arrived) -> None:
+    def _ask_all(self, requests: Iterable[ChatRequest], take: Arrived) -> None:
         stop = threading.Event()  # after it nothing new is asked
         failures, in_a_row, refusal = [], 0, None
 
@@ -176,7 +158,7 @@ class Client:
             raise refusal
         if failures:
             raise Unanswered(
-                f"{len(failures)} of {len(requests)} requests have no answer; the "
+                f"{len(failures)} of {len(futures)} requests have no answer; the "
                 f"first: {failures[0]} Run again to ask only for what is missing."
             )
 
@@ -195,17 +177,14 @@ class Client:
         held = budget.hold(asked, most) if budget else 0.0
         with self._lock:
             self.requested += 1
-        self._attempt.tokens = unused = asked + most
-        used = (0, 0)
+        self._attempt.tokens, used = asked + most, (0, 0)
         try:
             answer = server.complete(request)
-            used = [
-                answer.usage.get(f"{k}_tokens", 0) for k in ("prompt", "completion")
-            ]
-            unused -= sum(used)
+            names = "prompt_tokens", "completion_tokens"
+            used = [answer.usage.get(name, 0) for name in names]
+            self._token_pace.give_back(asked + most - sum(used))
             return answer
         finally:
-            self._token_pace.give_back(unused if any(used) else 0)
             if budget:
                 budget.settle(held, *used)
 

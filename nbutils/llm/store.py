@@ -1,6 +1,6 @@
-"""Requests, answers, and the shelf that keeps every answer as it arrives.
+"""Requests, answers, and the store that keeps every answer as it arrives.
 
-An answer's key is a hash of the whole request. Answers are stored raw, as they come;
+An answer's key is a hash of the whole request. Answers are kept raw, as they come;
 reading them as records is a separate, pure step that can be repeated for nothing.
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nbutils.core.errors import LabError
+from nbutils.core.fields import Settings
 from nbutils.core.shelf import Shelf
 
 
@@ -58,6 +59,22 @@ class ChatRequest:
     def tokens(self) -> int:
         """A guess, rather too high, of the prompt's tokens: for limits and budgets."""
         return sum(rough_tokens(message["content"]) for message in self.messages)
+
+
+def chat_request(
+    id: str,
+    prompt: str,
+    schema: str,
+    settings: Settings,
+    sample: int = 0,
+    json_schema: Mapping[str, Any] | None = None,
+) -> ChatRequest:
+    """A one-message request under the model and decoding settings in force."""
+    messages = ({"role": "user", "content": prompt},)
+    names = ("temperature", "top_p", "max_tokens")
+    decoding = {name: getattr(settings.llm, name) for name in names}
+    model = settings.llm.model
+    return ChatRequest(id, messages, schema, model, decoding, sample, json_schema)
 
 
 def rough_tokens(text: str) -> int:

@@ -2,6 +2,7 @@
 
 Stage 1 brainstorms tasks; stage 2 writes one graded example a call (Negative Matters,
 after E5-mistral's two-step prompt). SyNeg adds negatives to a query and its positive.
+Each function returns the records and the rejections, and shows `watch` each outcome.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from nbutils.core.errors import LabError
 from nbutils.core.fields import Settings
 from nbutils.core.files import write_jsonl, write_sums
 from nbutils.core.records import (
@@ -22,7 +22,6 @@ from nbutils.core.records import (
     RetrievalItem,
     SynegExample,
     Task,
-    split_of,
     spread,
 )
 from nbutils.core.settings import resolve
@@ -31,19 +30,14 @@ from nbutils.synthesis import plan
 from nbutils.synthesis.asking import Watch, fulfil
 from nbutils.synthesis.overlap import near_duplicates, repeats, without
 from nbutils.synthesis.parsing import SYNEG
-from nbutils.synthesis.recordings import recorded_answers
-from nbutils.synthesis.replies import Planned
 
 
 def open_client(settings: Settings) -> Client:
     """The client over the recorded answers of the settings' families.
 
-    LabError for a recording that is missing, truncated or changed, and for settings
-    that would fail after other requests were paid for.
+    LabError for a recording that is missing, truncated or changed.
     """
-    if settings.synthesis.bitext and len(settings.synthesis.languages) < 2:
-        raise LabError("bitext needs two languages: name them in `languages`")
-    return Client(settings, recorded_answers(settings))
+    return Client(settings, plan.recorded_answers(settings))
 
 
 def brainstorm(
@@ -72,20 +66,14 @@ def graded_examples(
     requests = []
     for family, groups in by_family.items():
         planned = list(plan.mgh_requests(family, groups, chosen.languages))
-        requests += spread(planned, chosen.max_items, _group_and_split)
-        if chosen.bitext:
-            requests += plan.bitext_requests(family, chosen.languages)
+        requests += spread(
+            planned, chosen.max_items, lambda r: (r.known["group"], r.known["split"])
+        )
     made, rejections = fulfil(requests, settings, client, watch)
     kept, again = without(made, repeats([e.query for e in made]), "duplicate_query")
     close = near_duplicates([e.query for e in kept], chosen.near_duplicate)
     kept, near = without(kept, close, "near_duplicate")
     return kept, rejections + again + near
-
-
-def _group_and_split(request: Planned) -> tuple[str, str]:
-    family, _, group, number, example = request.id.split("/")
-    tasks = request.variables["num_tasks"]
-    return group, split_of(family, int(number), tasks, int(example))
 
 
 def retrieval_items(

@@ -10,7 +10,8 @@ import pytest
 from nbutils.core.errors import LabError
 from nbutils.core.settings import resolve
 from nbutils.llm import batches
-from nbutils.llm.client import Client, chat_request
+from nbutils.llm.client import Client
+from nbutils.llm.store import chat_request
 
 
 class BatchServer(faults.FaultServer):

@@ -11,10 +11,10 @@ import pytest
 from nbutils.core.errors import LabError
 from nbutils.core.settings import resolve
 from nbutils.llm import costs
-from nbutils.llm.client import Client, chat_request
+from nbutils.llm.client import Client
 from nbutils.llm.sdk import Server
-from nbutils.llm.store import Answer, ChatRequest, Store
-from nbutils.synthesis import asking, generate, plan, recordings
+from nbutils.llm.store import Answer, ChatRequest, Store, chat_request
+from nbutils.synthesis import asking, generate, plan
 
 KEY = "sk-planted-0123456789"
 
@@ -65,7 +65,7 @@ def test_key_depends_on_everything_that_decides_an_answer():
 def test_replay_gives_the_recorded_text_for_every_planned_request():
     settings = resolve("workshop", {"families": ["money"]})
     client = generate.open_client(settings)
-    planned = recordings.recorded("money")
+    planned = plan.recorded("money")
     answers = client.complete_many([r.chat(settings) for r, _ in planned])
     assert [a.text for a in answers] == [text for _, text in planned]
     assert len(planned) == 239
@@ -194,7 +194,7 @@ def test_many_keep_their_order_and_a_repeat_is_asked_once(server, tmp_path):
 def test_structured_output_is_sent_for_objects_in_the_order_asked_for(server, tmp_path):
     settings = live(tmp_path)
     client = generate.open_client(settings)
-    for request, _ in recordings.recorded("health"):
+    for request, _ in plan.recorded("health"):
         if request.id.endswith(("/sts", "/seed/00", "/syneg/00", "/sts/0/0")):
             client.complete(request.chat(settings))
     forms = {

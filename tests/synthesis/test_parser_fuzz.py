@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nbutils.core.records import Record, Rejection
-from nbutils.synthesis import parsing, recordings
+from nbutils.synthesis import parsing, plan
 from nbutils.synthesis.replies import Planned
 
 CASES = int(os.environ.get("NBUTILS_FUZZ", "400"))
@@ -28,7 +28,7 @@ PIECES = ['"', "{", "}", "[", "]", "\\", ":", ",", "null", "```json\n", "```", "
 def corpus() -> list[tuple[Planned, str]]:
     """Some requests of every stage with their recorded answers."""
     found = {}
-    for request, text in recordings.recorded("health"):
+    for request, text in plan.recorded("health"):
         found.setdefault(request.prompt, []).append((request, text))
     return [pair for pairs in found.values() for pair in pairs[:8]]
 

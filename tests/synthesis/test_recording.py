@@ -14,7 +14,7 @@ from nbutils.core.settings import resolve
 from nbutils.llm import costs
 from nbutils.llm.client import Client
 from nbutils.llm.store import Answer, Store
-from nbutils.synthesis import generate, plan, recording, recordings
+from nbutils.synthesis import generate, plan, recording
 
 
 def priced(tmp_path, **changes):
@@ -40,9 +40,9 @@ def test_an_estimate_counts_what_is_missing_and_follows_the_price(tmp_path):
     settings = priced(tmp_path)
     store = Store(settings.llm.store)
     table = recording.estimate(settings, store).set_index("stage")
-    pairs = recordings.recorded("health")
+    pairs = plan.recorded("health")
     assert table.loc["all", "requests"] == len(pairs) == table.loc["all", "ask"]
-    count = recording.token_counter()
+    count = recording.count_tokens
     seeds = [(r.text, text) for r, text in pairs if r.stage == "seed"]
     assert table.loc["seed", "prompt_tokens"] == sum(count(r for r, _ in seeds))
     lengths = count(text for _, text in seeds)
@@ -55,7 +55,7 @@ def test_an_estimate_counts_what_is_missing_and_follows_the_price(tmp_path):
 
 
 def test_tokens_of_other_scripts_are_not_counted_as_one_a_run():
-    count = recording.token_counter()
+    count = recording.count_tokens
     thai, chinese, english = count(["กาแฟทำให้คนตื่นตอนกลางคืน", "咖啡会让人清醒", "tea"])
     assert thai >= 20 and chinese >= 7 and english == 1
 
@@ -158,7 +158,7 @@ def test_the_command_records_shows_and_resumes(server, tmp_path):
 def test_record_mode_asks_also_for_what_is_shipped(server, tmp_path):
     requests = [r.chat(resolve()) for r in plan.seed_requests("health")][:2]
     settings = priced(tmp_path, llm_mode="record")
-    shipped = recordings.recorded_answers(settings)
+    shipped = plan.recorded_answers(settings)
     assert {r.key for r in requests} <= set(shipped)
     client = Client(settings, shipped)
     client.complete_many(requests)

@@ -36,7 +36,6 @@ from nbutils.synthesis import (
     overlap,
     parsing,
     plan,
-    recordings,
     replies,
 )
 from nbutils.synthesis.asking import reask
@@ -52,7 +51,7 @@ def loaded():
 
 def test_equal_prompts_are_told_apart_by_their_sample():
     settings = resolve()
-    requests = [r for family in FAMILIES for r, _ in recordings.recorded(family)]
+    requests = [r for family in FAMILIES for r, _ in plan.recorded(family)]
     prompts = {request.text for request in requests}
     keys = {request.chat(settings).key for request in requests}
     assert len(prompts) < len(requests) == len(keys) == 1700
@@ -76,7 +75,7 @@ def test_a_faulty_file_is_named(fault, tmp_path, monkeypatch):
 
 def test_an_unknown_family_is_named():
     with pytest.raises(LabError, match="unknown family 'homes'; did you mean 'home'"):
-        recordings.recorded("homes")
+        plan.recorded("homes")
 
 
 def test_sums_cover_every_shipped_file():
@@ -201,7 +200,7 @@ def test_repeats_are_dropped_with_a_named_reason(loaded):
 
 
 def recorded(template):
-    for request, text in recordings.recorded("health"):
+    for request, text in plan.recorded("health"):
         if request.prompt.template == template:
             return request, json.loads(text)
 
