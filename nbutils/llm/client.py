@@ -47,7 +47,6 @@ class Client:
         self._lock = threading.Lock()
         self._request_pace = Pace(settings.llm.requests_per_minute)
         self._token_pace = Pace(settings.llm.tokens_per_minute)
-        self._attempt = threading.local()
 
     def find(self, request: ChatRequest) -> Answer | None:
         """The recorded or stored answer, if there is one; nothing is asked.
@@ -86,25 +85,19 @@ class Client:
         asked; what is under way arrives and is stored.
         """
         requests, answers = list(requests), {}
-        left = {request.key: request for request in requests}
+        unique = list({request.key: request for request in requests}.values())
+        left = [request for request in unique if not self.find(request)]
+        if left and not self.live:
+            raise LabError(_missing(left[0]))
+        if left:
+            self.prefetch(left)
 
         def take(request: ChatRequest, answer: Answer) -> None:
             answers[request.key] = answer
             if arrived:
                 arrived(request, answer)
 
-        def look() -> None:
-            for request in list(left.values()):
-                if found := self.find(request):
-                    take(left.pop(request.key), found)
-
-        look()
-        if left and not self.live:
-            raise LabError(_missing(next(iter(left.values()))))
-        if left:
-            self.prefetch(list(left.values()))
-            look()
-        self._ask_all(left.values(), take)
+        self._ask_all(unique, take)
         return [answers[request.key] for request in requests]
 
     def close(self) -> None:
@@ -130,7 +123,7 @@ class Client:
         spent = sum(prices[name].cost(*tokens) for _, name, *tokens in rows)
         return Budget(self.settings.llm.max_cost, price_of(self.settings), spent)
 
-    def _ask_all(self, requests: Iterable[ChatRequest], take: Arrived) -> None:
+    def _ask_all(self, requests: list[ChatRequest], take: Arrived) -> None:
         stop = threading.Event()  # after it nothing new is asked
         failures, in_a_row, refusal = [], 0, None
 
@@ -158,7 +151,7 @@ class Client:
             raise refusal
         if failures:
             raise Unanswered(
-                f"{len(failures)} of {len(futures)} requests have no answer; the "
+                f"{len(failures)} of {len(requests)} requests have no answer; the "
                 f"first: {failures[0]} Run again to ask only for what is missing."
             )
 
@@ -167,7 +160,6 @@ class Client:
         with self._lock:
             self.attempts += 1
         self._request_pace.take()
-        self._token_pace.take(getattr(self._attempt, "tokens", 0))  # files: none
 
     def _ask(self, request: ChatRequest) -> Answer:
         """The server's answer, asked for within the limits on tokens and money."""
@@ -175,9 +167,10 @@ class Client:
         with self._lock:
             server, budget = self.server, self._budget  # made by the first thread
         held = budget.hold(asked, most) if budget else 0.0
+        self._token_pace.take(asked + most)
         with self._lock:
             self.requested += 1
-        self._attempt.tokens, used = asked + most, (0, 0)
+        used = (0, 0)
         try:
             answer = server.complete(request)
             names = "prompt_tokens", "completion_tokens"

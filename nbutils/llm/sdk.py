@@ -32,7 +32,7 @@ NOT_TAKEN = re.compile(
 NO_FORM = re.compile(r"response_format|json_schema|grammar|requested parameters")
 """How servers say, with other codes than 400, that they take no form of answers."""
 
-FAULTS = (
+MEANT = (
     (openai.AuthenticationError, "refused the key: check OPENAI_API_KEY"),
     (openai.PermissionDeniedError, "does not permit this: check key and llm_model"),
     (openai.NotFoundError, "knows no such model or path: check llm_model and "
@@ -43,9 +43,8 @@ FAULTS = (
      "llm_requests_per_minute"),
     (Exception, "failed: see its message, and run again to resume"),
 )  # fmt: skip
-"""What the first kind of an error that fits means, and what to do."""
-REFUSED = tuple(kind for kind, _ in FAULTS[:3])
-"""Faults after which no other request would fare better."""
+"""Of the first kind of an error that fits: what to do. After the first three, no other
+request would fare better."""
 
 
 class Server:
@@ -147,10 +146,12 @@ class Server:
             kind = LabError if fault.for_all else Unanswered
             said = f"sent {fault} in place of an answer: check OPENAI_BASE_URL"
             return kind(f"the server {host} {said} (request {request.id}).")
-        found, reason = next(pair for pair in FAULTS if isinstance(error, pair[0]))
+        place, (found, reason) = next(
+            row for row in enumerate(MEANT) if isinstance(error, row[1][0])
+        )
         if found is openai.APIConnectionError:
             reason += network_names()
-        return (LabError if found in REFUSED else Unanswered)(
+        return (LabError if place < 3 else Unanswered)(
             f"the server {host} {reason} (request {request.id}; "
             f"{self.in_short(error)}). What had arrived is stored."
         )
@@ -169,10 +170,8 @@ def refused_by(error: Exception, sent: dict[str, Any]) -> str:
                 return name
     elif not (status in (404, 500, 501) and NO_FORM.search(told)):
         return ""
-    form = sent.get("response_format", {}).get("type")
-    return {"json_schema": "json_schema", "json_object": "response_format"}.get(
-        form, ""
-    )
+    form = sent.get("response_format", {}).get("type", "")
+    return "response_format" if form == "json_object" else form
 
 
 def _name_the_fault(response: Any) -> None:

@@ -39,16 +39,12 @@ class ChatRequest:
 
     def canonical(self) -> str:
         """The request as JSON with sorted keys and no spaces: what the key hashes."""
-        value = {
-            "messages": list(self.messages),
-            "schema": self.schema,
-            "model": self.model,
-            "decoding": {name: float(v) for name, v in self.decoding.items()},
-            "sample": self.sample,
-        }
-        return json.dumps(
-            value, sort_keys=True, ensure_ascii=False, separators=(",", ":")
-        )
+        decoding = {name: float(v) for name, v in self.decoding.items()}
+        value = {"messages": list(self.messages), "schema": self.schema,
+                 "model": self.model, "decoding": decoding,
+                 "sample": self.sample}  # fmt: skip
+        form = {"sort_keys": True, "ensure_ascii": False, "separators": (",", ":")}
+        return json.dumps(value, **form)
 
     @cached_property
     def key(self) -> str:
@@ -103,8 +99,7 @@ class Store(Shelf):
     """Every answer of a live model, with its request. No credential is among them.
 
     An answer with a text stays, also one that was cut off: it was paid for, and what
-    it leads to is another request. `rejections` (id, reason, detail) says of an answer
-    by its key why it became no record.
+    it leads to is another request.
     """
 
     COLUMNS = ("id", "request", "text", "usage", "model", "latency", "time", "finish")
@@ -112,7 +107,6 @@ class Store(Shelf):
     def __init__(self, path: str | Path):
         advice = "move it away or set llm_store to another file"
         super().__init__(path, "answers", self.COLUMNS, advice)
-        self.rejections = Shelf(path, "rejections", ("id", "reason", "detail"), advice)
 
     def answer(self, key: str) -> Answer | None:
         """The stored answer of `key`, or None. LabError if the file is no store."""
@@ -140,10 +134,6 @@ class Store(Shelf):
             "coalesce(json_extract(usage, '$.prompt_tokens'), 0), "
             "coalesce(json_extract(usage, '$.completion_tokens'), 0) FROM answers"
         )
-
-    def close(self) -> None:
-        self.rejections.close()
-        super().close()
 
     def __len__(self) -> int:
         return sum(count for (count,) in self.read("SELECT count(*) FROM answers"))
