@@ -60,11 +60,11 @@ def other_settings(settings: Settings, path: Path = SEEDS) -> dict[str, Any]:
     """Names and values of the settings beside a table that are not these.
 
     They stand in a json file, all but the seed; {} where there is none. A setting that
-    the file does not know yet had no part in what it is beside.
+    only one of the two knows had no part in what it is beside.
     """
     beside, ours = path.with_suffix(".settings.json"), settings.flat()
     stored = json.loads(beside.read_text()) if beside.is_file() else {}
-    return {name: value for name, value in stored.items() if ours.get(name) != value}
+    return {n: v for n, v in stored.items() if n in ours and ours[n] != v}
 
 
 def check_rows(path: Path, settings: Settings) -> None:

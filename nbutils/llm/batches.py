@@ -36,12 +36,6 @@ FEWEST = 20
 ENDED = ("completed", "failed", "expired", "cancelled")
 
 
-def line(request: ChatRequest, body: Mapping[str, Any]) -> str:
-    """One line of a batch file; its `custom_id` is the request's key."""
-    value = {"custom_id": request.key, "method": "POST", "url": ENDPOINT, "body": body}
-    return json.dumps(value, ensure_ascii=False)
-
-
 def answers_in(
     text: str, requests: Mapping[str, ChatRequest]
 ) -> Iterator[tuple[str, Answer | str]]:
@@ -113,8 +107,13 @@ class Batches:
     def _submit(self, requests: list[ChatRequest]) -> dict[str, Any]:
         """The note of a new batch of these requests; its file is noted before it."""
         server = self.client.server
-        rows = "".join(line(one, server.arguments(one)) + "\n" for one in requests)
-        upload = ("requests.jsonl", io.BytesIO(rows.encode()))
+        rows = [
+            {"custom_id": one.key, "method": "POST", "url": ENDPOINT,
+             "body": server.arguments(one)}
+            for one in requests
+        ]  # fmt: skip
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        upload = ("requests.jsonl", io.BytesIO(text.encode()))
         with self._faults_named("could not be submitted"):
             file = server.sdk.files.create(file=upload, purpose="batch").id
             noted = {"file": file, "batch": "", "keys": [r.key for r in requests]}

@@ -49,14 +49,16 @@ def judge_requests(
 
     queries, texts: id to text. LabError for an id without a text.
     """
-    pairs = list(dict.fromkeys(pairs))
-    for pair in pairs:
-        for kind, name, known in zip(
-            ("query", "document"), pair, (queries, texts), strict=True
-        ):
+    asked = {}
+    for query, document in pairs:
+        for kind, name, known in (
+            ("query", query, queries), ("document", document, texts)
+        ):  # fmt: skip
             if name not in known:
                 raise LabError(f"{kind} {name!r} has no text: it cannot be judged")
-    return [judge_request(q, queries[q], d, texts[d]) for q, d in pairs]
+        one = judge_request(query, queries[query], document, texts[document])
+        asked[query, document] = one
+    return list(asked.values())
 
 
 def unanswered(
@@ -84,21 +86,19 @@ def judge_cost(asked: Sequence[Planned], settings: Settings) -> pd.DataFrame:
 
 
 def share_answering(
-    verdicts: Sequence[Verdict], samples: int = 2000, seed: int = 0
+    verdicts: Sequence[Verdict], **draws: int
 ) -> tuple[float, float, float]:
     """Share of the judged passages that answer, with its 95 % interval over queries.
 
-    For mined negatives: the false-negative rate as the judge sees it.
+    For mined negatives: the false-negative rate as the judge sees it. `draws` are the
+    `samples` and the `seed` of the interval.
     """
     per_query = _table(verdicts).groupby("query_id")["answers"].agg(["sum", "size"])
-    return bootstrap(ratio, per_query, samples, seed)
+    return bootstrap(ratio, per_query, **draws)
 
 
 def agreement(
-    verdicts: Sequence[Verdict],
-    right: Iterable[tuple[str, str]],
-    samples: int = 2000,
-    seed: int = 0,
+    verdicts: Sequence[Verdict], right: Iterable[tuple[str, str]], **draws: int
 ) -> pd.DataFrame:
     """How a judge compares with what is known: one row a measure.
 
@@ -114,7 +114,7 @@ def agreement(
     per_query = cells.groupby(table["query_id"], sort=False).sum()
     rows = []
     for name in ("accuracy", "precision", "recall", "kappa"):
-        found = bootstrap(lambda c, n=name: _measures(c)[n], per_query, samples, seed)
+        found = bootstrap(lambda c, n=name: _measures(c)[n], per_query, **draws)
         rows.append((name, *found))
     return pd.DataFrame(rows, columns=["measure", "value", "low", "high"])
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -25,6 +25,11 @@ from nbutils.synthesis.parsing import BRAINSTORM, MGH, SEED, SYNEG
 from nbutils.synthesis.replies import Planned, Prompt
 
 RECORDINGS = DATA / "recordings"
+DRAWN = (
+    "query_type", "query_length", "num_words", "unit", "high_score", "difficulty",
+    "clarity",
+)  # fmt: skip
+"""What is drawn for a graded example, in this order: each draw moves the generator."""
 
 
 @cache
@@ -63,20 +68,17 @@ def seed_requests(family: str) -> Iterator[Planned]:
     for i in range(spec["per_family"]):
         draw = random.Random(f"{family}/seed/{i}")
         variables = {
-            "domain": own[i % len(own)],
-            "query_form": forms[i // len(own) % len(forms)],
-            "difficulty": draw.choice(spec["difficulty"]),
-            "num_words": draw.choice(spec["num_words"]),
+            name: draw.choice(spec[name]) for name in ("difficulty", "num_words")
         }
+        variables["domain"] = own[i % len(own)]
+        variables["query_form"] = forms[i // len(own) % len(forms)]
         given = {"family": family, "domain": variables["domain"], "split": split}
         count = 3 * variables["num_words"]
         yield Planned(f"{family}/seed/{i:02d}", SEED, variables, i, given, count)
 
 
 def mgh_requests(
-    family: str,
-    tasks: Mapping[str, Mapping[int, str]],
-    languages: Sequence[str] = ("English",),
+    family: str, tasks: Mapping[str, Mapping[int, str]], languages=("English",)
 ) -> Iterator[Planned]:
     """Requests for graded examples; `tasks` maps a group to {task number: text}.
 
@@ -90,43 +92,26 @@ def mgh_requests(
 
 
 def mgh_request(
-    family: str,
-    group: str,
-    number: int,
-    example: int,
-    task: str,
-    language: str = "English",
+    family: str, group: str, number: int, example: int, task: str, language="English"
 ) -> Planned:
     """The request for one graded example of one task (Negative Matters, MGH)."""
-    spec, kind = recording_plan()["mgh"], recording_plan()["groups"][group]
-    tasks = recording_plan()["tasks_per_group"][group]
-    draw = random.Random(f"{family}/{group}/{number}/{example}")
+    plan, draw = recording_plan(), random.Random(f"{family}/{group}/{number}/{example}")
+    spec, kind, tasks = plan["mgh"], plan["groups"][group], plan["tasks_per_group"]
     lengths = spec["num_words"]
-    # The order of the draws is part of the plan: each moves the generator on.
-    chosen = {
-        "query_type": draw.choice(spec["query_type"]),
-        "query_length": draw.choice(spec["query_length"]),
-        "num_words": draw.choice(lengths.get(group, lengths["other"])),
-        "unit": draw.choice(spec["unit"]),
-        "high_score": draw.choice(spec["high_score"]),
-    }
-    variables = {
-        "task": task,
-        "group_definition": kind["definition"],
-        "language": language,
-        "difficulty": draw.choice(spec["difficulty"]),
-        "clarity": draw.choice(spec["clarity"]),
-    }
+    choices = {**spec, "num_words": lengths.get(group, lengths["other"])}
+    drawn = {name: draw.choice(choices[name]) for name in DRAWN}
+    variables = {"task": task, "group_definition": kind["definition"], **drawn}
+    variables["language"] = language
     for part in ("query", "document"):
         text = kind[f"{part}_spec"]
-        variables[f"{part}_spec"] = text.format(**chosen)
-        variables[f"{part}_words"] = chosen["num_words"] * ("{num_words}" in text)
+        variables[f"{part}_spec"] = text.format(**drawn)
+        variables[f"{part}_words"] = drawn["num_words"] * ("{num_words}" in text)
     own = {
         "family": family,
         "group": group,
         "task_id": f"{family}/brainstorm/{group}/{number}",
         "task": task,
-        "split": split_of(family, number, tasks, example),
+        "split": split_of(family, number, tasks[group], example),
     }
     count = variables["query_words"] + 5 * variables["document_words"]
     name = f"{family}/mgh/{group}/{number}/{example}"
@@ -163,9 +148,13 @@ def syneg_requests(
                 "difficult_level": level,
                 "length": length,
             }
-            given = {"item_id": f"{family}/seed/{i:02d}", "family": family}
-            given |= {"attribute": attribute, "level": level}
-            given["split"] = split_of(family, None, 0, 0)
+            given = {
+                "item_id": f"{family}/seed/{i:02d}",
+                "family": family,
+                "attribute": attribute,
+                "level": level,
+                "split": split_of(family, None, 0, 0),
+            }
             count = spec["num_negatives"] * len(words(positive))
             name = f"{family}/{stage}/{i:02d}"
             yield Planned(name, prompt, variables, known=given, words=count)
@@ -185,8 +174,10 @@ def recorded(family: str) -> list[tuple[Planned, str]]:
         for group in recording_plan()["groups"]
     }
     seeds = list(seed_requests(family))
-    replies = [said[seed.id] for seed in seeds]
-    items = {n: (r["query"], r["positives"][0]) for n, r in enumerate(replies)}
+    items = {
+        number: (said[seed.id]["query"], said[seed.id]["positives"][0])
+        for number, seed in enumerate(seeds)
+    }
     requests = [
         *brainstorm_requests(family),
         *seeds,

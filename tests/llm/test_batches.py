@@ -2,7 +2,6 @@
 
 import json
 import re
-from http.server import BaseHTTPRequestHandler
 
 import faults
 import pytest
@@ -41,19 +40,17 @@ class BatchServer(faults.FaultServer):
             batch[f"{name}_file_id"] = f"{name}-{batch['id']}"
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(faults._Handler):
     def do_POST(self):
         server = self.server
         data = self.rfile.read(int(self.headers["Content-Length"]))
         if server.status != 200:
-            return self._send({"error": {"message": self.headers["Authorization"]}})
+            return self._json({"error": {"message": self.headers["Authorization"]}})
         if self.path.endswith("/files"):
             name = f"file-{len(server.files)}"
-            text = data.decode()
             part = r'filename="requests.jsonl".*?\r\n\r\n(.*?)\r\n--'
-            found = re.search(part, text, re.S)
-            server.files[name] = found[1]
-            return self._send({"id": name, "object": "file", "bytes": 1,
+            server.files[name] = re.search(part, data.decode(), re.S)[1]
+            return self._json({"id": name, "object": "file", "bytes": 1,
                                "created_at": 0, "filename": "r", "purpose": "batch",
                                "status": "processed"})  # fmt: skip
         body = json.loads(data)
@@ -64,50 +61,41 @@ class _Handler(BaseHTTPRequestHandler):
                 "input_file_id": body["input_file_id"], "created_at": 0,
                 "completion_window": "24h", "status": "in_progress", "looks": 0,
             }  # fmt: skip
-            return self._send(server.batches[name])
+            return self._json(server.batches[name])
         server.chats.append(self.headers["Idempotency-Key"])
-        return self._send(server.completion(body))
+        return self._json(server.completion(body))
 
     def do_GET(self):
         server = self.server
         if self.path.endswith("/content"):
-            return self._send(server.files[self.path.split("/")[-2]])
+            return self._json(server.files[self.path.split("/")[-2]])
         name = self.path.split("?")[0].split("/")[-1]
         if name == "batches":
             data = list(server.batches.values())
-            return self._send({"object": "list", "data": data, "has_more": False})
+            return self._json({"object": "list", "data": data, "has_more": False})
         batch = server.batches[name]
         batch["looks"] += 1
         if batch["looks"] > 1 and batch["status"] == "in_progress":
             batch["status"] = "completed"
             server.work(batch)
-        return self._send(batch)
+        return self._json(batch)
 
-    def _send(self, value):
+    def _json(self, value):
         payload = (value if isinstance(value, str) else json.dumps(value)).encode()
-        self.send_response(self.server.status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(payload)))
-        self.end_headers()
-        self.wfile.write(payload)
-
-    def log_message(self, *_):
-        pass
+        self._send(self.server.status, "application/json", payload, len(payload))
 
 
 @pytest.fixture
-def server(monkeypatch):
+def server(server, monkeypatch):
     made = BatchServer()
     monkeypatch.setenv("OPENAI_BASE_URL", made.url)
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-planted-0123456789")
     yield made
     made.shutdown()
     made.server_close()
 
 
 def client_of(folder, live=True):
-    settings = faults.settings_for(folder / "s.sqlite")
-    settings = settings.changed(llm_retries=0)
+    settings = faults.settings_for(folder / "s.sqlite", llm_retries=0)
     client, said = Client(settings), []
     made = batches.Batches(client, said.append, live, poll_s=0)
     client.prefetch = made.run
@@ -161,15 +149,20 @@ def test_a_batch_that_failed_as_a_whole_is_named_and_nothing_is_asked_live(
 
 
 def test_a_line_carries_the_request_as_it_would_be_asked_live(server, tmp_path):
-    client, *_, requests = client_of(tmp_path)
-    request = next(r for r in requests if r.schema == "seed")
+    client, _, _, requests = client_of(tmp_path)
     client.server.without = {"top_p", "max_tokens"}
-    value = json.loads(batches.line(request, client.server.arguments(request)))
-    assert value["custom_id"] == request.key
-    assert value["body"]["messages"] == list(request.messages)
-    assert value["body"]["response_format"]["json_schema"]["name"] == "seed"
-    assert value["body"]["max_completion_tokens"] == request.decoding["max_tokens"]
-    assert "top_p" not in value["body"] and "max_tokens" not in value["body"]
+    client.complete_many(requests)
+    rows = [json.loads(row) for row in server.files["file-0"].splitlines()]
+    assert [row["custom_id"] for row in rows] == [r.key for r in requests]
+    body, request = next(
+        (row["body"], request)
+        for row, request in zip(rows, requests, strict=True)
+        if request.schema == "seed"
+    )
+    assert body["messages"] == list(request.messages)
+    assert body["response_format"]["json_schema"]["name"] == "seed"
+    assert body["max_completion_tokens"] == request.decoding["max_tokens"]
+    assert "top_p" not in body and "max_tokens" not in body
 
 
 def test_few_requests_are_asked_live(server, tmp_path):
@@ -195,7 +188,7 @@ def test_a_broken_run_waits_for_its_batch_and_submits_it_once(
         if where == "before it was created":
             patch.setattr(batches.Batches, "_started", die)
         else:
-            patch.setattr(batches.Batches, "_wait", die)
+            patch.setattr(batches.time, "sleep", die)
         with pytest.raises(Killed):
             client.complete_many(requests)
     assert made.notes.is_file()

@@ -392,13 +392,13 @@ def test_auc_with_ties_and_its_interval():
     labels = np.repeat([0, 1], 60)
     scores = np.round(draw.normal(labels * 0.7, 1), 1)
     items = np.tile(np.arange(60), 2)
-    area, _, _ = ladder.auc_interval(labels, scores, items, 500)
+    area, _, _ = ladder.auc_interval(labels, scores, items, samples=500)
     assert area == pytest.approx(roc_auc_score(labels, scores), abs=1e-6)
 
     def trial(draw):
         shared = draw.normal(size=60)  # both texts of an item score alike
         both = [shared + draw.normal(size=60), shared + draw.normal(size=60) + 1]
-        return ladder.auc_interval(labels, np.concatenate(both), items, 300)
+        return ladder.auc_interval(labels, np.concatenate(both), items, samples=300)
 
     truth = NormalDist().cdf(1 / 2)
     assert 0.89 <= coverage(trial, truth) <= 0.99
