@@ -92,19 +92,23 @@ class FaultServer(ThreadingHTTPServer):
         return fault
 
     def completion(self, body: dict) -> dict:
-        """The recorded answer to a chat request, as a server sends it."""
+        """The recorded answer to a chat request, or what `cut` says."""
         said = ("stop", self.answers[body["messages"][0]["content"]])
-        reason, text = self.cut or said
-        message = {"role": "assistant", "content": text}
-        choice = {"index": 0, "message": message, "finish_reason": reason}
-        usage = {"prompt_tokens": 100, "completion_tokens": 200, "total_tokens": 300}
-        return {
-            "id": "x", "object": "chat.completion", "created": 0,
-            "model": body["model"], "choices": [choice], "usage": usage,
-        }  # fmt: skip
+        return completion(body, *(self.cut or said))
 
     def handle_error(self, request, client_address):
         """A client that was killed leaves broken pipes: nothing to print."""
+
+
+def completion(body: dict, reason: str, text: str) -> dict:
+    """An answer to a chat request, as a server sends it."""
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "message": message, "finish_reason": reason}
+    usage = {"prompt_tokens": 100, "completion_tokens": 200, "total_tokens": 300}
+    return {
+        "id": "x", "object": "chat.completion", "created": 0,
+        "model": body["model"], "choices": [choice], "usage": usage,
+    }  # fmt: skip
 
 
 class _Handler(BaseHTTPRequestHandler):
