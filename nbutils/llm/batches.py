@@ -1,7 +1,6 @@
 """The provider's batch files: many requests in one file, cheaper, within a day.
 
-Written, submitted, polled, fetched and merged into the same store as live answers. A
-batch is noted in a file beside the store before it is submitted, so a run that was
+A batch is noted in a file beside the store before it is submitted, so a run that was
 broken off waits for the batch it began and does not submit it again. What a batch left
 without an answer is named with the provider's reason, and asked live, at the full
 price, only where the user said so.
@@ -27,19 +26,15 @@ from nbutils.llm.client import Client
 from nbutils.llm.store import Answer, ChatRequest
 
 ENDPOINT = "/v1/chat/completions"
-MOST = 50_000
-"""Requests in one file: the provider's limit."""
-
-FEWEST = 20
-"""With `live`, fewer than so many are asked live: a batch may take a day."""
-
+MOST = 50_000  # requests in one file: the provider's limit
+FEWEST = 20  # with `live`, fewer are asked live: a batch may take a day
 ENDED = ("completed", "failed", "expired", "cancelled")
 
 
 def answers_in(
     text: str, requests: Mapping[str, ChatRequest]
 ) -> Iterator[tuple[str, Answer | str]]:
-    """(key, answer or the reason why there is none) of an output or error file's lines.
+    """(key, answer or why there is none) of the lines of an output or error file.
 
     Lines that are cut, foreign, or of no request (by key) are left out.
     """
@@ -66,9 +61,8 @@ def answers_in(
 class Batches:
     """Batch files of one client; set its `prefetch` to `run` to use them.
 
-    `live`: what is left without an answer, and few requests, may be asked live. The
-    file of notes (STORE.batches.json) is a list of {file, batch, keys}. `poll_s`
-    seconds pass between two looks.
+    `live`: what is left without an answer, and few requests, may be asked live.
+    `poll_s` seconds pass between two looks.
     """
 
     def __init__(
@@ -79,7 +73,7 @@ class Batches:
         poll_s: float = 30.0,
     ):
         self.client, self.say, self.live, self.poll_s = client, say, live, poll_s
-        self.notes = Path(f"{client.store.path}.batches.json")
+        self.notes = Path(f"{client.store.path}.batches.json")  # {file, batch, keys}
 
     def run(self, requests: list[ChatRequest]) -> None:
         """Bring answers of `requests` into the store by batch files.

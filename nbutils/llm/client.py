@@ -51,19 +51,18 @@ class Client:
     def find(self, request: ChatRequest) -> Answer | None:
         """The recorded or stored answer, if there is one; nothing is asked.
 
-        One without text is replayed; a live client asks for it again, unless a filter
-        kept it back.
+        A live client takes one without text only where a filter kept it back.
         """
         found = self.recorded.get(request.key) or self.store.answer(request.key)
         whole = found and (found.text.strip() or found.finish == "content_filter")
         return found if whole or not self.live else None
 
     def complete(self, request: ChatRequest) -> Answer:
-        """The answer to one request, the same call for replay and live.
+        """The answer to one request; one that was cut off or filtered is one, too.
 
         LabError for a request that is not stored in replay mode, a server that gives
         no answer (Unanswered) or refuses, and (BudgetReached) where it might cost too
-        much. One that was cut off or filtered is an answer: its parser names the fault.
+        much.
         """
         answer = self.find(request)
         if answer is None and not self.live:
@@ -79,10 +78,9 @@ class Client:
         """Answers in the order of the requests, `llm_in_flight` at a time.
 
         A request that occurs twice is asked once. `arrived` is called with each answer
-        as it comes, in this thread. A request without an answer does not keep the
-        others from theirs; it is reported at the end, as LabError. After a refusal, at
-        the budget, after `llm_give_up` failures in a row or Ctrl-C nothing new is
-        asked; what is under way arrives and is stored.
+        as it comes, in this thread. Requests without an answer are reported at the end,
+        as LabError. After a refusal, at the budget, after `llm_give_up` failures in a
+        row or Ctrl-C nothing new is asked; what is under way arrives and is stored.
         """
         requests, answers = list(requests), {}
         unique = list({request.key: request for request in requests}.values())

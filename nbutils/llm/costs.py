@@ -70,8 +70,7 @@ def price_of(settings: Settings, model: str = "") -> Price:
 class Pace:
     """Spreads units evenly over time: a token bucket without a burst.
 
-    Of `per_minute` units (0: no limit) each lot starts when the ones before it have
-    been paid for in time: no minute sees more than `per_minute` and one lot.
+    No minute sees more than `per_minute` units (0: no limit) and one lot of them.
     """
 
     def __init__(self, per_minute: float):
@@ -101,9 +100,8 @@ class BudgetReached(LabError):
 class Budget:
     """Lets requests through while what they may cost at most still fits `limit`.
 
-    A request under way holds back its dearest outcome (the longest answer allowed),
-    until it is answered. The limit may be passed only by a prompt of more tokens than
-    guessed, and by attempts that were billed and brought no answer.
+    The limit may be passed only by a prompt of more tokens than guessed, and by
+    attempts that were billed and brought no answer.
     """
 
     def __init__(self, limit: float, price: Price, spent: float):
@@ -114,7 +112,7 @@ class Budget:
     def hold(self, asked: int, answered: int) -> float:
         """Hold back the cost of so many tokens; waits for others to be settled.
 
-        Raises BudgetReached where it does not fit and nothing is under way.
+        BudgetReached where it does not fit and nothing is under way.
         """
         cost = self.price.cost(asked, answered)
         with self._changed:

@@ -23,11 +23,9 @@ from nbutils.llm.store import Answer, ChatRequest, Unanswered
 
 PARAMETERS = ("top_p", "temperature", "max_tokens")
 """What a model may refuse to be told; where two exclude each other, the first goes."""
-
 NOT_TAKEN = re.compile(
-    r"un(supported|recognized|known|expected)|not (support|permit|allow|accept)|both"
-    r"|deprecated|only the default|instead",
-    re.IGNORECASE,
+    r"(?i)un(supported|recognized|known|expected)|not (support|permit|allow|accept)"
+    r"|both|deprecated|only the default|instead"
 )
 NO_FORM = re.compile(r"response_format|json_schema|grammar|requested parameters")
 """How servers say, with other codes than 400, that they take no form of answers."""
@@ -52,9 +50,8 @@ class Server:
 
     `without` holds what the model does not take, by setting or by its word: names of
     `PARAMETERS`, "response_format", or "json_schema", the strictest form alone.
-    `before` is called ahead of every attempt, the SDK's retries included; `transport`
-    replaces the network (measurements). LabError as of `open_sdk`, or where no model
-    is named.
+    `before` is called ahead of every attempt; `transport` replaces the network.
+    LabError as of `open_sdk`, or where no model is named.
     """
 
     def __init__(
@@ -102,8 +99,8 @@ class Server:
     def complete(self, request: ChatRequest) -> Answer:
         """Ask once, and where the server refuses a parameter or the form, without it.
 
-        What was refused is kept for all later calls once an answer came. Raises
-        Unanswered, or another LabError where no other request would fare better.
+        What was refused is not sent any more once an answer came. Raises Unanswered,
+        or another LabError where no other request would fare better.
         """
         began, refused = time.monotonic(), set()
         while True:
@@ -146,12 +143,11 @@ class Server:
             kind = LabError if fault.for_all else Unanswered
             said = f"sent {fault} in place of an answer: check OPENAI_BASE_URL"
             return kind(f"the server {host} {said} (request {request.id}).")
-        place, (found, reason) = next(
-            row for row in enumerate(MEANT) if isinstance(error, row[1][0])
-        )
+        row = next(row for row in MEANT if isinstance(error, row[0]))
+        found, reason = row
         if found is openai.APIConnectionError:
             reason += network_names()
-        return (LabError if place < 3 else Unanswered)(
+        return (LabError if row in MEANT[:3] else Unanswered)(
             f"the server {host} {reason} (request {request.id}; "
             f"{self.in_short(error)}). What had arrived is stored."
         )

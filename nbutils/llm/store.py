@@ -1,7 +1,6 @@
 """Requests, answers, and the store that keeps every answer as it arrives.
 
-An answer's key is a hash of the whole request. Answers are kept raw, as they come;
-reading them as records is a separate, pure step that can be repeated for nothing.
+Answers are kept raw; reading them as records is a pure step, repeated for nothing.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from nbutils.core.shelf import Shelf
 class ChatRequest:
     """What is asked. `id` is for people; the key does not depend on it.
 
-    `messages` are {"role", "content"} dicts; `schema` is the name of the answer's form
-    or "", `json_schema` the form itself, for servers that take one; `decoding` holds
-    temperature, top_p and max_tokens; `sample` tells repeated askings apart.
+    `messages` are {"role", "content"} dicts; `schema` names the answer's form (or ""),
+    `json_schema` is the form; `decoding` holds temperature, top_p and max_tokens;
+    `sample` tells repeated askings apart.
     """
 
     id: str = field(compare=False)

@@ -1,7 +1,6 @@
 """Graded negatives for the samples of a retrieval set (Negative Matters, stage 2).
 
-The paper seeds its examples with brainstormed tasks or with samples of public retrieval
-sets. Here a sample keeps its query and its positive and gets the four negatives (our
+A sample of the set keeps its query and its positive and gets the four negatives (our
 reading): in one call for the whole ladder, or in one call for each level.
 """
 

@@ -2,7 +2,6 @@
 
 Stage 1 brainstorms tasks; stage 2 writes one graded example a call (Negative Matters,
 after E5-mistral's two-step prompt). SyNeg adds negatives to a query and its positive.
-Each function returns the records and the rejections, and shows `watch` each outcome.
 """
 
 from __future__ import annotations
@@ -69,11 +68,10 @@ def graded_examples(
         requests += spread(
             planned, chosen.max_items, lambda r: (r.known["group"], r.known["split"])
         )
-    made, rejections = fulfil(requests, settings, client, watch)
-    kept, again = without(made, repeats([e.query for e in made]), "duplicate_query")
+    kept, rejections = _once(fulfil(requests, settings, client, watch))
     close = near_duplicates([e.query for e in kept], chosen.near_duplicate)
     kept, near = without(kept, close, "near_duplicate")
-    return kept, rejections + again + near
+    return kept, rejections + near
 
 
 def retrieval_items(
@@ -84,9 +82,15 @@ def retrieval_items(
     for family in settings.synthesis.families:
         planned = list(plan.seed_requests(family))
         requests += planned[: settings.synthesis.max_items or None]
-    made, rejections = fulfil(requests, settings, client, watch)
-    kept, again = without(made, repeats([i.query for i in made]), "duplicate_query")
-    return kept, rejections + again
+    return _once(fulfil(requests, settings, client, watch))
+
+
+def _once(made: tuple[list, list[Rejection]]) -> tuple[list, list[Rejection]]:
+    """Without the records whose query an earlier one has."""
+    records, rejections = made
+    again = repeats([record.query for record in records])
+    kept, gone = without(records, again, "duplicate_query")
+    return kept, rejections + gone
 
 
 def syneg_examples(
@@ -108,10 +112,7 @@ def syneg_examples(
 
 
 def load(settings: Settings) -> Records:
-    """All records of the settings' families, asked for in one call.
-
-    What the recorded answers hold is shipped as records, too (`core.read_records`).
-    """
+    """All records of the settings' families (shipped: `core.read_records`)."""
     client = open_client(settings)
     tasks, refused = brainstorm(settings, client)
     graded, more = graded_examples(tasks, settings, client)

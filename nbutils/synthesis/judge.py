@@ -1,8 +1,7 @@
 """A language model as judge: does this passage answer this query?
 
 NV-Retriever counts false negatives so (section on false negatives, a 70B model as
-judge), and SyNeg's negatives can be checked so. Verdicts are answers like any other:
-asked through the client, stored as they arrive, replayed for nothing.
+judge), and SyNeg's negatives can be checked so.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Texts that repeat others, exactly or nearly, and training texts that leak.
-
-Both rules can be read and checked: a share of word 3-grams in common, and a run of
-words in common.
-"""
+"""Texts that repeat others, exactly or nearly, and training texts that leak."""
 
 from __future__ import annotations
 
@@ -16,8 +12,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from nbutils.core.records import Record, Rejection
 from nbutils.core.text import normalise, words
 
-BLOCK = 2048
-"""Texts that are compared with all earlier ones at once."""
+BLOCK = 2048  # texts that are compared with all earlier ones at once
 
 
 def shingles(text: str, n: int = 3) -> list[str]:

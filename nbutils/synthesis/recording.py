@@ -30,7 +30,6 @@ from nbutils.synthesis.replies import Planned
 STAGES = ("brainstorm", "seed", "mgh", "syneg", "syneg-free")
 NEEDS = {"mgh": "brainstorm", "syneg": "seed", "syneg-free": "seed"}
 """The stage whose answers a stage's prompts hold."""
-
 PILOT = 5
 """Stored answers of a stage from which on they tell its lengths, not the recordings."""
 
@@ -41,14 +40,10 @@ def check_stages(stages: Iterable[str]) -> list[str]:
     return [stage for stage in STAGES if not wanted or stage in wanted]
 
 
-# -- before: the estimate
-
-
 def count_tokens(texts: Iterable[str]) -> list[int]:
-    """The numbers of tokens of texts, by MiniLM's tokenizer.
+    """The tokens of texts by MiniLM's tokenizer: others differ by some 10 to 20 %.
 
-    For estimates: other tokenizers differ by some 10 to 20 %. What its vocabulary lacks
-    (scripts that it was not made for) is guessed by length. Loads no PyTorch.
+    What its vocabulary lacks (other scripts) is guessed by length. Loads no PyTorch.
     """
     texts = list(texts)
     encoded = _tokenizer().encode_batch(texts, add_special_tokens=False)
@@ -103,8 +98,7 @@ def estimated(
     planned: stage to its requests and the tokens of answers like theirs. Columns:
     stage, requests, stored, ask, prompt_tokens, answer_mean and answer_p90 (tokens of
     one answer), from (`pilot`: the store's own answers of this model; `recordings`),
-    cost, cost_p90 (if every answer were as long as the 90th percentile), batch_cost,
-    currency. Rejected answers that are asked again come on top.
+    cost, cost_p90 (if every answer were that long), batch_cost, currency.
     """
     price, rows = price_of(settings), []
     used = [(n.split("/"), u) for n, m, _, u in store.usage() if m == price.model]
@@ -133,19 +127,16 @@ def estimated(
     return table.assign(batch_cost=batch_cost, currency=price.currency)
 
 
-# -- the run
-
-
 def record(
     settings: Settings,
     client: Client,
     stages: Sequence[str] = (),
     watch: Callable[[str], Watch | None] = lambda stage: None,
 ) -> dict[str, tuple[list, list[Rejection]]]:
-    """Ask for every missing answer of `stages` (none: all); the earlier ones they need.
+    """Ask for every missing answer of `stages` (none: all) and of those they need.
 
-    Returns by stage the records, and what was rejected for good. `watch` makes, of a
-    stage, the function that is shown each of its outcomes.
+    Returns by stage the records, and what was rejected for good. `watch` makes a
+    stage's watcher.
     """
     wanted = check_stages(stages)
     needed = {NEEDS.get(stage) for stage in wanted}
