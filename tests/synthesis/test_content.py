@@ -56,6 +56,7 @@ def test_page_03_asks_a_live_judge_and_judges_it(server, tmp_path):
         item.query: {normalise(text) for text in item.positives}
         for item in read_records(resolve("smoke", {"max_items": 0})).items
     }
+    judged = []
 
     class Answers(dict):
         def __missing__(self, prompt):
@@ -63,12 +64,10 @@ def test_page_03_asks_a_live_judge_and_judges_it(server, tmp_path):
                 return "{}"  # SyNeg, which this page does not read
             query = prompt.split("Query: ")[1].split("\n")[0]
             passage = prompt.split("Passage: ")[1].split("\n\nDoes the")[0]
-            right = normalise(passage) in answers_of.get(query, ())
-            judged.append(right)
-            right = right and sum(judged) > 1  # the first one is missed
+            judged.append(normalise(passage) in answers_of.get(query, ()))
+            right = judged[-1] and sum(judged) > 1  # the first one is missed
             return json.dumps({"reason": "so it reads", "answers": right})
 
-    judged = []
     server.answers = Answers(server.answers)
     overrides = {
         "llm_mode": "live", "llm_model": "served", "llm_reasks": 0,
@@ -76,17 +75,14 @@ def test_page_03_asks_a_live_judge_and_judges_it(server, tmp_path):
     }  # fmt: skip
     page = execute.find("03")
     execute.execute(page, tmp_path / "runs", "smoke", overrides)
-    made = tmp_path / "runs" / "smoke" / page.stem / page.name
-    assert len(judged) > 40
+    made = load(tmp_path / "runs" / "smoke" / page.stem / page.name)
     shown = [
         "".join(output.get("text", "") or output.get("data", {}).get("text/plain", ""))
-        for _, cell in code_cells(load(made))
+        for _, cell in code_cells(made)
         for output in cell.outputs
     ]
+    assert len(judged) > 40
     assert any(f"{len(judged)} verdicts, 0 refused" in text for text in shown)
-    (table,) = (text for text in shown if "judge" in text and "planted" in text[:60])
-    share, planted = (float(table.splitlines()[1].split()[n]) for n in (1, 4))
-    assert share < planted
     (agreed,) = (text for text in shown if "kappa" in text)
     values = {row.split()[1]: row.split()[2:] for row in agreed.splitlines()[1:]}
     assert float(values["precision"][0]) == 1 > float(values["recall"][0]) > 0
