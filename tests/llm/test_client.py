@@ -53,15 +53,6 @@ def test_key_depends_on_everything_that_decides_an_answer():
 # -- replay
 
 
-def test_replay_gives_the_recorded_text_for_every_planned_request():
-    settings = resolve("workshop", {"families": ["money"]})
-    client = generate.open_client(settings)
-    planned = plan.recorded("money")
-    answers = client.complete_many([r.chat(settings) for r, _ in planned])
-    assert [a.text for a in answers] == [text for _, text in planned]
-    assert len(planned) == 239
-
-
 def test_missing_request_names_itself_and_the_way_out(tmp_path):
     store = tmp_path / "none.sqlite"
     settings = resolve(overrides={"llm_store": str(store), "llm_temperature": 0.3})

@@ -18,11 +18,10 @@ from sklearn.metrics import roc_auc_score
 
 from nbutils.core import retrieval
 from nbutils.core.errors import LabError
-from nbutils.core.files import read_sums, verify, write_jsonl, write_sums
+from nbutils.core.files import write_jsonl, write_sums
 from nbutils.core.records import (
     GROUPS,
     KINDS,
-    RECORDS,
     GradedExample,
     Rejection,
     read_records,
@@ -31,7 +30,7 @@ from nbutils.core.sections import FAMILIES
 from nbutils.core.settings import DATA, ROOT, resolve
 from nbutils.core.text import distinct_n, has_spaces, normalise, words
 from nbutils.llm.store import Answer
-from nbutils.synthesis import generate, ladder, overlap, parsing, plan, replies
+from nbutils.synthesis import generate, ladder, overlap, parsing, plan
 from nbutils.synthesis.asking import reask
 
 
@@ -73,13 +72,6 @@ def test_a_faulty_file_is_named(fault, said, tmp_path, monkeypatch):
 def test_an_unknown_family_is_named():
     with pytest.raises(LabError, match="unknown family 'homes'; did you mean 'home'"):
         plan.recorded("homes")
-
-
-def test_sums_cover_every_shipped_file():
-    for folder in (plan.RECORDINGS, replies.TEMPLATES, RECORDS):
-        verify(folder)
-        there = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
-        assert there - {"SHA256SUMS"} == set(read_sums(folder))
 
 
 # -- records
