@@ -90,8 +90,6 @@ class Synthesis(Section):
     """seeds of a retrieval set: one call for the whole ladder, or one a level"""
     languages: list[str] = opt(["English"], min_length=1)
     """languages of graded examples, taking turns"""
-    bitext: bool = opt(False, "E5-mistral")
-    """a sixth group: translations from the first language into the second"""
     near_duplicate: float = opt(0.8, gt=0, le=1)
     """share of word 3-grams in common from which two texts are near-duplicates"""
     judged_queries: int = opt(40, unit="queries", gt=0)

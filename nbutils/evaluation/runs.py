@@ -86,9 +86,9 @@ def _own(folder: Path, ours: dict[str, Any]) -> None:
     """LabError if a folder of runs was made under other settings; else notes them."""
     stored = studies.settings_of(folder)
     told = [
-        f"{name}={value!r} (now {ours.get(name)!r})"
+        f"{name}={value!r} (now {ours[name]!r})"
         for name, value in stored.items()
-        if ours.get(name) != value
+        if ours.get(name, value) != value  # a setting that went had no part in it
     ]
     if told:
         raise LabError(
