@@ -15,10 +15,11 @@ import pandas as pd
 import torch
 from sentence_transformers import SentenceTransformer
 
+from nbutils.core.errors import LabError
 from nbutils.core.statistics import bootstrap, interval
 from nbutils.encoder.attention import attend, attention_tap
 from nbutils.encoder.pooling import token_weights
-from nbutils.encoder.templates import Pieces
+from nbutils.encoder.templates import tokenize
 
 MARKS = {"Ċ": "↵", "Ġ": " ", "▁": " "}
 """How tokenizers write a new line and a space, and how they are shown."""
@@ -73,11 +74,13 @@ def inspect(
     (n strings), `pooled` (n, 1 where the model's rule pools the token), `attention` of
     the last layer (heads, n, n), its `hidden` states (n, dim), and `received` (layers,
     n), by each layer, rows that sum to one: under the `transform` log, ATA's weights
-    (`attention.attend` has the others). The first module must be a `Backbone`.
+    (`attention.attend` has the others). The first module must be a `Backbone`; LabError
+    for one whose attention cannot be read.
     """
-    entries, every = [], slice(None)
-    pieces = Pieces(model.tokenizer, model[0].section.text_format)
-    around = len(pieces.before), len(pieces.after)
+    if not model[0].tapped:
+        raise LabError(f"{model[0].section.student}: its attention cannot be read")
+    entries, every, section = [], slice(None), model[0].section
+    written = model.tokenizer, section.text_format, "", "text", section.max_length
     for text in texts:
         features = model.preprocess([text])
         ids = features["input_ids"].to(model.device)
@@ -96,7 +99,9 @@ def inspect(
         raw = model.tokenizer.convert_ids_to_tokens(ids[0][real].tolist())
         tokens = ["".join(MARKS.get(sign, sign) for sign in token) for token in raw]
         arrays = {name: m.float().cpu().numpy() for name, m in measured.items()}
-        classes = token_classes(tokens, *around)
+        own = tokenize([text.strip()], *written)["pooling_mask"][0][real.cpu()]
+        first, count = int(own.argmax()), int(own.sum())
+        classes = token_classes(tokens, first, len(tokens) - first - count)
         entries.append({"tokens": tokens, "classes": classes, **arrays})
     return entries
 

@@ -18,11 +18,9 @@ from itertools import product
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
-
-from nbutils.core.errors import LabError
 
 TAPPED = "tapped_attention"
 """Name of the attention that `attention_tap` listens to. (A name with sdpa in it would
@@ -34,8 +32,7 @@ BLOCK_BYTES = {"cpu": 2 * 2**20, "cuda": 128 * 2**20}
 SMALLEST = 1e-9
 """An attention of zero, for the printed formula, whose logarithm has none."""
 
-UNREADABLE = ("s_aux", "position_bias", "cache")
-"""Arguments of an attention whose weights would come out wrong here."""
+UNREADABLE = "ATA pooling cannot read its attention"
 
 
 @dataclass(frozen=True)
@@ -181,24 +178,13 @@ class Tap:
         return self.layers[-1]
 
     def weights(self, mask: Tensor, *, gradient: bool) -> Tensor:
-        """`attend`'s `received` of the last layer. LabError if none was seen."""
+        """`attend`'s `received` of the last layer."""
         if self.received is not None:
             return self.received
-        if not self.layers:
-            raise _unreadable("it does not use transformers' attention interface")
-        if self.layer.key.shape[2] != mask.shape[1]:
-            raise _unreadable("its keys are not the text's tokens")
         grad = torch.set_grad_enabled(gradient and torch.is_grad_enabled())
         with grad, torch.autocast(mask.device.type, enabled=False):
             bare = replace(self.layer, value=None)
             return attend(bare, mask, transform=self.transform)[1]
-
-
-def _unreadable(reason: str) -> LabError:
-    return LabError(
-        f"ATA pooling cannot read this backbone's attention ({reason}): choose pooling "
-        "mean, last or first"
-    )
 
 
 _TAP: ContextVar[Tap | None] = ContextVar("attention_tap", default=None)
@@ -218,6 +204,19 @@ def attention_tap(*args, **kwargs) -> Iterator[Tap]:
         _TAP.reset(token)
 
 
+def listen(model: PreTrainedModel) -> bool:
+    """Let `attention_tap` hear a transformer; False, and no change, where it cannot.
+
+    It can where the model's class hands its attention to transformers' interface, and
+    where SDPA or `attend` does all of it: scores that are soft-capped, but no sinks.
+    """
+    capped = getattr(model.config, "attn_logit_softcapping", None) is not None
+    if not (model.is_backend_compatible() and (model._supports_sdpa or capped)):
+        return False
+    model.set_attn_implementation(TAPPED)
+    return True
+
+
 def last_attention(model: torch.nn.Module) -> torch.nn.Module | None:
     """The last attention layer of a transformer, or None where it has none."""
     layers = [module for module in model.modules() if hasattr(module, "is_causal")]
@@ -234,9 +233,6 @@ def _tapped_attention(module, query, key, value, attention_mask, **kwargs):
     graph = torch.is_grad_enabled() and query.requires_grad
     mask, transform = None, "sum"
     if tap is not None:
-        for name in UNREADABLE:
-            if kwargs.get(name) is not None:
-                raise _unreadable(f"{name} is not supported")
         tap.layers, tap.received = [*tap.layers, layer] if tap.every else [layer], None
         if module is tap.last and not graph:
             mask, transform = tap.mask, tap.transform

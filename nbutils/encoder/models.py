@@ -18,6 +18,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from tokenizers import Tokenizer, processors
 from tokenizers.implementations import ByteLevelBPETokenizer
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from nbutils import __version__
@@ -146,6 +147,17 @@ def load_pretrained(load: Callable[..., Any], name: str, **kwargs) -> Any:
             f"model {name!r} cannot be loaded ({reason}): give a folder that holds a "
             "model, or run once with a network so that a hub model is cached"
         ) from None
+
+
+def module_types(name: str) -> list[str]:
+    """Full names of the classes of a SentenceTransformer's modules; [] for another."""
+    quietly = ("missing_entries", "connection_errors", "gated_repo")
+    quietly = {f"_raise_exceptions_for_{what}": False for what in quietly}
+    try:
+        path = cached_file(local_name(name), "modules.json", **quietly)
+    except OSError:  # no such model, which its loader says
+        path = None
+    return [module["type"] for module in read_json(path)] if path else []
 
 
 def without_pooler(config) -> dict[str, bool]:

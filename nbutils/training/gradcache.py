@@ -15,7 +15,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from nbutils.core import processes
 from nbutils.core.fields import Settings
 from nbutils.core.records import TrainingInstance
-from nbutils.encoder.templates import MULTIPLE
+from nbutils.encoder.templates import padded_width
 from nbutils.training.curriculum import negatives_for
 from nbutils.training.losses import contrastive_loss, false_negatives
 
@@ -87,11 +87,6 @@ def batch_chunks(
     fill = model.tokenizer.pad_token_id
     place = {pair: row for row, pair in enumerate(by_length)}
     return Chunks([_padded(group, fill) for group in groups], [place[p] for p in pairs])
-
-
-def padded_width(length: int) -> int:
-    """The width to which texts of at most `length` tokens are padded."""
-    return -(-length // MULTIPLE) * MULTIPLE
 
 
 def _token_rows(model: SentenceTransformer, pairs: Sequence[tuple[str, str]]) -> dict:
