@@ -138,6 +138,9 @@ class Backbone(InputModule):
         elif source in models.TINY:
             source = str(models.tiny_folder(source))
         self._source = source
+        kinds = {name.rpartition(".")[2] for name in models.module_types(source)}
+        if lost := sorted(kinds - {"Transformer", "Pooling", "Normalize"}):
+            raise self._refused(f"its {', '.join(lost)} would be lost")
         self.tokenizer = models.load_pretrained(AutoTokenizer.from_pretrained, source)
         if not self.tokenizer.is_fast:
             raise self._refused(
@@ -167,9 +170,6 @@ class Backbone(InputModule):
         return LabError(f"{name} cannot be this student: {reason}; set {change}")
 
     def _load(self, source: str, device: str):
-        kinds = {name.rpartition(".")[2] for name in models.module_types(source)}
-        if lost := sorted(kinds - {"Transformer", "Pooling", "Normalize"}):
-            raise self._refused(f"its {', '.join(lost)} would be lost")
         config = models.load_pretrained(AutoConfig.from_pretrained, source)
         if config.is_encoder_decoder:
             raise self._refused("it has an encoder and a decoder")
@@ -233,13 +233,12 @@ class Backbone(InputModule):
         cast_adapter_dtype(self.model, FIRST)
 
     def _load_adapters(self, folder: Path) -> None:
-        """Put every adapter that `save` wrote in place, trainable; the first is on."""
+        """Put every adapter that `save` wrote in place, trainable."""
         others = [path.parent for path in folder.glob("*/adapter_config.json")]
         with models.quiet():
             for name, own in {FIRST: folder, **{o.name: o for o in others}}.items():
                 self.model.load_adapter(str(own), name, is_trainable=True)
                 cast_adapter_dtype(self.model, name)
-        self.model.set_adapter(FIRST)
 
     def preprocess(self, inputs, prompt: str | None = None, **kwargs) -> dict[str, Any]:
         """Tokens of `inputs` (texts), written in the module's text format.
@@ -249,16 +248,15 @@ class Backbone(InputModule):
         for value in inputs:
             if not isinstance(value, str):
                 kind = type(value).__name__
-                raise LabError(
-                    f"{value!r:.60} is a {kind}: a student encodes texts alone"
-                )
+                raise LabError(f"{value!r:.60} is no text ({kind}): give strings alone")
         section, texts = self.section, [text.strip() for text in inputs]
         how = section.pooled_tokens, section.max_length
         return tokenize(texts, self.tokenizer, section.text_format, prompt or "", *how)
 
     def forward(self, features: dict[str, Any], **kwargs) -> dict[str, Any]:
         mask, ata = features["attention_mask"], self.section.pooling == "ata"
-        low = self.compute == torch.bfloat16
+        half = self.model.dtype == torch.float16  # by the user's `.half()`
+        low = self.compute == torch.bfloat16 and not half
         autocast = torch.autocast(mask.device.type, torch.bfloat16, enabled=low)
         tap = attention_tap(mask, self._last[0], self.section.ata_transform)
         with autocast, tap if ata else contextlib.nullcontext() as tap:
@@ -277,7 +275,10 @@ class Backbone(InputModule):
     def get_config_dict(self) -> dict[str, Any]:
         """What is saved: the settings by name, and which weights they are of."""
         own = self.section.model_dump(exclude=NOT_SAVED)
-        return {**own, "weights_sha256": self.weights_sha256}
+        own["weights_sha256"] = self.weights_sha256
+        if hasattr(self.model, "peft_config"):
+            own["active_adapters"] = self.model.active_adapters()
+        return own
 
     def save(self, output_path: str, *args, **kwargs) -> None:
         """Settings, tokenizer and adapters; the weights only where no name has them.
@@ -291,7 +292,9 @@ class Backbone(InputModule):
             own = folder / "adapter" / (adapter if adapter != FIRST else "")
             config.base_model_name_or_path = name  # a name, not a path here
             config.save_pretrained(own)
-            state = get_peft_model_state_dict(self.model, adapter_name=adapter)
+            state = get_peft_model_state_dict(
+                self.model, adapter_name=adapter, save_embedding_layers=False
+            )
             state = {f"base_model.model.{k}": v.contiguous() for k, v in state.items()}
             save_file(state, own / "adapter_model.safetensors", {"format": "pt"})
         if self._source != name:  # made in code, or of a folder that holds its weights
@@ -328,4 +331,6 @@ class Backbone(InputModule):
                 f"the student in {folder} was trained on other weights of "
                 f"{module.section.student} than are here: fetch those, or train anew"
             )
+        if hasattr(module.model, "peft_config"):
+            module.model.set_adapter(saved.get("active_adapters", [FIRST]))
         return module

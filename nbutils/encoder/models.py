@@ -107,7 +107,7 @@ def quiet():
     transformers_logging.set_verbosity_error()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore")
             yield
     finally:
         transformers_logging.set_verbosity(before)

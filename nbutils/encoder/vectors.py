@@ -42,7 +42,10 @@ def fingerprint(model: SentenceTransformer) -> str:
         digest.update(repr(parts).encode())
 
     add(model.max_seq_length, model.truncate_dim)
-    add(model.prompts, model.default_prompt_name, model.module_kwargs)
+    routed = {
+        name: given for name, given in (model.module_kwargs or {}).items() if given
+    }
+    add(model.prompts, model.default_prompt_name, routed)
     for name, module in model.named_modules():
         if isinstance(module, Module):
             compute = getattr(module, "compute", None)  # the dtype of a `Backbone`
