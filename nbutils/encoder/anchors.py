@@ -90,9 +90,10 @@ def inspect(
             summed = [attend(one, mask, transform=transform)[1] for one in tap.layers]
         real = mask[0].bool()  # texts are padded to round lengths
         received = torch.cat(summed)[:, real]
+        matrices = tap.layers[-1].probabilities(every, every)[0]
         measured = {
             "pooled": features["pooling_mask"].to(model.device)[0][real],
-            "attention": tap.layer.probabilities(every, every)[0][:, real][..., real],
+            "attention": matrices[:, real][..., real],
             "hidden": output.last_hidden_state[0][real],
             "received": received / received.sum(1, keepdim=True),
         }

@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig
 from peft.tuners.tuners_utils import cast_adapter_dtype
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from sentence_transformers.base.modules import InputModule
-from transformers import AutoConfig, AutoModel, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoTokenizer
 
 from nbutils.core.errors import LabError
 from nbutils.core.sections import Encoder
 from nbutils.encoder import models
-from nbutils.encoder.attention import UNREADABLE, attention_tap, last_attention, listen
+from nbutils.encoder.attention import TAPPED, attention_tap, last_attention
 from nbutils.encoder.templates import tokenize
+from nbutils.encoder.transformer import load_transformer, refused
 
 NOT_SAVED = {
     "reference", "encode_batch", "gradient_checkpointing",
@@ -34,75 +34,6 @@ NOT_SAVED = {
 
 FIRST = "default"
 """The name of the adapter that is trained; others lie in folders of their names."""
-
-
-def quantization_config(name: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    """NF4 with double quantization (QLoRA), or None."""
-    if name == "none":
-        return None
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type=name,
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
-
-
-def make_bidirectional(model: torch.nn.Module) -> None:
-    """Let every token of a decoder attend to every other (LLM2Vec, section 2).
-
-    The configuration changes the mask; the flag on each layer must change too, because
-    SDPA is called without a mask where nothing is padded and then trusts the flag. A
-    model that attends both ways already keeps its own mask and window.
-    """
-    layers = [module for module in model.modules() if hasattr(module, "is_causal")]
-    if layers and not any(layer.is_causal for layer in layers):
-        return
-    model.config.is_causal = False
-    for layer in layers:
-        layer.is_causal = False
-
-
-def looks_ahead(model: torch.nn.Module) -> bool:
-    """Whether the first token's state changes with the second token."""
-    ids = torch.tensor([[5, 6], [5, 7]], device=model.device)
-    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    try:
-        with torch.no_grad():
-            one, other = model(**given).last_hidden_state[:, 0].float()
-    except AttributeError:  # MPT cannot do without its causal mask
-        return False
-    return bool((one - other).abs().max() > 1e-4 * one.abs().max())
-
-
-def without_dropout(config) -> None:
-    """No dropout inside the frozen backbone; LoRA's own is a setting.
-
-    Decoders such as Mistral have none; others' would force the slow attention path and
-    make a cached gradient depend on replayed random numbers.
-    """
-    for name, value in vars(config).items():
-        if "drop" in name and isinstance(value, float):
-            setattr(config, name, 0.0)
-        elif hasattr(value, "to_dict"):  # a part's own configuration
-            without_dropout(value)
-
-
-def keep_differentiable(model: torch.nn.Module) -> None:
-    """Stop bitsandbytes from repacking weights in eval mode on some processors.
-
-    The packed layout has no gradient, so the first forward pass in eval mode would
-    make later training fail.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-
-
-def _without_scales(module, state: dict[str, Any], prefix: str, *args) -> None:
-    """Let a state dict of 4-bit weights be loaded: frozen, they have their scales."""
-    for name in [key for key in state if key.startswith(f"{prefix}weight.")]:
-        del state[name]
 
 
 class Backbone(InputModule):
@@ -140,65 +71,23 @@ class Backbone(InputModule):
         self._source = source
         kinds = {name.rpartition(".")[2] for name in models.module_types(source)}
         if lost := sorted(kinds - {"Transformer", "Pooling", "Normalize"}):
-            raise self._refused(f"its {', '.join(lost)} would be lost")
+            raise refused(section.student, f"its {', '.join(lost)} would be lost")
         self.tokenizer = models.load_pretrained(AutoTokenizer.from_pretrained, source)
         if not self.tokenizer.is_fast:
-            raise self._refused(
-                "its tokenizer does not say where a token's text stands"
+            raise refused(
+                section.student,
+                "its tokenizer does not say where a token's text stands",
             )
         self.tokenizer.padding_side = "right"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.weights_sha256 = models.weights_sha256(section.student)
-        self.model = self._load(source, device)
+        self.model = load_transformer(section, source, device, self.compute)
+        self.tapped = self.model.config._attn_implementation == TAPPED
         self.max_seq_length = section.max_length  # checked against the model's
-        keep_differentiable(self.model)
-        if section.bidirectional:
-            make_bidirectional(self.model)
-            if not self.tapped and not looks_ahead(self.model):
-                raise self._refused("it attends backwards only", "bidirectional=false")
-        self.model.requires_grad_(False)
         self._last = (last_attention(self.model),)  # in a tuple: no submodule
-        for module in self.model.modules():
-            if isinstance(module, Linear4bit):
-                module.register_load_state_dict_pre_hook(_without_scales)
         if folder and (folder / "adapter").is_dir():
             self._load_adapters(folder / "adapter")
-
-    def _refused(self, reason: str, change: str = "student=…") -> LabError:
-        name = self.section.student
-        return LabError(f"{name} cannot be this student: {reason}; set {change}")
-
-    def _load(self, source: str, device: str):
-        config = models.load_pretrained(AutoConfig.from_pretrained, source)
-        if config.is_encoder_decoder:
-            raise self._refused("it has an encoder and a decoder")
-        without_dropout(config)
-        config.use_cache = False  # nothing is generated
-        kept, there = self.section.student_layers, config.num_hidden_layers
-        if kept > there:
-            raise LabError(
-                f"student_layers is {kept} and {self.section.student} has {there} "
-                "layers: keep as many or fewer, or 0 for all"
-            )
-        if kept:
-            config.num_hidden_layers = kept
-            if getattr(config, "layer_types", None):
-                config.layer_types = config.layer_types[:kept]
-        bits = quantization_config(self.section.quantization, self.compute)
-        model = models.load_pretrained(
-            AutoModel.from_pretrained,
-            source,
-            config=config,
-            dtype=torch.bfloat16 if "cuda" in device else torch.float32,
-            device_map={"": device},
-            quantization_config=bits,
-            **models.without_pooler(config),
-        )
-        self.tapped = listen(model)
-        if self.section.pooling == "ata" and not self.tapped:
-            raise self._refused(UNREADABLE, "pooling=mean (or last, first)")
-        return model
 
     @property
     def max_seq_length(self) -> int:
@@ -219,17 +108,15 @@ class Backbone(InputModule):
     def add_lora(self, seed: int) -> None:
         """Trainable LoRA on every linear layer, reproducibly initialised."""
         config = LoraConfig(
-            r=self.section.lora_r,
-            lora_alpha=self.section.lora_alpha,
-            lora_dropout=self.section.lora_dropout,
-            target_modules="all-linear",
-        )
+            r=self.section.lora_r, lora_alpha=self.section.lora_alpha,
+            lora_dropout=self.section.lora_dropout, target_modules="all-linear",
+        )  # fmt: skip
         with models.quiet(), torch.random.fork_rng():
             torch.manual_seed(seed)
             try:
                 self.model.add_adapter(config, FIRST)
             except ValueError as error:  # an architecture that LoRA does not fit
-                raise self._refused(str(error)) from None
+                raise refused(self.section.student, str(error)) from None
         cast_adapter_dtype(self.model, FIRST)
 
     def _load_adapters(self, folder: Path) -> None:
@@ -292,27 +179,24 @@ class Backbone(InputModule):
             own = folder / "adapter" / (adapter if adapter != FIRST else "")
             config.base_model_name_or_path = name  # a name, not a path here
             config.save_pretrained(own)
-            state = get_peft_model_state_dict(
-                self.model, adapter_name=adapter, save_embedding_layers=False
-            )
+            asked = {"adapter_name": adapter, "save_embedding_layers": False}
+            state = get_peft_model_state_dict(self.model, **asked)
             state = {f"base_model.model.{k}": v.contiguous() for k, v in state.items()}
             save_file(state, own / "adapter_model.safetensors", {"format": "pt"})
         if self._source != name:  # made in code, or of a folder that holds its weights
             shutil.copytree(self._source, folder / "weights", dirs_exist_ok=True)
 
     @classmethod
-    def load(
-        cls, model_name_or_path: str, subfolder: str = "", model_kwargs=None, **kwargs
-    ):
+    def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs):
         """The module from a folder that `save` wrote (a local one).
 
-        `model_kwargs={"device": "cuda"}` loads the weights there at once. LabError for
+        `model_kwargs={"device": "cuda"}` loads the weights there at once; LabError for
         others, because a student's settings stand in its folder.
         """
-        given = {**(model_kwargs or {})}
+        given: dict[str, Any] = {}
+        for kind in ("model_kwargs", "processor_kwargs", "config_kwargs"):
+            given |= kwargs.get(kind) or {}
         device = given.pop("device", None) or "cpu"
-        for name in ("processor_kwargs", "config_kwargs"):
-            given |= kwargs.get(name) or {}
         if given:
             raise LabError(
                 f"a saved student takes no {', '.join(given)}: load it without, or "
@@ -322,9 +206,8 @@ class Backbone(InputModule):
         saved = cls.load_config(str(folder))
         if not saved.get("tap", True):  # how earlier versions wrote any other pooling
             saved["pooling"] = "mean"
-        known = {k: v for k, v in saved.items() if k in Encoder.model_fields}
-        # before there was a choice, all layers were kept
-        known = {"student_layers": 0, **known}
+        known = {"student_layers": 0}  # before there was a choice, all were kept
+        known |= {k: v for k, v in saved.items() if k in Encoder.model_fields}
         module = cls(Encoder(**known), str(device), folder)
         if saved.get("weights_sha256", "") not in ("", module.weights_sha256):
             raise LabError(
