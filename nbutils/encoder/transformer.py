@@ -113,12 +113,12 @@ def keep_differentiable(model: torch.nn.Module) -> None:
     On some processors bitsandbytes repacks weights in eval mode, without a gradient. It
     writes scales into a state dict that it cannot read: frozen layers have their own.
     """
-
-    def without_scales(module, state: dict[str, Any], prefix: str, *args) -> None:
-        for name in [key for key in state if key.startswith(f"{prefix}weight.")]:
-            del state[name]
-
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
-            module.register_load_state_dict_pre_hook(without_scales)
+            module.register_load_state_dict_pre_hook(_without_scales)
+
+
+def _without_scales(module, state: dict[str, Any], prefix: str, *args) -> None:
+    for name in [key for key in state if key.startswith(f"{prefix}weight.")]:
+        del state[name]

@@ -220,11 +220,11 @@ def test_only_the_last_layer_is_read():
     model, batch = made("mistral", TAPPED), inputs("right")
     with torch.no_grad(), attention_tap() as tap:
         model(**batch)
-    last = tap.layer
+    last = tap.layers[-1]
     model.layers = model.layers[:1]
     with torch.no_grad(), attention_tap() as tap:
         model(**batch)
-    assert (tap.layer.query - last.query).abs().max() > 1e-3
+    assert (tap.layers[-1].query - last.query).abs().max() > 1e-3
 
 
 def test_attention_that_cannot_be_read_is_refused():
