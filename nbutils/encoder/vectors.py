@@ -111,7 +111,7 @@ def embed(
             )
         yield torch.nn.functional.normalize(vectors.float(), dim=-1).cpu().numpy()
 
-    said = f"{role}\0{'' if prompt is None else prompt!r}"
+    said = repr((role, prompt))
     return kept(path, texts, said, encode, model.get_embedding_dimension())
 
 
