@@ -31,20 +31,18 @@ def token_classes(tokens: Sequence[str], before: int, after: int) -> list[str]:
     They are: first token; each other token of the template by its name; first word
     (its first piece); punctuation; other.
     """
-    classes = []
-    for place, token in enumerate(tokens):
-        bare = token.strip(" #")
+
+    def name(place: int, bare: str) -> str:
         if place == 0:
-            name = "first token"
-        elif place < before or place >= len(tokens) - after:
-            name = f"template: {bare or 'space'}"
-        elif place == before:
-            name = "first word"
-        else:
-            marks = bare and set(bare) <= set(string.punctuation)
-            name = "punctuation" if marks else "other"
-        classes.append(name)
-    return classes
+            return "first token"
+        if place < before or place >= len(tokens) - after:
+            return f"template: {bare or 'space'}"
+        if place == before:
+            return "first word"
+        marks = bare and set(bare) <= set(string.punctuation)
+        return "punctuation" if marks else "other"
+
+    return [name(place, token.strip(" #")) for place, token in enumerate(tokens)]
 
 
 def even_causal(tokens: int) -> np.ndarray:
@@ -164,8 +162,7 @@ def unrelated_cosine(
 ) -> tuple[float, float, float]:
     """Mean cosine of texts of different `groups`: (mean, low, high).
 
-    Unit vectors (texts, dim). The 95 % bootstrap interval draws texts, not pairs,
-    because the pairs of one text are alike.
+    Unit vectors (texts, dim). The 95 % bootstrap interval draws texts: pairs are alike.
     """
     group = np.asarray(groups)
     apart = (group[:, None] != group).astype(float)

@@ -209,7 +209,7 @@ def test_a_folder_that_is_not_as_written_is_named(
     content[-1] ^= 1
     if fault == "changed":
         path.write_bytes(content)
-        with pytest.raises(LabError, match="wrong sha256.*delete that|not whole"):
+        with pytest.raises(LabError, match=r"wrong sha256.*delete that|not whole"):
             fetch.verify_fetched()
         return
     path.write_bytes(content[:-7]) if fault == "cut" else path.unlink()
