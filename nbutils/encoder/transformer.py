@@ -14,7 +14,7 @@ from nbutils.encoder import models
 from nbutils.encoder.attention import listen
 
 
-def refused(name: str, reason: str, change: str = "student=…") -> LabError:
+def refused(name: str, reason: str, change: str = "student to another") -> LabError:
     """The error of a model that the student cannot be made of, as asked."""
     return LabError(f"{name} cannot be this student: {reason}; set {change}")
 
