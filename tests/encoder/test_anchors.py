@@ -48,17 +48,8 @@ def test_what_is_received_is_of_each_layer_and_of_the_pooling_in_the_last(entrie
 
 def test_classes_of_tokens():
     tokens = [
-        "<|im_start|>",
-        "user",
-        "↵",
-        " bees",
-        ".",
-        "##-",
-        " the",
-        "##s",
-        " ",
-        "c#",
-    ]
+        "<|im_start|>", "user", "↵", " bees", ".", "##-", " the", "##s", " ", "c#",
+    ]  # fmt: skip
     found = anchors.token_classes([*tokens, "<|im_end|>"], 3, 1)
     start = ["first token", "template: user", "template: ↵", "first word"]
     middle = ["punctuation"] * 2 + ["other"] * 4
