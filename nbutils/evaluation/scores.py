@@ -44,11 +44,13 @@ class CachedEncoder(AbsEncoder):
     """
 
     def __init__(self, model: SentenceTransformer, settings: Settings, name: str):
+        self.section = getattr(model[0], "section", None)  # None: not of this lab
+        # other people's encoders are scored again and again: their vectors are kept
+        self.cache = "default" if self.section is None else None
         self.mteb_model_meta = model_meta(name, fingerprint(model))
         packed = model.device.type == "cpu"
         self.model = unpack_student(model) if packed else model  # half of the time
         self.settings = settings
-        self.section = getattr(model[0], "section", None)  # None: not of this lab
         self.known: dict[tuple[str | None, str], np.ndarray] = {}
 
     def encode(self, inputs, *, task_metadata, prompt_type=None, **kwargs):
@@ -62,7 +64,9 @@ class CachedEncoder(AbsEncoder):
             prompt = written.get("query") if isinstance(written, dict) else written
         said = prompt or role
         new = list({t for t in texts if (said, t) not in self.known})
-        vectors = embed(self.model, new, self.settings, prompt, role=role, cache=None)
+        vectors = embed(
+            self.model, new, self.settings, prompt, role=role, cache=self.cache
+        )
         self.known |= {(said, t): v for t, v in zip(new, vectors, strict=True)}
         return np.stack([self.known[said, text] for text in texts])
 
