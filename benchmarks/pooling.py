@@ -61,13 +61,13 @@ def write_shape(kind: str, folder: str) -> Changes:
 def forward_of(way: str, changes: Changes) -> Callable[[Features], torch.Tensor]:
     """From features to text vectors by `mean`, `ata`, or ATA from `matrices`.
 
-    Adapters are merged where the weights are whole, as one would serve them.
+    Adapters, still zero, are left out where the weights are whole: one serves so.
     """
     pooling = "mean" if way == "mean" else "ata"
     settings = resolve(overrides={**changes, "pooling": pooling})
     student = build_student(settings).eval()
     if settings.encoder.quantization == "none":
-        student[0].model = student[0].model.merge_and_unload()
+        student[0].model.disable_adapters()
     if way != "matrices":
         return lambda features: student(dict(features))["sentence_embedding"]
     model = student[0].model
