@@ -1,41 +1,38 @@
 """Strict headless runs: a notebook either did all its work, or the run is an error.
 
-Papermill executes; the checks of `source` stand before and after it, because by itself
-it only warns of a misspelt parameter and lets an early exit pass.
+Nbclient executes; the checks of `source` stand before and after it, because an early
+exit or a misspelt parameter is no error to it.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import zmq
+from filelock import FileLock, Timeout
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
-from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
-from papermill.engines import papermill_engines
-from papermill.iorw import load_notebook_node
-from papermill.parameterize import parameterize_notebook
+from nbformat.v4 import new_code_cell
 from traitlets import default
 
 from nbutils.core.errors import LabError, nearest
-from nbutils.core.fields import Settings
+from nbutils.core.files import read_json
 from nbutils.core.machine import check_machine, environment
 from nbutils.core.settings import ROOT, resolve
 from nbutils.pages.index import write_index, write_page
-from nbutils.pages.run import HEADLESS
+from nbutils.pages.run import HEADLESS, make_folder
 from nbutils.pages.source import (
     check_outputs,
     check_source,
+    code_cells,
     committed,
     label,
     load,
@@ -50,6 +47,7 @@ PAGES = (
     "05_qlora_curriculum_training",
     "06_evaluation",
 )
+BONUS = ("01b_costs_and_asking_again", "03b_mining_in_depth")
 DEFAULT_PROFILE = "workshop"
 TIMEOUT = 600
 """Seconds that one cell may take, unless the caller says otherwise."""
@@ -74,11 +72,13 @@ def find(name: str) -> Path:
     """
     if name.endswith(".ipynb"):
         return Path(name).resolve()
-    for known in PAGES:
-        if name in (known, known.split("_")[0]):
+    names = PAGES + BONUS
+    for known in names:
+        number = known.split("_")[0]
+        if name in (known, number, number.lstrip("0")):
             return ROOT / "notebooks" / f"{known}.ipynb"
-    near = nearest(name, PAGES)
-    raise LabError(f"unknown notebook {name!r}{near} (known: {', '.join(PAGES)})")
+    near = nearest(name, names)
+    raise LabError(f"unknown notebook {name!r}{near} (known: {', '.join(names)})")
 
 
 # -- one notebook --------------------------------------------------------------------
@@ -95,30 +95,42 @@ def execute(
 
     The executed page is OUT/PROFILE/NAME/NAME.ipynb; after a failure there is instead
     NAME.failed.ipynb, with what had run. `timeout` is in seconds for each cell (0: no
-    limit). Raises LabError of one line that names the cell and the cause.
+    limit). Raises LabError of one line that names the cell and the cause, and for a
+    folder that another run writes to.
     """
     name, overrides = Path(notebook).stem, overrides or {}
     settings = resolve(profile, overrides)
     page = check(notebook)
     check_machine(settings)
     folder = Path(ROOT, out, settings.profile, name)
-    _clear(folder)
-    passed = {"profile": profile, "overrides": overrides, "out": str(out)}
-    page, fault, last = _run(page, passed, settings, timeout)
+    make_folder(folder)
+    lock = FileLock(folder.with_name(f".{name}.lock"), timeout=0)
     try:
-        if fault:
-            raise LabError(fault)
+        lock.acquire()  # the system frees the lock of a run that died
+    except Timeout:
+        raise LabError(
+            f"{name}: another run writes to {folder}: wait for it, or name another "
+            "--out"
+        ) from None
+    try:
+        _clear(folder)
+        passed = {"profile": profile, "overrides": overrides, "out": str(out)}
+        quiet = {"TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+        variables = {**os.environ, **environment(settings), **quiet, HEADLESS: "1"}
+        _run(page, passed, variables, TIMEOUT if timeout is None else timeout)
         check_outputs(page)
-        report = _metrics(folder, last)
+        report = read_json(folder / "metrics.json")
         if report["settings"] != settings.flat():
             raise LabError("the notebook did not run with the settings passed to it")
+        write(folder / f"{name}.ipynb", page)
+        return report
     except LabError as error:
         page.metadata["nbutils"] = {"error": str(error)}
         (folder / "metrics.json").unlink(missing_ok=True)
         write(folder / f"{name}.failed.ipynb", page)
         raise LabError(f"{name}: {error}") from None
-    write(folder / f"{name}.ipynb", page)
-    return report
+    finally:
+        lock.release()
 
 
 def check(notebook: str | Path) -> NotebookNode:
@@ -137,19 +149,11 @@ def _clear(folder: Path) -> None:
     Candidate tables stay: each names what it was made from and is used for nothing
     else. A run's folder is the run's own; nothing else is safe in it.
     """
-    for path in folder.iterdir() if folder.is_dir() else ():
+    for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif not path.match("candidates-*.parquet"):
             path.unlink()
-
-
-def _metrics(folder: Path, last_cell_began: float) -> dict[str, Any]:
-    path = folder / "metrics.json"
-    # a file's time is that of a coarser clock than time.time()
-    if not path.is_file() or path.stat().st_mtime < last_cell_began - 0.1:
-        raise LabError("the last cell has not written metrics.json: call run.finish(…)")
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 class OwnKernel(AsyncKernelManager):
@@ -159,58 +163,40 @@ class OwnKernel(AsyncKernelManager):
     def _no_installed_ones(self) -> KernelSpecManager:
         return KernelSpecManager(kernel_dirs=[])  # then ipykernel gives its own
 
-    @default("transport_encryption")
-    def _other_users_share_the_loopback(self) -> str:
-        return "auto" if zmq.has("curve") else "disabled"
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
 
 def _run(
-    page: NotebookNode, passed: dict[str, Any], settings: Settings, timeout: int | None
-) -> tuple[NotebookNode, str, float]:
-    """The executed page, a fault or "", and the time at which its last cell began.
+    page: NotebookNode, passed: dict[str, Any], variables: dict[str, str], limit: int
+) -> None:
+    """Execute the page in place, with what is passed in a cell below the tagged one.
 
-    An exception in a cell is no fault here: the page shows it, `check_outputs` sees it.
+    An exception in a cell stays in its outputs. LabError for a cell that takes longer
+    than `limit` seconds or ends the kernel.
     """
-    logging.getLogger("papermill").setLevel(logging.CRITICAL)
-    page = load_notebook_node(page)
-    page = parameterize_notebook(page, passed, kernel_name="python3", language="python")
-    limit = TIMEOUT if timeout is None else timeout
-    quiet = {"TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", HEADLESS: "1"}
-    began: dict[int, float] = {}
-    fault = ""
+    for _, cell in code_cells(page):
+        cell.outputs, cell.execution_count = [], None
+    tags = [cell.metadata.get("tags", ()) for cell in page.cells]
+    place = next(i for i, found in enumerate(tags, 1) if "parameters" in found)
+    lines = "\n".join(f"{name} = {value!r}" for name, value in passed.items())
+    given = new_code_cell(lines, metadata={"tags": ["injected-parameters"]})
+    page.cells.insert(place, given)
+    started: list[int] = []
+    client = NotebookClient(
+        page,
+        timeout=limit or None,
+        kernel_manager_class=OwnKernel,
+        extra_arguments=["--log-level=CRITICAL"],  # errors come as outputs
+        on_cell_start=lambda cell, cell_index: started.append(cell_index),
+    )
     try:
-        with _environment({**environment(settings), **quiet}):
-            papermill_engines.execute_notebook_with_engine(
-                None,
-                page,
-                kernel_name="python3",
-                progress_bar=False,
-                execution_timeout=limit or None,
-                resources={"metadata": {"path": str(ROOT)}},
-                kernel_manager_class=OwnKernel,
-                extra_arguments=["--log-level=CRITICAL"],  # errors come as outputs
-                on_cell_start=lambda cell, cell_index: began.update(
-                    {cell_index: time.time()}
-                ),
-            )
+        client.execute(cwd=str(ROOT), env=variables)
+        return
+    except CellExecutionError:
+        return
     except CellTimeoutError:
-        fault = f" took longer than {limit} s: raise --timeout, or take less data"
+        fault = f"took longer than {limit} s: raise --timeout, or take less data"
     except DeadKernelError:
-        fault = " ended the kernel (an exit, a crash, or too little memory)"
-    last = max(began, default=0)
-    where = label(last + 1, page.cells[last]) if fault else ""
-    return page, where + fault, began.get(last, 0.0)
+        fault = "ended the kernel (an exit, a crash, or too little memory)"
+    raise LabError(f"{label(started[-1] + 1, page.cells[started[-1]])} {fault}")
 
 
 # -- several in order ----------------------------------------------------------------

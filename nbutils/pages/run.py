@@ -6,8 +6,9 @@ from the command line is in `execute`; nothing here needs Jupyter to be running.
 
 from __future__ import annotations
 
+import base64
+import html
 import io
-import json
 import math
 import os
 import sys
@@ -22,7 +23,7 @@ import psutil
 
 from nbutils.core.errors import LabError, known
 from nbutils.core.fields import Settings
-from nbutils.core.files import atomic, verify, write_json
+from nbutils.core.files import atomic, read_json, verify, write_json
 from nbutils.core.machine import (
     check_machine,
     device_name,
@@ -32,6 +33,7 @@ from nbutils.core.machine import (
     versions,
 )
 from nbutils.core.settings import ROOT, resolve
+from nbutils.pages.index import templates
 
 PARTS = ("encoding", "training")
 HEADLESS = "NBUTILS_HEADLESS"
@@ -65,6 +67,16 @@ def start(
     return run
 
 
+def make_folder(folder: Path) -> None:
+    """Make a run's folder; LabError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LabError(
+            f"{folder} cannot be made ({error.strerror}): name another --out"
+        ) from None
+
+
 def _shown(path: Path) -> str:
     path = path.resolve()
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
@@ -90,7 +102,7 @@ class Run:
         if headless:
             self._began = psutil.Process().create_time()
             self._seconds["import"] = now - self._began
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self.path("metrics.json").unlink(missing_ok=True)  # never an older run's
 
     def path(self, filename: str) -> Path:
@@ -127,13 +139,7 @@ class Run:
 
     def _other_settings(self, notebook: str) -> str:
         """Which settings an earlier notebook's run had otherwise, as a remark."""
-        path = self.folder.parent / notebook / "metrics.json"
-        try:
-            theirs = json.loads(path.read_text(encoding="utf-8"))["settings"]
-        except (ValueError, KeyError, TypeError):
-            raise LabError(
-                f"{_shown(path)} is damaged: run {notebook} again, or remove its folder"
-            ) from None
+        theirs = read_json(self.folder.parent / notebook / "metrics.json")["settings"]
         ours = self.settings.flat()
         changed = [key for key in ours if theirs.get(key) != ours[key]]
         return f" (made with another {', '.join(changed)})" if changed else ""
@@ -143,8 +149,6 @@ class Run:
 
         The description is the image's alternative text and is printed below it.
         """
-        from IPython.display import Image, display
-
         figure, description = plot
         description = " ".join(description.split())
         if not description:
@@ -153,7 +157,9 @@ class Run:
         _write_png(figure, path)
         if pyplot := sys.modules.get("matplotlib.pyplot"):
             pyplot.close(figure)  # or the inline backend shows it again, without alt
-        display(Image(filename=path, alt=description))
+        # JupyterLab shows no alternative text of an image that is not HTML
+        source = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+        _display(f'<img src="{source}" alt="{html.escape(description)}">', description)
         print(description)
         entry = {"name": name, "file": f"figures/{name}.png", "alt": description}
         self._figures = [f for f in self._figures if f["name"] != name] + [entry]
@@ -207,15 +213,29 @@ class Run:
 
 
 def table(frame: pd.DataFrame, digits: int = 3, index: bool = True) -> None:
-    """Show a frame whole: texts left-aligned and never cut, numbers with `digits`."""
+    """Show a frame whole: every header names its column or row, no text is cut.
+
+    Texts stand left, numbers right with `digits` places; booleans are yes and no, and
+    what is missing is empty.
+    """
+    frame = pd.DataFrame(frame)
+    names = len(frame.index.names) if index else 0
+    if index:
+        shown_names = [name or "" for name in frame.index.names]
+        frame = frame.reset_index(names=shown_names, allow_duplicates=True)
+    heads = [
+        " ".join(map(str, head)).strip() if isinstance(head, tuple) else head
+        for head in frame.columns
+    ]
+    rows = frame.astype(object).where(frame.notna(), None).to_numpy().tolist()
+    macro = templates().get_template("table.html.j2").module.table
+    _display(str(macro(heads, rows, names, f".{digits}f")), f"{len(rows)} rows")
+
+
+def _display(markup: str, text: str) -> None:
     from IPython.display import display
 
-    left = [("text-align", "left"), ("white-space", "normal")]
-    shown = frame.style.format(precision=digits, na_rep="")
-    texts = [c for c in frame.columns if not pd.api.types.is_numeric_dtype(frame[c])]
-    shown = shown.set_properties(subset=texts, **dict(left))
-    shown = shown.set_table_styles([{"selector": "th", "props": left}])
-    display(shown if index else shown.hide(axis="index"))
+    display({"text/html": markup, "text/plain": text}, raw=True)
 
 
 def _write_png(figure: Any, path: Path) -> None:
