@@ -27,17 +27,9 @@ from nbutils.core.errors import LabError, nearest
 from nbutils.core.files import read_json
 from nbutils.core.machine import check_machine, environment
 from nbutils.core.settings import ROOT, resolve
+from nbutils.pages import source
 from nbutils.pages.index import write_index, write_page
 from nbutils.pages.run import HEADLESS, make_folder
-from nbutils.pages.source import (
-    check_outputs,
-    check_source,
-    code_cells,
-    committed,
-    label,
-    load,
-    write,
-)
 
 PAGES = (
     "01_task_brainstorming",
@@ -118,16 +110,16 @@ def execute(
         quiet = {"TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
         variables = {**os.environ, **environment(settings), **quiet, HEADLESS: "1"}
         _run(page, passed, variables, TIMEOUT if timeout is None else timeout)
-        check_outputs(page)
+        source.check_outputs(page)
         report = read_json(folder / "metrics.json")
         if report["settings"] != settings.flat():
             raise LabError("the notebook did not run with the settings passed to it")
-        write(folder / f"{name}.ipynb", page)
+        source.write(folder / f"{name}.ipynb", page)
         return report
     except LabError as error:
         page.metadata["nbutils"] = {"error": str(error)}
         (folder / "metrics.json").unlink(missing_ok=True)
-        write(folder / f"{name}.failed.ipynb", page)
+        source.write(folder / f"{name}.failed.ipynb", page)
         raise LabError(f"{name}: {error}") from None
     finally:
         lock.release()
@@ -135,19 +127,18 @@ def execute(
 
 def check(notebook: str | Path) -> NotebookNode:
     """The notebook, if it may be run; else LabError."""
-    name, page = Path(notebook).stem, load(notebook)
+    name, page = Path(notebook).stem, source.load(notebook)
     try:
-        check_source(page, name)
+        source.check_source(page, name)
     except LabError as error:
         raise LabError(f"{name}: {error}") from None
     return page
 
 
 def _clear(folder: Path) -> None:
-    """Empty a notebook's output folder, so that no older file passes for this run's.
+    """Empty a run's folder, so that no older file passes for this run's.
 
-    Candidate tables stay: each names what it was made from and is used for nothing
-    else. A run's folder is the run's own; nothing else is safe in it.
+    Candidate tables stay: each names what it was made from.
     """
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
@@ -172,7 +163,7 @@ def _run(
     An exception in a cell stays in its outputs. LabError for a cell that takes longer
     than `limit` seconds or ends the kernel.
     """
-    for _, cell in code_cells(page):
+    for _, cell in source.code_cells(page):
         cell.outputs, cell.execution_count = [], None
     tags = [cell.metadata.get("tags", ()) for cell in page.cells]
     place = next(i for i, found in enumerate(tags, 1) if "parameters" in found)
@@ -196,7 +187,7 @@ def _run(
         fault = f"took longer than {limit} s: raise --timeout, or take less data"
     except DeadKernelError:
         fault = "ended the kernel (an exit, a crash, or too little memory)"
-    raise LabError(f"{label(started[-1] + 1, page.cells[started[-1]])} {fault}")
+    raise LabError(f"{source.label(started[-1] + 1, page.cells[started[-1]])} {fault}")
 
 
 # -- several in order ----------------------------------------------------------------
@@ -235,9 +226,9 @@ def run_all(
             executed = outcome.folder / f"{outcome.name}.ipynb"
             write_page(executed)
             if keep:
-                page = committed(load(path), load(executed))
-                check_outputs(page)
-                write(path, page)
+                page = source.committed(source.load(path), source.load(executed))
+                source.check_outputs(page)
+                source.write(path, page)
             outcome.state = "done"
         except LabError as error:
             outcome.state, outcome.error = "failed", str(error)

@@ -21,17 +21,10 @@ from typing import Any
 import pandas as pd
 import psutil
 
+from nbutils.core import machine
 from nbutils.core.errors import LabError, known
 from nbutils.core.fields import Settings
 from nbutils.core.files import atomic, read_json, verify, write_json
-from nbutils.core.machine import (
-    check_machine,
-    device_name,
-    environment,
-    network_needs,
-    peak_memory_gb,
-    versions,
-)
 from nbutils.core.settings import ROOT, resolve
 from nbutils.pages.index import templates
 
@@ -53,13 +46,14 @@ def start(
     """
     settings = resolve(profile, overrides)
     os.chdir(ROOT)
-    check_machine(settings)
-    os.environ.update(environment(settings))
+    machine.check_machine(settings)
+    variables = machine.environment(settings)
+    os.environ.update(variables)
     hub = sys.modules.get("huggingface_hub.constants")
-    if hub is not None and "HF_HUB_OFFLINE" in environment(settings):
+    if hub is not None and "HF_HUB_OFFLINE" in variables:
         hub.HF_HUB_OFFLINE = True  # it read the environment when it was imported
     run = Run(name, settings, Path(ROOT, out, settings.profile, name))
-    needs = network_needs(settings)
+    needs = machine.network_needs(settings)
     print(f"{name}: profile {settings.profile}, seed {settings.seed}")
     print(f"writes {_shown(run.folder)}; network: {', '.join(needs) or 'not needed'}")
     for key, value in (overrides or {}).items():
@@ -83,13 +77,7 @@ def _shown(path: Path) -> str:
 
 
 class Run:
-    """One notebook's run: `settings`, its output `folder`, and what it reports.
-
-    `seconds` of the metrics file: *total* is the age of the kernel process in a
-    headless run, else the time since `start`; *import* is what passed before `start` in
-    a headless run; *encoding* and *training* are what `timed` measured, less the timed
-    parts inside; *other* is the rest.
-    """
+    """One notebook's run: `settings`, its output `folder`, and what it reports."""
 
     def __init__(self, name: str, settings: Settings, folder: Path) -> None:
         self.name, self.settings, self.folder = name, settings, folder
@@ -117,14 +105,17 @@ class Run:
         """A file that `notebook` wrote (its folder), else the shipped one; says which.
 
         Only a run of the same profile and `out` counts, and only one that finished:
-        its metrics.json stands beside its files. The shipped one is checked against
-        the SHA256SUMS above it. Raises LabError, naming the notebook to run, where
-        neither exists, and for a shipped file that is not as it was listed.
+        its metrics.json stands beside its files. LabError, naming the notebook to run,
+        where neither exists, and for a shipped file that is not as SHA256SUMS lists it.
         """
-        made = self.folder.parent / notebook / filename
-        finished = (self.folder.parent / notebook / "metrics.json").is_file()
+        folder = self.folder.parent / notebook
+        made, finished = folder / filename, (folder / "metrics.json").is_file()
         if made.exists() and finished:
-            print(f"reads {_shown(made)}{self._other_settings(notebook)}")
+            theirs = read_json(folder / "metrics.json")["settings"]
+            ours = self.settings.flat()
+            other = [key for key in ours if theirs.get(key) != ours[key]]
+            remark = f" (made with another {', '.join(other)})" if other else ""
+            print(f"reads {_shown(made)}{remark}")
             return made
         if shipped is not None and Path(shipped).exists():
             verify(shipped)
@@ -136,13 +127,6 @@ class Run:
             f"{_shown(made)} {state}: run 'python -m nbutils run {notebook} "
             f"--profile {self.settings.profile}' first"
         )
-
-    def _other_settings(self, notebook: str) -> str:
-        """Which settings an earlier notebook's run had otherwise, as a remark."""
-        theirs = read_json(self.folder.parent / notebook / "metrics.json")["settings"]
-        ours = self.settings.flat()
-        changed = [key for key in ours if theirs.get(key) != ours[key]]
-        return f" (made with another {', '.join(changed)})" if changed else ""
 
     def figure(self, name: str, plot: tuple[Any, str]) -> None:
         """Save `(figure, description)` as figures/NAME.png and show it.
@@ -176,7 +160,12 @@ class Run:
             self._seconds[part] += time.perf_counter() - began - inside
 
     def seconds(self) -> dict[str, float]:
-        """Wall seconds so far: total, import, encoding, training and other."""
+        """Wall seconds so far, which `metrics.json` holds at the end.
+
+        *total* is the age of the kernel in a headless run, else the time since `start`;
+        *import* is what passed before `start` in a headless run; *encoding* and
+        *training* are what `timed` measured; *other* is the rest.
+        """
         total = time.time() - self._began
         other = max(0.0, total - sum(self._seconds.values()))
         everything = {"total": total, **self._seconds, "other": other}
@@ -187,19 +176,23 @@ class Run:
 
         Raises LabError for a value that is not a finite number.
         """
-        rows = [
-            {"name": name, "value": _number(name, value), "unit": unit}
-            for name, (value, unit) in metrics.items()
-        ]
+        rows = []
+        for name, (value, unit) in metrics.items():
+            value = value.item() if hasattr(value, "item") else value
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                raise LabError(
+                    f"metric {name!r} is {value!r}: it must be a finite number"
+                )
+            rows.append({"name": name, "value": value, "unit": unit})
         report = {
             "notebook": self.name,
             "profile": self.settings.profile,
             "seed": self.settings.seed,
             "settings": self.settings.flat(),
-            "versions": versions(),
-            "device": device_name(),
+            "versions": machine.versions(),
+            "device": machine.device_name(),
             "seconds": self.seconds(),
-            "peak_memory_gb": round(peak_memory_gb(), 3),
+            "peak_memory_gb": round(machine.peak_memory_gb(), 3),
             "metrics": rows,
             "figures": self._figures,
         }
@@ -218,18 +211,18 @@ def table(frame: pd.DataFrame, digits: int = 3, index: bool = True) -> None:
     Texts stand left, numbers right with `digits` places; booleans are yes and no, and
     what is missing is empty.
     """
-    frame = pd.DataFrame(frame)
-    names = len(frame.index.names) if index else 0
+    frame, names = pd.DataFrame(frame), 0
     if index:
-        shown_names = [name or "" for name in frame.index.names]
-        frame = frame.reset_index(names=shown_names, allow_duplicates=True)
-    heads = [
-        " ".join(map(str, head)).strip() if isinstance(head, tuple) else head
-        for head in frame.columns
-    ]
+        names = frame.index.nlevels
+        unnamed = [name or "" for name in frame.index.names]
+        frame = frame.reset_index(names=unnamed, allow_duplicates=True)
+    if frame.columns.nlevels > 1:
+        frame.columns = [" ".join(map(str, head)).strip() for head in frame.columns]
     rows = frame.astype(object).where(frame.notna(), None).to_numpy().tolist()
     macro = templates().get_template("table.html.j2").module.table
-    _display(str(macro(heads, rows, names, f".{digits}f")), f"{len(rows)} rows")
+    _display(
+        str(macro(list(frame.columns), rows, names, f".{digits}f")), f"{len(rows)} rows"
+    )
 
 
 def _display(markup: str, text: str) -> None:
@@ -249,10 +242,3 @@ def _write_png(figure: Any, path: Path) -> None:
     figure.savefig(buffer, format="png", metadata={"Software": None})
     with atomic(path) as temporary:
         Image.open(buffer).convert("RGB").quantize(128).save(temporary, optimize=True)
-
-
-def _number(name: str, value: Any) -> float | int:
-    value = value.item() if hasattr(value, "item") else value
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise LabError(f"metric {name!r} is {value!r}: it must be a finite number")
-    return value

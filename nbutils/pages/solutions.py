@@ -28,28 +28,28 @@ def write_solutions(names: list[str], out: Path) -> list[Path]:
     return written
 
 
-def fill_in(page: NotebookNode) -> list[str]:
+def fill_in(page: NotebookNode) -> dict[str, str]:
     """Put the solution into each stub's cell, and what the cell prints below it.
 
     Such a cell stands by itself: the imports of the solution's file come with it.
-    Returns the names of the exercises that were found on the page.
+    Returns what was printed, by the exercise's name.
     """
     from exercises import EXERCISES
 
-    found = []
+    said = {}
     for _, cell in code_cells(page):
         for node in ast.parse(cell.source).body:
             if not (isinstance(node, ast.FunctionDef) and node.name in EXERCISES):
                 continue
-            found.append(node.name)
             solution = EXERCISES[node.name].solution
             lines = cell.source.splitlines()
             lines[node.lineno - 1 : node.end_lineno] = [inspect.getsource(solution)]
             cell.source = _imports(inspect.getsourcefile(solution)) + "\n".join(lines)
             with redirect_stdout(io.StringIO()) as printed:
                 exec(cell.source, {"__name__": node.name})
-            cell.outputs = [new_output("stream", text=printed.getvalue())]
-    return found
+            said[node.name] = printed.getvalue()
+            cell.outputs = [new_output("stream", text=said[node.name])]
+    return said
 
 
 def _imports(path: str) -> str:

@@ -27,8 +27,6 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 PARAMETERS = ["profile: str", "overrides: dict", "out: str"]
 """What every page takes, in this order; all else is a setting."""
 REFUSED = {
-    r"\btqdm(\.| import )(auto|notebook|autonotebook)\b": "stores a bar stuck at 0 %: "
-    "use 'from tqdm import tqdm'",
     r"(?<![\w.])(exit|quit)\(": "ends the notebook early: raise LabError",
     r"\bos\.(system|popen)\(|\bget_ipython\(\)\.(system|getoutput)\(": "hides a "
     "command's failure: use subprocess.run(…, check=True)",
@@ -71,13 +69,11 @@ def label(number: int, cell: NotebookNode) -> str:
 def check_source(notebook: NotebookNode, name: str) -> None:
     """Refuse a page that could pass without having done its work.
 
-    One parameters cell, plain Python only (no `!command`, no magics), no widget
-    progress bars, one `pages.start` with the notebook's own name, and `run.finish` in
-    the last code cell and nowhere else. Raises LabError that names the cell.
+    One parameters cell, plain Python only (no `!command`, no magics), one `pages.start`
+    with the notebook's own name, and `run.finish` in the last code cell and nowhere
+    else. Raises LabError that names the cell.
     """
-    code = {
-        number: _plain(cell.source, number) for number, cell in code_cells(notebook)
-    }
+    code = {n: _plain(cell.source, n) for n, cell in code_cells(notebook)}
     _check_parameters(notebook)
     for number, source in code.items():
         for pattern, reason in REFUSED.items():
@@ -140,12 +136,19 @@ def check_outputs(notebook: NotebookNode) -> None:
     there are no widgets, and the file is below MAX_BYTES. Raises LabError.
     """
     for number, cell in code_cells(notebook):
+        where = label(number, cell)
         for output in cell.outputs:
-            _check_output(output, label(number, cell))
+            if output.output_type == "error":
+                raise LabError(where + _error_text(output))
+            if WIDGET in output.get("data", {}):
+                raise LabError(f"{where} shows a widget: print or plot instead")
+            if not all(alternative_texts(output)):
+                raise LabError(
+                    f"{where} shows an image without alternative text: use "
+                    "run.figure(name, (figure, description))"
+                )
         if cell.execution_count is None:
-            raise LabError(f"{label(number, cell)} did not run")
-    if notebook.metadata.get("widgets"):
-        raise LabError("metadata.widgets is present: GitHub would not show the page")
+            raise LabError(f"{where} did not run")
     size = len(nbformat.writes(notebook).encode())
     if size > MAX_BYTES:
         raise LabError(
@@ -154,27 +157,13 @@ def check_outputs(notebook: NotebookNode) -> None:
         )
 
 
-def _check_output(output: NotebookNode, where: str) -> None:
-    if output.output_type == "error":
-        raise LabError(where + _error_text(output))
-    if WIDGET in output.get("data", {}):
-        raise LabError(f"{where} shows a widget: print or plot instead")
-    if not all(alternative_texts(output)):
-        raise LabError(
-            f"{where} shows an image without alternative text: use "
-            "run.figure(name, (figure, description))"
-        )
-
-
 def alternative_texts(output: NotebookNode) -> list[str]:
     """The alternative text of each image of an output, "" where it has none."""
     data, about = output.get("data", {}), output.get("metadata", {})
     kinds = [kind for kind in data if kind.startswith("image/")]
     tags = re.findall(r"<img\b[^>]*>", data.get("text/html", ""))
-    written = [re.search(r'\balt="([^"]*)"', tag) for tag in tags]
-    return [about.get(kind, {}).get("alt", "") for kind in kinds] + [
-        found[1] if found else "" for found in written
-    ]
+    texts = [about.get(kind, {}).get("alt", "") for kind in kinds]
+    return texts + ["".join(re.findall(r'\balt="([^"]*)"', tag)) for tag in tags]
 
 
 def _error_text(output: NotebookNode) -> str:

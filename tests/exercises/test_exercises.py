@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 
+import numpy as np
 import pytest
+import torch
 
 import exercises
 from nbutils.core.settings import ROOT
+from nbutils.pages.solutions import fill_in, write_solutions
 from nbutils.pages.source import code_cells, load
 
 PAGES = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -50,14 +53,33 @@ def test_whatever_goes_wrong_is_said_in_a_sentence(exercise):
     assert exercise.verdict(lambda: 1).startswith("not yet: it stops with TypeError")
 
 
-def test_what_differs_is_named():
-    doubled = exercises.Exercise(lambda x: [x, 2 * x], [(1.0,), (2.0,)])
-    assert doubled.verdict(lambda x: [x, 2 * x + 1e-9]) == "right"
-    assert "the shape is (1,), it should be (2,)" in doubled.verdict(lambda x: [x])
-    assert "a `return` is missing" in doubled.verdict(lambda x: None)
-    assert "for 1. it gives [1. 3.]" in doubled.verdict(lambda x: [x, 2 * x + 1])
-    kinds = exercises.Exercise(lambda x: x > 1, [(1,), (2,)])
-    assert kinds.verdict(lambda x: int(x > 1)).startswith("not yet: for 1 it gives 0")
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        (lambda x: [x, 2 * x], lambda x: [x], "shape is (1,), it should be (2,)"),
+        (lambda x: [x, 2 * x], lambda x: None, "a `return` is missing"),
+        (lambda x: [x, 2 * x], lambda x: [x, 3 * x], "for 1 it gives [1, 3]"),
+        (lambda x: x > 1, lambda x: int(x > 1), "for 1 it gives 0"),
+        (lambda x: str(x), lambda x: x, "for 1 it gives 1"),
+        (lambda x: float("nan"), lambda x: None, "a `return` is missing"),
+        (lambda x: ["a", "b"], lambda x: np.array(["a", "c"]), "gives ['a' 'c']"),
+        (lambda x: {"a": [x]}, lambda x: {"a": [x + 1]}, "gives {'a': [2]}"),
+        (lambda x: [[x], [x, x]], lambda x: [[x], [x, 5]], "gives [[1], [1, 5]]"),
+        (lambda x: torch.ones(2), lambda x: torch.zeros(2), "gives [0. 0.]"),
+        (lambda x: {x}, lambda x: {x, 9}, "gives {1, 9}"),
+    ],
+)
+def test_what_differs_is_named(right, wrong, said):
+    exercise = exercises.Exercise(right, [(1,), (2,)])
+    assert exercise.verdict(right) == "right"
+    assert said in exercise.verdict(wrong)
+
+
+def test_rounding_and_gradients_are_no_mistakes():
+    exercise = exercises.Exercise(lambda x: np.array([x, 1.0]), [(2.0,)])
+    assert exercise.verdict(lambda x: [x + 1e-9, 1]) == "right"
+    grown = torch.ones(1, requires_grad=True)
+    assert exercise.verdict(lambda x: torch.cat([x * grown, grown])) == "right"
 
 
 def test_an_answer_that_changes_its_arguments_harms_no_later_trial():
@@ -90,3 +112,27 @@ def test_every_exercise_is_checked_on_its_page_and_every_check_has_one():
         assert len(on) == 1 and on[0].startswith(number), f"{name} is checked on {on}"
     unknown = {name for names in found.values() for name in names} - set(ALL)
     assert not unknown, f"no exercise of the name {unknown}"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_with_its_solutions_a_page_says_right(path):
+    page = load(path)
+    wanted = set(checked(page))
+    said = fill_in(page)
+    assert wanted <= set(said) and set(said.values()) <= {"right\n"}
+    for name in said:
+        (cell,) = [c for _, c in code_cells(page) if f"def {name}(" in c.source]
+        assert "NotImplementedError" not in cell.source
+        assert [output.text for output in cell.outputs] == ["right\n"]
+
+
+def test_the_notebook_of_solutions_is_written_beside_the_page(tmp_path):
+    (path,) = write_solutions(["06"], tmp_path / "solutions")
+    assert path == tmp_path / "solutions" / "06_evaluation.ipynb"
+    page, original = load(path), load(PAGES[-1])
+    differ = [
+        new.source
+        for new, old in zip(page.cells, original.cells, strict=True)
+        if new.source != old.source
+    ]
+    assert differ and all("import numpy as np" in source for source in differ)

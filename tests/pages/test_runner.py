@@ -183,6 +183,7 @@ def test_an_index_of_nothing_says_so(tmp_path):
 # -- runs that must not pass -----------------------------------------------------------
 
 FAULT = "from nbutils.core import LabError\nraise LabError('mend the data')"
+INFINITE = "run.finish({'x': (float('nan'), '')})"
 OTHER = "run.settings = run.settings.changed(seed=5)"
 BAD_RUNS = {
     "early exit": (("import sys\nsys.exit(0)",), {}, "left the notebook early"),
@@ -193,11 +194,7 @@ BAD_RUNS = {
     "too slow": (("import time\ntime.sleep(60)",), {}, "took longer than 2 s"),
     "no metrics": ((), {"last": "if not profile:\n    run.finish({})"}, "metrics.json"),
     "other settings": ((OTHER,), {}, "settings passed to it"),
-    "not a number": (
-        (),
-        {"last": "run.finish({'x': (float('nan'), '')})"},
-        "'x' is nan",
-    ),
+    "not a number": ((), {"last": INFINITE}, "'x' is nan"),
 }
 
 
@@ -210,13 +207,18 @@ def test_a_faulty_run_is_an_error_with_a_named_cause(case, write_probe, tmp_path
     for name in older:  # an older run must not stand in
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("{}")
+    path = write_probe(*body, **changes)
+    page = load(path)
+    page.cells[-1].outputs = [new_output("stream", text="of an older run")]
+    write(path, page)
     timeout = 2 if case == "too slow" else 60
     with pytest.raises(LabError, match=cause) as caught:
-        execute_smoke(write_probe(*body, **changes), tmp_path / "out", timeout=timeout)
+        execute_smoke(path, tmp_path / "out", timeout=timeout)
     assert "\n" not in str(caught.value)
     assert sorted(p.name for p in folder.iterdir()) == ["probe.failed.ipynb"]
     kept = load(folder / "probe.failed.ipynb")
     assert kept.metadata["nbutils"]["error"] in str(caught.value)
+    assert "of an older run" not in nbformat.writes(kept)
     if case == "a LabError":  # one line in Jupyter, too
         (error,) = kept.cells[5].outputs
         assert (error.output_type, error.ename) == ("error", "LabError")
@@ -224,7 +226,7 @@ def test_a_faulty_run_is_an_error_with_a_named_cause(case, write_probe, tmp_path
 
 
 def test_an_error_that_a_tag_allows_is_still_an_error(write_probe, tmp_path):
-    path = write_probe("1 / 0")
+    path = write_probe("1 / 0", tag="lab90 parameters")
     page = load(path)
     page.cells[4].metadata["tags"] = ["raises-exception"]
     write(path, page)
@@ -261,18 +263,11 @@ BAD_PAGES = {
         "line 2: 'if x' has a syntax error: expected",
     ),
     "os.system": (("import os\nos.system('false')",), {}, "hides a command's failure"),
-    "auto bar": (("from tqdm.auto import tqdm",), {}, "stuck at 0 %"),
-    "auto bar, otherwise": (("from tqdm import auto",), {}, "stuck at 0 %"),
-    "notebook bar": (("import tqdm.notebook as t",), {}, "stuck at 0 %"),
     "quit": (("if True:\n    quit()",), {}, "cell 5: quit ends the notebook early"),
     "no tag": ((), {"tag": ""}, "0 cells are tagged"),
     "derived value": ((), {"parameters": MORE}, "nothing else: .* stays stale"),
     "work among parameters": ((), {"parameters": WORK}, "and nothing else"),
-    "another type": (
-        (),
-        {"parameters": KIND},
-        "must set profile: str, overrides: dict",
-    ),
+    "another type": ((), {"parameters": KIND}, "must set profile: str, overrides"),
     "missing parameter": ((), {"parameters": TYPO}, "must set profile: str"),
     "finish too early": (("run.finish({})",), {}, "the last code cell, and no other"),
     "no finish": ((), {"last": "print('done')"}, "the last code cell, and no other"),
@@ -288,15 +283,8 @@ def test_a_faulty_page_is_refused_before_it_runs(case, write_probe, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_two_tagged_cells_another_name_and_a_truncated_file_are_refused(
-    write_probe, tmp_path
-):
-    path = write_probe("b: int = 1")
-    page = load(path)
-    page.cells[4].metadata["tags"] = ["parameters"]
-    write(path, page)
-    with pytest.raises(LabError, match="2 cells are tagged"):
-        execute_smoke(path, tmp_path / "out")
+def test_a_page_of_another_name_and_a_truncated_file_are_refused(write_probe, tmp_path):
+    path = write_probe()
     copy = write_probe().rename(tmp_path / "copy.ipynb")
     with pytest.raises(LabError, match=r"pages\.start\('copy'"):
         execute_smoke(copy, tmp_path / "out")
@@ -324,14 +312,6 @@ def test_start_says_what_will_happen(capsys, run, tmp_path):
     assert f"writes {tmp_path}/smoke/probe; network: not needed" in said
     assert "changed: seed = 2" in said
     assert Path.cwd() == ROOT and run.interactive
-
-
-def test_start_refuses_a_misspelt_or_mistyped_setting(tmp_path):
-    with pytest.raises(LabError, match="did you mean 'seed'"):
-        start("probe", "smoke", {"sead": 1}, str(tmp_path))
-    with pytest.raises(LabError, match="'bidirectional'"):
-        start("probe", "smoke", {"bidirectional": "false"}, str(tmp_path))
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_input_prefers_the_same_profiles_run_and_says_so(run, tmp_path, capsys):
@@ -474,11 +454,8 @@ def test_an_output_that_would_break_the_page_is_refused(case, sound):
         check_outputs(page)
 
 
-def test_widgets_and_cells_that_did_not_complete_are_refused(sound):
+def test_a_cell_that_did_not_complete_is_refused(sound):
     page = load(sound[0] / "probe.ipynb")
-    page.metadata["widgets"] = {"state": {}}
-    with pytest.raises(LabError, match=r"metadata\.widgets"):
-        check_outputs(page)
     page.cells[-1].execution_count = None
     with pytest.raises(LabError, match="did not run"):
         check_outputs(page)
