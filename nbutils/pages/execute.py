@@ -174,6 +174,7 @@ def _run(
     client = NotebookClient(
         page,
         timeout=limit or None,
+        kernel_name="python3",  # whatever kernel the page was saved with
         kernel_manager_class=OwnKernel,
         extra_arguments=["--log-level=CRITICAL"],  # errors come as outputs
         on_cell_start=lambda cell, cell_index: started.append(cell_index),

@@ -122,7 +122,7 @@ def test_with_its_solutions_a_page_says_right(path):
     assert wanted <= set(said) and set(said.values()) <= {"right\n"}
     for name in said:
         (cell,) = [c for _, c in code_cells(page) if f"def {name}(" in c.source]
-        assert "NotImplementedError" not in cell.source
+        assert "raise NotImplementedError" not in cell.source
         assert [output.text for output in cell.outputs] == ["right\n"]
 
 

@@ -106,7 +106,9 @@ def test_the_page_follows_the_skeleton(page, name):
     text = prose(page)
     titles = [h for t in text for h in re.findall(r"^# .+$", t, re.MULTILINE)]
     assert len(titles) == 1 and text[0].startswith(titles[0])
-    assert re.match(rf"# {name[:2]} · \w", titles[0]), "the title carries the number"
+    assert re.match(rf"# {name.split('_')[0]} · \w", titles[0]), (
+        "the title carries the number"
+    )
     assert re.search(r"^\|.*\|$", text[0], re.MULTILINE), "no table in the first cell"
     sources = code(page)
     tagged = [c for c in page.cells if "parameters" in c.metadata.get("tags", [])]
@@ -117,6 +119,7 @@ def test_the_page_follows_the_skeleton(page, name):
     for phrase in ("Predict first", "In this notebook we", "differs from the paper"):
         assert phrase in whole, f"no {phrase!r}"
     assert re.search(r"^\W*Next\b", "\n".join(text[-3:]), re.MULTILINE)
+    assert whole.count("<summary>Hint") >= 2, "no two exercises with hints"
     assert "\n> " in whole, "no claim of a paper as a block quote"
 
 

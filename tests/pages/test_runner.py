@@ -481,6 +481,9 @@ def test_two_runs_in_one_folder_are_noticed_and_a_dead_one_is_not_waited_for(
     ):
         execute_smoke(path, tmp_path / "out")
     assert not (folder / "probe" / "probe.failed.ipynb").exists()
+    page = load(path)
+    page.metadata.kernelspec["name"] = "a-kernel-of-yours"
+    write(path, page)
     assert execute_smoke(path, tmp_path / "out")["metrics"]
 
 
