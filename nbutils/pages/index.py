@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from latex2mathml.converter import convert
 
 from nbutils.core.files import atomic, read_json
 from nbutils.core.profiles import PROFILES
@@ -62,7 +63,6 @@ def write_page(executed: Path) -> None:
 
 def _markdown():
     """(function from Markdown to HTML, the list that gathers its sections' headings)"""
-    from latex2mathml.converter import convert
     from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
     contents: list[tuple[str, str]] = []

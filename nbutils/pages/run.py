@@ -26,7 +26,6 @@ from nbutils.core.errors import LabError, known
 from nbutils.core.fields import Settings
 from nbutils.core.files import atomic, read_json, verify, write_json
 from nbutils.core.settings import ROOT, resolve
-from nbutils.pages.index import templates
 
 PARTS = ("encoding", "training")
 HEADLESS = "NBUTILS_HEADLESS"
@@ -211,6 +210,8 @@ def table(frame: pd.DataFrame, digits: int = 3, index: bool = True) -> None:
     Texts stand left, numbers right with `digits` places; booleans are yes and no, and
     what is missing is empty.
     """
+    from nbutils.pages.index import templates
+
     frame, names = pd.DataFrame(frame), 0
     if index:
         names = frame.index.nlevels

@@ -23,7 +23,7 @@ def write_solutions(names: list[str], out: Path) -> list[Path]:
     for path in pages:
         page = load(path)
         fill_in(page)
-        written.append(out / path.name)
+        written.append(Path(ROOT, out, path.name))
         write(written[-1], page)
     return written
 

@@ -39,7 +39,7 @@ def load(path: str | Path) -> NotebookNode:
     if not Path(path).is_file():
         raise LabError(f"notebook {path} does not exist")
     try:
-        return nbformat.read(path, as_version=4)
+        return nbformat.v4.upgrade(nbformat.read(path, as_version=4))
     except Exception as error:  # nbformat raises many kinds, all mean the same here
         reason = str(error).strip().splitlines()[0][:200]
         raise LabError(f"{path} is not a notebook: {reason}") from None
