@@ -58,10 +58,7 @@ class Outcome:
 
 
 def find(name: str) -> Path:
-    """The notebook that `name` means: its full name, its number, or a path.
-
-    Raises LabError that names the nearest for anything else.
-    """
+    """The notebook of a full name, number or path; LabError names the nearest one."""
     if name.endswith(".ipynb"):
         return Path(name).resolve()
     names = PAGES + BONUS
@@ -87,8 +84,7 @@ def execute(
 
     The executed page is OUT/PROFILE/NAME/NAME.ipynb; after a failure there is instead
     NAME.failed.ipynb, with what had run. `timeout` is in seconds for each cell (0: no
-    limit). Raises LabError of one line that names the cell and the cause, and for a
-    folder that another run writes to.
+    limit). LabError names the cell and the cause, or the folder another run writes to.
     """
     name, overrides = Path(notebook).stem, overrides or {}
     settings = resolve(profile, overrides)
@@ -101,8 +97,7 @@ def execute(
         lock.acquire()  # the system frees the lock of a run that died
     except Timeout:
         raise LabError(
-            f"{name}: another run writes to {folder}: wait for it, or name another "
-            "--out"
+            f"{name}: another run writes to {folder}: wait, or name another --out"
         ) from None
     try:
         _clear(folder)

@@ -41,7 +41,7 @@ def start(
 
     A relative `out` is under the repository root, which also becomes the working
     folder, so that a page behaves alike from JupyterLab and from the command line.
-    Raises LabError for a faulty setting or a machine that cannot do the run.
+    LabError for a faulty setting or a machine that cannot do the run.
     """
     settings = resolve(profile, overrides)
     os.chdir(ROOT)
@@ -171,10 +171,7 @@ class Run:
         return {name: round(value, 3) for name, value in everything.items()}
 
     def finish(self, metrics: Mapping[str, tuple[Any, str]]) -> None:
-        """Write metrics.json from {name: (value, unit)} and print a small table.
-
-        Raises LabError for a value that is not a finite number.
-        """
+        """Write metrics.json from {name: (finite value, unit)}; print a small table."""
         rows = []
         for name, (value, unit) in metrics.items():
             value = value.item() if hasattr(value, "item") else value
@@ -221,9 +218,8 @@ def table(frame: pd.DataFrame, digits: int = 3, index: bool = True) -> None:
         frame.columns = [" ".join(map(str, head)).strip() for head in frame.columns]
     rows = frame.astype(object).where(frame.notna(), None).to_numpy().tolist()
     macro = templates().get_template("table.html.j2").module.table
-    _display(
-        str(macro(list(frame.columns), rows, names, f".{digits}f")), f"{len(rows)} rows"
-    )
+    markup = macro(list(frame.columns), rows, names, f".{digits}f")
+    _display(str(markup), f"{len(rows)} rows")
 
 
 def _display(markup: str, text: str) -> None:
@@ -233,10 +229,7 @@ def _display(markup: str, text: str) -> None:
 
 
 def _write_png(figure: Any, path: Path) -> None:
-    """Write a figure with 128 colours: a third of the bytes, and no visible change.
-
-    Executed notebooks carry their figures, and are kept under 400 kB.
-    """
+    """Write a figure with 128 colours: a third of the bytes, and no visible change."""
     from PIL import Image
 
     buffer = io.BytesIO()
