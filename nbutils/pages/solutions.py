@@ -31,12 +31,12 @@ def write_solutions(names: list[str], out: Path) -> list[Path]:
 def fill_in(page: NotebookNode) -> dict[str, str]:
     """Put the solution into each stub's cell, and what the cell prints below it.
 
-    Such a cell stands by itself: the imports of the solution's file come with it.
-    Returns what was printed, by the exercise's name.
+    The imports of the solution's file come with it, so that such a cell needs nothing
+    but the solutions above it. Returns what was printed, by the exercise's name.
     """
     from exercises import EXERCISES
 
-    said = {}
+    said, names = {}, {"__name__": "solutions"}
     for _, cell in code_cells(page):
         for node in ast.parse(cell.source).body:
             if not (isinstance(node, ast.FunctionDef) and node.name in EXERCISES):
@@ -46,7 +46,7 @@ def fill_in(page: NotebookNode) -> dict[str, str]:
             lines[node.lineno - 1 : node.end_lineno] = [inspect.getsource(solution)]
             cell.source = _imports(inspect.getsourcefile(solution)) + "\n".join(lines)
             with redirect_stdout(io.StringIO()) as printed:
-                exec(cell.source, {"__name__": node.name})
+                exec(cell.source, names)
             said[node.name] = printed.getvalue()
             cell.outputs = [new_output("stream", text=said[node.name])]
     return said
