@@ -210,15 +210,15 @@ def table(frame: pd.DataFrame, digits: int = 3, index: bool = True) -> None:
     from nbutils.pages.index import templates
 
     frame, names = pd.DataFrame(frame), 0
+    heads = [" ".join(map(str, h)) if isinstance(h, tuple) else h for h in frame]
+    rows = frame.astype(object).where(frame.notna(), None).to_numpy().tolist()
     if index:
         names = frame.index.nlevels
-        unnamed = [name or "" for name in frame.index.names]
-        frame = frame.reset_index(names=unnamed, allow_duplicates=True)
-    if frame.columns.nlevels > 1:
-        frame.columns = [" ".join(map(str, head)).strip() for head in frame.columns]
-    rows = frame.astype(object).where(frame.notna(), None).to_numpy().tolist()
+        heads = [*(name or "" for name in frame.index.names), *heads]
+        labels = [label if names > 1 else [label] for label in frame.index]
+        rows = [[*label, *row] for label, row in zip(labels, rows, strict=True)]
     macro = templates().get_template("table.html.j2").module.table
-    markup = macro(list(frame.columns), rows, names, f".{digits}f")
+    markup = macro(heads, rows, names, f".{digits}f")
     _display(str(markup), f"{len(rows)} rows")
 
 

@@ -543,3 +543,11 @@ def test_a_table_is_whole_and_its_headers_name_rows_and_columns(monkeypatch):
     assert '<th scope="col" style="text-align:left">ok</th>' in third
     assert '<th scope="row" style="text-align:left">yes</th><td>1,000' in third
     assert not re.search(r"<th[^>]*></th>", first + second + third)
+    kinds = pd.MultiIndex.from_tuples([("a", 1), ("a", 2)], names=["x", None])
+    letters = pd.CategoricalIndex(["x", "y"])
+    table(
+        pd.DataFrame([[1, 2.5], [3, None]], kinds, letters)
+    )  # a name twice, categories, several levels
+    assert re.findall(r"<t[hd]\b[^>]*>([^<]*)", shown[-1]["text/html"]) == [
+        *("x", "", "x", "y"), *("a", "1", "1", "2.500"), *("a", "2", "3", ""),
+    ]  # fmt: skip
