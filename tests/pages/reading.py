@@ -1,7 +1,7 @@
 """Reads executed pages as a student would, and says where they stop being lessons.
 
-`python tests/pages/reading.py notebooks/*.ipynb` prints what it finds, one line each;
-its exit code is 1 if that is anything. A rule is a function of a page.
+`python tests/pages/reading.py notebooks/*.ipynb` prints what it finds, and exits with 1
+if that is anything.
 """
 
 from __future__ import annotations
@@ -68,8 +68,7 @@ def texts_whole(page: NotebookNode) -> list[str]:
 
 def page_short(page: NotebookNode) -> list[str]:
     """At most CELLS cells."""
-    count = len(page.cells)
-    return [f"{count} cells, over {CELLS}"] if count > CELLS else []
+    return [f"{len(page.cells)} cells, over {CELLS}"] * (len(page.cells) > CELLS)
 
 
 def code_short(page: NotebookNode) -> list[str]:
@@ -137,13 +136,9 @@ def images_untold(html: str) -> list[str]:
 
 
 def main(paths: list[str]) -> int:
-    pages = {path: nbformat.read(path, as_version=4) for path in paths}
-    faults = [
-        f"{Path(path).stem}: {fault}"
-        for path, page in pages.items()
-        for rule in RULES
-        for fault in rule(page)
-    ]
+    pages = {Path(path).stem: nbformat.read(path, as_version=4) for path in paths}
+    found = {name: [f for rule in RULES for f in rule(p)] for name, p in pages.items()}
+    faults = [f"{name}: {fault}" for name, some in found.items() for fault in some]
     faults += formulas_missing(list(pages.values()))
     print("\n".join(faults) or "nothing found")
     return 1 if faults else 0
