@@ -6,6 +6,12 @@ PYTHON ?= python3
 PROFILE ?= workshop
 ARGS ?=
 
+# `make run 03 04` is `make run ARGS="03 04"`: other words are notebooks, not goals
+ifneq ($(filter run notebooks solutions,$(firstword $(MAKECMDGOALS))),)
+NAMES := $(filter-out run test lab notebooks solutions check clean,$(MAKECMDGOALS))
+$(if $(NAMES),$(eval $(NAMES): ; @:))
+endif
+
 BIN := .venv/bin
 STAMP := .venv/.installed
 MODEL := .cache/.fetched
@@ -21,20 +27,22 @@ else
 CPU_TORCH = true
 endif
 
-.PHONY: help run test lab notebooks check clean
+.PHONY: help run test lab notebooks solutions check clean $(NAMES)
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make run        run the six notebooks into runs/ (PROFILE=smoke, ARGS='03 04')"
+	@echo "make run        run the six notebooks into runs/ (make run 03 04, PROFILE=smoke)"
 	@echo "make test       style and tests"
-	@echo "make lab        open JupyterLab on the notebooks"
+	@echo "make lab        open JupyterLab on the notebooks (ARGS='--no-browser --port 9999')"
 	@echo "make notebooks  run them and rewrite notebooks/ with their outputs"
+	@echo "make solutions  write the notebooks with their exercises solved: runs/solutions"
 	@echo "make check      is everything here that a run needs?"
 	@echo "make clean      remove runs and caches; live answers, the model, .venv are kept"
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing into .venv: 1 to 4 GB and some minutes, in which pip says little."
 	@$(CPU_TORCH)
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
 	@touch $@
@@ -45,18 +53,25 @@ $(MODEL): $(STAMP)
 	@mkdir -p $(@D) && touch $@
 
 run: $(MODEL)
-	$(BIN)/python -m nbutils run --profile $(PROFILE) $(ARGS)
+	$(BIN)/python -m nbutils run --profile $(PROFILE) $(NAMES) $(ARGS)
+
+# a page that somebody works on here need not be in the style of the house
+OWN = $(shell git diff --name-only HEAD -- notebooks 2>&- | sed 's/^/--extend-exclude /')
 
 test: $(MODEL)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff check . $(OWN)
+	$(BIN)/ruff format --check . $(OWN)
 	$(BIN)/python -m pytest $(ARGS)
 
 lab: $(MODEL)
-	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/python -m jupyterlab notebooks
+	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/python -m jupyterlab \
+		--ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks $(ARGS)
 
 notebooks: $(MODEL)
-	$(BIN)/python -m nbutils run --write $(ARGS)
+	$(BIN)/python -m nbutils run --write $(NAMES) $(ARGS)
+
+solutions: $(STAMP)
+	$(BIN)/python -m nbutils solutions $(NAMES) $(ARGS)
 
 check: $(MODEL)
 	$(BIN)/python -m nbutils check

@@ -68,32 +68,44 @@ def check(answer: Callable[..., Any]) -> None:
 
 
 def _shot(function: Callable[..., Any], case: tuple) -> Any:
-    return function(*deepcopy(case))  # an answer may change what it is given
+    given = function(*deepcopy(case))  # an answer may change what it is given
+    return given.detach() if hasattr(given, "detach") else given
 
 
 def _alike(got: Any, want: Any, tolerance: float) -> bool:
-    if isinstance(want, str | bool | type(None)):
+    if isinstance(want, str | bool | set | type(None)) or got is None:
         return type(got) is type(want) and got == want
     try:
-        got, want = np.asarray(got, float), np.asarray(want, float)
-    except (TypeError, ValueError):
-        return bool(got == want)
-    same = got.shape == want.shape
-    return same and np.allclose(got, want, rtol=0, atol=tolerance, equal_nan=True)
+        numbers, wanted = np.asarray(got, float), np.asarray(want, float)
+    except (TypeError, ValueError):  # texts, dictionaries, lists of several lengths
+        if isinstance(want, dict) and isinstance(got, dict):
+            got, want = list(got.items()), list(want.items())
+        if not isinstance(want, list | tuple):
+            return type(got) is type(want) and str(got) == str(want)
+        same = isinstance(got, list | tuple | np.ndarray) and len(got) == len(want)
+        return same and all(map(_alike, got, want, [tolerance] * len(want)))
+    same = numbers.shape == wanted.shape
+    return same and np.allclose(numbers, wanted, rtol=0, atol=tolerance, equal_nan=True)
 
 
 def _difference(case: tuple, got: Any, want: Any) -> str:
-    """What to look at: nothing given back, another shape, another type, or a value."""
+    """What to look at: nothing given back, another shape, or a value."""
     if got is None:
         return "not yet: it gives nothing back, a `return` is missing"
-    if np.shape(got) != np.shape(want):
-        return f"not yet: the shape is {np.shape(got)}, it should be {np.shape(want)}"
+    try:
+        given, wanted = np.shape(got), np.shape(want)
+    except ValueError:  # lists of several lengths
+        given, wanted = (), ()
+    if given != wanted:
+        return f"not yet: the shape is {given}, it should be {wanted}"
     shown = ", ".join(_short(value) for value in case)
     return f"not yet: for {shown} it gives {_short(got)}"
 
 
 def _short(value: Any) -> str:
-    text = " ".join(np.array2string(np.asarray(value), precision=4).split())
+    plain = isinstance(value, list | tuple | dict | str)
+    text = str(value) if plain else np.array2string(np.asarray(value), precision=4)
+    text = " ".join(text.split())
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

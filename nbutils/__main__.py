@@ -182,6 +182,18 @@ def fetch() -> None:
 
 
 @app.command()
+def solutions(
+    names: argument(list[str] | None, "notebooks, such as 03; all if none") = None,
+    out: option(Path, "folder of the notebooks of solutions") = Path("runs/solutions"),
+) -> None:
+    """Write each notebook with its exercises solved."""
+    from nbutils.pages.solutions import write_solutions
+
+    for path in write_solutions(names or [], out):
+        typer.echo(path)
+
+
+@app.command()
 def check() -> None:
     """Check data, prompts, model, settings and notebooks; exit 1 on a fault."""
     from nbutils import checks

@@ -25,7 +25,7 @@ def probe(
     *body: str, parameters: str = PARAMETERS, last: str | None = None, tag="parameters"
 ) -> nbformat.NotebookNode:
     """A sound notebook named `probe` whose middle cells are `body`."""
-    tagged = new_code_cell(parameters, metadata={"tags": [tag] if tag else []})
+    tagged = new_code_cell(parameters, metadata={"tags": tag.split()})
     cells = [
         new_markdown_cell("# A probe"),
         new_code_cell("from nbutils import pages"),

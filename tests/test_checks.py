@@ -34,3 +34,12 @@ def test_a_changed_file_is_a_fault_and_the_other_checks_go_on(tmp_path, monkeypa
     (tmp_path / "data" / "prices" / "SHA256SUMS").unlink()
     with pytest.raises(LabError, match="holds no SHA256SUMS"):
         checks.data()
+
+
+def test_a_page_with_an_exercise_done_is_named_and_no_fault(monkeypatch):
+    monkeypatch.setattr(checks, "yours", lambda path: "changed by you")
+    check = checks.CHECKS["notebook 06_evaluation"]
+    monkeypatch.setattr(checks, "CHECKS", {"notebook 06_evaluation": check})
+    said: list[str] = []
+    assert checks.check_all(said.append) == 0
+    assert said == ["✓ notebook 06_evaluation: changed by you"]

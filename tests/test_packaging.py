@@ -83,11 +83,12 @@ def test_every_third_party_import_is_declared():
     names = {
         "sklearn": "scikit-learn",
         "yaml": "pyyaml",
+        "pygments": "nbconvert",
         "PIL": "matplotlib",  # matplotlib requires pillow
         "IPython": "ipykernel",
         "jupyter_client": "ipykernel",
         "zmq": "ipykernel",
-        "nbclient": "papermill",
+        "filelock": "torch",
         "traitlets": "ipykernel",
         "jinja2": "nbconvert",
         "huggingface_hub": "transformers",
@@ -99,7 +100,7 @@ def test_every_third_party_import_is_declared():
         "faiss": "faiss-cpu",
     }
     pattern = re.compile(r"^\s*(?:from|import) (\w+)", re.MULTILINE)
-    known = {*sys.stdlib_module_names, "nbutils"}
+    known = {*sys.stdlib_module_names, "nbutils", "exercises"}
     for path in (ROOT / "nbutils").rglob("*.py"):
         for module in set(pattern.findall(_code(path))) - known:
             name = canonicalize_name(names.get(module, module))
@@ -121,19 +122,35 @@ def test_the_two_commands_exist_and_ci_runs_them():
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
 
 
-@pytest.mark.parametrize(
-    "target", ["run", "test", "lab", "notebooks", "check", "clean"]
-)
-def test_make_knows_the_target(target):
-    command = ["make", "--dry-run", "--no-print-directory", target]
+def dry_run(*goals: str) -> str:
+    """What make would do."""
+    command = ["make", "--dry-run", "--no-print-directory", *goals]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "sudo" not in done.stdout and "--user" not in done.stdout
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "target", ["run", "test", "lab", "notebooks", "solutions", "check", "clean"]
+)
+def test_make_knows_the_target(target):
+    said = dry_run(target)
+    assert "sudo" not in said and "--user" not in said
+
+
+def test_make_takes_notebooks_by_number_and_options_for_lab():
+    assert "nbutils run --profile smoke 03 04" in dry_run(
+        "run", "03", "04", "PROFILE=smoke"
+    )
+    assert "nbutils run --write 05" in dry_run("notebooks", "05")
+    both = dry_run("run", "test")
+    assert "nbutils run --profile workshop  \n" in both and "-m pytest" in both
+    lab = dry_run("lab", "ARGS=--no-browser --allow-root")
+    assert "/lab/tree/notebooks --no-browser --allow-root" in lab
 
 
 def test_make_installs_anew_when_the_pins_change():
-    command = ["make", "--dry-run", "--what-if=constraints.txt", "run"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert ".venv/bin/python -m pip install" in done.stdout
-    assert "-c constraints.txt" in done.stdout
-    assert 0 < done.stdout.find("-m nbutils fetch") < done.stdout.find("-m nbutils run")
+    said = dry_run("--what-if=constraints.txt", "run")
+    assert "some minutes" in said and ".venv/bin/python -m pip install" in said
+    assert "-c constraints.txt" in said
+    assert 0 < said.find("-m nbutils fetch") < said.find("-m nbutils run")

@@ -6,18 +6,17 @@ it only warns of a misspelt parameter and lets an early exit pass.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import zmq
+from filelock import FileLock, Timeout
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
@@ -28,19 +27,12 @@ from papermill.parameterize import parameterize_notebook
 from traitlets import default
 
 from nbutils.core.errors import LabError, nearest
-from nbutils.core.fields import Settings
+from nbutils.core.files import read_json
 from nbutils.core.machine import check_machine, environment
 from nbutils.core.settings import ROOT, resolve
+from nbutils.pages import source
 from nbutils.pages.index import write_index, write_page
-from nbutils.pages.run import HEADLESS
-from nbutils.pages.source import (
-    check_outputs,
-    check_source,
-    committed,
-    label,
-    load,
-    write,
-)
+from nbutils.pages.run import HEADLESS, make_folder
 
 PAGES = (
     "01_task_brainstorming",
@@ -50,6 +42,7 @@ PAGES = (
     "05_qlora_curriculum_training",
     "06_evaluation",
 )
+BONUS = ("01b_costs_and_asking_again", "03b_mining_in_depth")
 DEFAULT_PROFILE = "workshop"
 TIMEOUT = 600
 """Seconds that one cell may take, unless the caller says otherwise."""
@@ -68,17 +61,16 @@ class Outcome:
 
 
 def find(name: str) -> Path:
-    """The notebook that `name` means: its full name, its number, or a path.
-
-    Raises LabError that names the nearest for anything else.
-    """
+    """The notebook of a full name, number or path; LabError names the nearest one."""
     if name.endswith(".ipynb"):
         return Path(name).resolve()
-    for known in PAGES:
-        if name in (known, known.split("_")[0]):
+    names = PAGES + BONUS
+    for known in names:
+        number = known.split("_")[0]
+        if name in (known, number, number.lstrip("0")):
             return ROOT / "notebooks" / f"{known}.ipynb"
-    near = nearest(name, PAGES)
-    raise LabError(f"unknown notebook {name!r}{near} (known: {', '.join(PAGES)})")
+    near = nearest(name, names)
+    raise LabError(f"unknown notebook {name!r}{near} (known: {', '.join(names)})")
 
 
 # -- one notebook --------------------------------------------------------------------
@@ -95,61 +87,64 @@ def execute(
 
     The executed page is OUT/PROFILE/NAME/NAME.ipynb; after a failure there is instead
     NAME.failed.ipynb, with what had run. `timeout` is in seconds for each cell (0: no
-    limit). Raises LabError of one line that names the cell and the cause.
+    limit). LabError names the cell and the cause, or the folder another run writes to.
     """
     name, overrides = Path(notebook).stem, overrides or {}
     settings = resolve(profile, overrides)
     page = check(notebook)
     check_machine(settings)
     folder = Path(ROOT, out, settings.profile, name)
-    _clear(folder)
-    passed = {"profile": profile, "overrides": overrides, "out": str(out)}
-    page, fault, last = _run(page, passed, settings, timeout)
+    make_folder(folder)
+    lock = FileLock(folder.with_name(f".{name}.lock"), timeout=0)
     try:
-        if fault:
-            raise LabError(fault)
-        check_outputs(page)
-        report = _metrics(folder, last)
+        lock.acquire()  # the system frees the lock of a run that died
+    except Timeout:
+        raise LabError(
+            f"{name}: another run writes to {folder}: wait, or name another --out"
+        ) from None
+    try:
+        _clear(folder)
+        passed = {"profile": profile, "overrides": overrides, "out": str(out)}
+        quiet = {"TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+        variables = {**environment(settings), **quiet, HEADLESS: "1"}
+        page = load_notebook_node(page)
+        page = parameterize_notebook(page, passed, kernel_name="python3")
+        _run(page, variables, TIMEOUT if timeout is None else timeout)
+        source.check_outputs(page)
+        report = read_json(folder / "metrics.json")
         if report["settings"] != settings.flat():
             raise LabError("the notebook did not run with the settings passed to it")
+        source.write(folder / f"{name}.ipynb", page)
+        return report
     except LabError as error:
         page.metadata["nbutils"] = {"error": str(error)}
         (folder / "metrics.json").unlink(missing_ok=True)
-        write(folder / f"{name}.failed.ipynb", page)
+        source.write(folder / f"{name}.failed.ipynb", page)
         raise LabError(f"{name}: {error}") from None
-    write(folder / f"{name}.ipynb", page)
-    return report
+    finally:
+        lock.release()
 
 
 def check(notebook: str | Path) -> NotebookNode:
     """The notebook, if it may be run; else LabError."""
-    name, page = Path(notebook).stem, load(notebook)
+    name, page = Path(notebook).stem, source.load(notebook)
     try:
-        check_source(page, name)
+        source.check_source(page, name)
     except LabError as error:
         raise LabError(f"{name}: {error}") from None
     return page
 
 
 def _clear(folder: Path) -> None:
-    """Empty a notebook's output folder, so that no older file passes for this run's.
+    """Empty a run's folder, so that no older file passes for this run's.
 
-    Candidate tables stay: each names what it was made from and is used for nothing
-    else. A run's folder is the run's own; nothing else is safe in it.
+    Candidate tables stay: each names what it was made from.
     """
-    for path in folder.iterdir() if folder.is_dir() else ():
+    for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif not path.match("candidates-*.parquet"):
             path.unlink()
-
-
-def _metrics(folder: Path, last_cell_began: float) -> dict[str, Any]:
-    path = folder / "metrics.json"
-    # a file's time is that of a coarser clock than time.time()
-    if not path.is_file() or path.stat().st_mtime < last_cell_began - 0.1:
-        raise LabError("the last cell has not written metrics.json: call run.finish(…)")
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 class OwnKernel(AsyncKernelManager):
@@ -159,13 +154,9 @@ class OwnKernel(AsyncKernelManager):
     def _no_installed_ones(self) -> KernelSpecManager:
         return KernelSpecManager(kernel_dirs=[])  # then ipykernel gives its own
 
-    @default("transport_encryption")
-    def _other_users_share_the_loopback(self) -> str:
-        return "auto" if zmq.has("curve") else "disabled"
-
 
 @contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
+def _environment(values: dict[str, str]) -> Iterator[None]:
     before = dict(os.environ)
     os.environ.update(values)
     try:
@@ -175,42 +166,32 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _run(
-    page: NotebookNode, passed: dict[str, Any], settings: Settings, timeout: int | None
-) -> tuple[NotebookNode, str, float]:
-    """The executed page, a fault or "", and the time at which its last cell began.
+def _run(page: NotebookNode, variables: dict[str, str], limit: int) -> None:
+    """Let papermill execute the page in place; an exception stays in its outputs.
 
-    An exception in a cell is no fault here: the page shows it, `check_outputs` sees it.
+    LabError for a cell that takes longer than `limit` seconds or ends the kernel.
     """
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
-    page = load_notebook_node(page)
-    page = parameterize_notebook(page, passed, kernel_name="python3", language="python")
-    limit = TIMEOUT if timeout is None else timeout
-    quiet = {"TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", HEADLESS: "1"}
-    began: dict[int, float] = {}
-    fault = ""
+    started = [0]
     try:
-        with _environment({**environment(settings), **quiet}):
+        with _environment(variables):
             papermill_engines.execute_notebook_with_engine(
                 None,
                 page,
-                kernel_name="python3",
+                kernel_name="python3",  # whatever kernel the page was saved with
                 progress_bar=False,
                 execution_timeout=limit or None,
                 resources={"metadata": {"path": str(ROOT)}},
                 kernel_manager_class=OwnKernel,
                 extra_arguments=["--log-level=CRITICAL"],  # errors come as outputs
-                on_cell_start=lambda cell, cell_index: began.update(
-                    {cell_index: time.time()}
-                ),
+                on_cell_start=lambda cell, cell_index: started.append(cell_index),
             )
+        return
     except CellTimeoutError:
-        fault = f" took longer than {limit} s: raise --timeout, or take less data"
+        fault = f"took longer than {limit} s: raise --timeout, or take less data"
     except DeadKernelError:
-        fault = " ended the kernel (an exit, a crash, or too little memory)"
-    last = max(began, default=0)
-    where = label(last + 1, page.cells[last]) if fault else ""
-    return page, where + fault, began.get(last, 0.0)
+        fault = "ended the kernel (an exit, a crash, or too little memory)"
+    raise LabError(f"{source.label(started[-1] + 1, page.cells[started[-1]])} {fault}")
 
 
 # -- several in order ----------------------------------------------------------------
@@ -249,9 +230,9 @@ def run_all(
             executed = outcome.folder / f"{outcome.name}.ipynb"
             write_page(executed)
             if keep:
-                page = committed(load(path), load(executed))
-                check_outputs(page)
-                write(path, page)
+                page = source.committed(source.load(path), source.load(executed))
+                source.check_outputs(page)
+                source.write(path, page)
             outcome.state = "done"
         except LabError as error:
             outcome.state, outcome.error = "failed", str(error)

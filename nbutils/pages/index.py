@@ -6,37 +6,86 @@ from a file share. The index lists every profile's runs that it finds.
 
 from __future__ import annotations
 
-import base64
-import io
-import json
 import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from latex2mathml.converter import convert
 
-from nbutils.core.files import atomic
+from nbutils.core.files import atomic, read_json
 from nbutils.core.profiles import PROFILES
-from nbutils.pages.source import load
+from nbutils.pages.source import alternative_texts, load
 
-THUMBNAIL = 420
-"""Width of a figure on the index, in pixels."""
 PARTS = ("total", "import", "encoding", "training", "other")
 
 
-def write_page(executed: Path) -> None:
-    """Render an executed notebook beside itself as NAME.html, figures embedded."""
-    from nbconvert import HTMLExporter
+def templates() -> jinja2.Environment:
+    """The room's templates; what is put into them is escaped."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+    )
 
-    exporter = HTMLExporter(template_name="lab", embed_images=True)
+
+def write_page(executed: Path) -> None:
+    """Render an executed notebook beside itself as NAME.html, figures embedded.
+
+    Formulas become MathML, which browsers show without a script.
+    """
+    from nbconvert.filters import Highlight2HTML, ansi2html
+    from pygments.formatters import HtmlFormatter
+
     page = load(executed)
-    page.metadata["title"] = _title(page)
-    html, _ = exporter.from_notebook_node(page)
-    # the template's scripts fetch MathJax and others, which these pages do not need
-    html = re.sub(r"<script\b.*?</script>", "", html, flags=re.DOTALL)
-    with atomic(executed.with_suffix(".html")) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+    render, contents = _markdown()
+    for cell in page.cells:
+        cell.html = render(cell.source) if cell.cell_type == "markdown" else ""
+    environment = templates()
+    environment.filters |= {
+        "code": Highlight2HTML(),
+        "ansi": ansi2html,
+        "alt": alternative_texts,
+        "no_empty_headers": lambda text: re.sub(
+            r"<th[^>]*>\s*</th>", "<td></td>", text
+        ),
+    }
+    light, dark = (
+        HtmlFormatter(style=style).get_style_defs(".highlight")
+        for style in ("default", "github-dark")
+    )
+    style = f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}"
+    _write(
+        executed.with_suffix(".html"), environment.get_template("page.html.j2"),
+        title=_title(page), cells=page.cells, contents=contents, code_style=style,
+    )  # fmt: skip
+
+
+def _markdown():
+    """(function from Markdown to HTML, the list that gathers its sections' headings)"""
+    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+
+    contents: list[tuple[str, str]] = []
+
+    class Renderer(IPythonRenderer):
+        def heading(self, text, level, **attrs):
+            anchor = f"part-{len(contents)}-" + re.sub(r"<.*?>|\W+", "-", text)
+            if level == 2:
+                contents.append((anchor, text))
+            return f'<h{level} id="{anchor}">{text}</h{level}>\n'
+
+        def inline_math(self, body, display="inline"):
+            try:
+                return convert(body, display=display)
+            except Exception:  # it raises many kinds, all mean that this is no LaTeX
+                return f"<code>{self.escape_html(body)}</code>"
+
+        def block_math(self, body):
+            inside = self.inline_math(body, "block")
+            group = 'class="scroll" tabindex="0" role="group" aria-label="Formula"'
+            return f"<span {group}>{inside}</span>"
+
+    return MarkdownWithMath(Renderer(escape=False)).render, contents
 
 
 def write_index(out: Path) -> Path:
@@ -47,16 +96,20 @@ def write_index(out: Path) -> Path:
             found.setdefault(folder.parent.name, []).append(run)
     known = [*PROFILES, *found]
     profiles = {name: found[name] for name in sorted(found, key=known.index)}
-    template = (Path(__file__).parent / "index.html.j2").read_text(encoding="utf-8")
-    html = jinja2.Template(template, autoescape=True).render(
-        profiles=profiles,
+    _write(
+        out / "index.html", templates().get_template("index.html.j2"),
+        title="Hard Negatives Lab: runs", profiles=profiles,
         times={name: _times(runs) for name, runs in profiles.items()},
         time_heads=["notebook", *(f"{part}, s" for part in PARTS), "peak, GB"],
-    )
-    path = out / "index.html"
+    )  # fmt: skip
+    return out / "index.html"
+
+
+def _write(path: Path, template: jinja2.Template, **values: Any) -> None:
+    # pandas and Markdown write empty header cells, which name nothing
+    html = re.sub(r"<th[^>]*>\s*</th>", "<td></td>", template.render(values))
     with atomic(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
-    return path
 
 
 def _run(folder: Path) -> dict[str, Any] | None:
@@ -68,46 +121,28 @@ def _run(folder: Path) -> dict[str, Any] | None:
     page = load(path)
     run = {"name": folder.name, "file": path.name, "title": _title(page) or folder.name}
     if path == failed:
-        return {
-            **run,
-            "error": page.metadata.get("nbutils", {}).get("error", "unknown"),
-        }
-    report = json.loads(metrics.read_text(encoding="utf-8"))
-    shown = [f for f in report["figures"] if (folder / f["file"]).is_file()]
-    return {
-        **run,
+        return run | {"error": page.metadata.get("nbutils", {}).get("error", "unknown")}
+    report = read_json(metrics)
+    return run | {
         "report": report,
         "when": f"{datetime.fromtimestamp(metrics.stat().st_mtime):%Y-%m-%d %H:%M}",
         "rows": [[m["name"], m["value"], m["unit"]] for m in report["metrics"]],
-        "figures": [{**f, "data": _thumbnail(folder / f["file"])} for f in shown],
     }
 
 
 def _times(runs: list[dict[str, Any]]) -> list[list[Any]]:
     """One row a run that finished: name, seconds, peak memory; then all together."""
-    reports = [run["report"] for run in runs if "report" in run]
-    seconds = [[report["seconds"][part] for part in PARTS] for report in reports]
-    peaks = [report["peak_memory_gb"] for report in reports]
-    names = [report["notebook"] for report in reports]
-    if len(reports) > 1:
-        seconds.append([sum(column) for column in zip(*seconds, strict=True)])
-        names, peaks = [*names, "all"], [*peaks, max(peaks)]
-    return [[n, *s, p] for n, s, p in zip(names, seconds, peaks, strict=True)]
+    rows = [
+        [r["notebook"], *map(r["seconds"].get, PARTS), r["peak_memory_gb"]]
+        for r in (run["report"] for run in runs if "report" in run)
+    ]
+    if len(rows) > 1:
+        columns = list(zip(*rows, strict=True))
+        rows.append(["all", *map(sum, columns[1:-1]), max(columns[-1])])
+    return rows
 
 
 def _title(page: Any) -> str:
     """A notebook's first heading, without the mark."""
     lines = (line for cell in page.cells for line in cell.source.splitlines())
     return next((line[2:].strip() for line in lines if line.startswith("# ")), "")
-
-
-def _thumbnail(path: Path) -> str:
-    """A figure made small enough for the index, as base64."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        small = image.convert("RGB")
-    small.thumbnail((2 * THUMBNAIL, 4 * THUMBNAIL))  # sharp on dense screens
-    buffer = io.BytesIO()
-    small.quantize(64).save(buffer, "PNG", optimize=True)
-    return base64.b64encode(buffer.getvalue()).decode()

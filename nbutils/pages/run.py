@@ -6,8 +6,9 @@ from the command line is in `execute`; nothing here needs Jupyter to be running.
 
 from __future__ import annotations
 
+import base64
+import html
 import io
-import json
 import math
 import os
 import sys
@@ -20,17 +21,10 @@ from typing import Any
 import pandas as pd
 import psutil
 
+from nbutils.core import machine
 from nbutils.core.errors import LabError, known
 from nbutils.core.fields import Settings
-from nbutils.core.files import atomic, verify, write_json
-from nbutils.core.machine import (
-    check_machine,
-    device_name,
-    environment,
-    network_needs,
-    peak_memory_gb,
-    versions,
-)
+from nbutils.core.files import atomic, read_json, verify, write_json
 from nbutils.core.settings import ROOT, resolve
 
 PARTS = ("encoding", "training")
@@ -47,22 +41,33 @@ def start(
 
     A relative `out` is under the repository root, which also becomes the working
     folder, so that a page behaves alike from JupyterLab and from the command line.
-    Raises LabError for a faulty setting or a machine that cannot do the run.
+    LabError for a faulty setting or a machine that cannot do the run.
     """
     settings = resolve(profile, overrides)
     os.chdir(ROOT)
-    check_machine(settings)
-    os.environ.update(environment(settings))
+    machine.check_machine(settings)
+    variables = machine.environment(settings)
+    os.environ.update(variables)
     hub = sys.modules.get("huggingface_hub.constants")
-    if hub is not None and "HF_HUB_OFFLINE" in environment(settings):
+    if hub is not None and "HF_HUB_OFFLINE" in variables:
         hub.HF_HUB_OFFLINE = True  # it read the environment when it was imported
     run = Run(name, settings, Path(ROOT, out, settings.profile, name))
-    needs = network_needs(settings)
+    needs = machine.network_needs(settings)
     print(f"{name}: profile {settings.profile}, seed {settings.seed}")
     print(f"writes {_shown(run.folder)}; network: {', '.join(needs) or 'not needed'}")
     for key, value in (overrides or {}).items():
         print(f"changed: {key} = {value!r}")
     return run
+
+
+def make_folder(folder: Path) -> None:
+    """Make a run's folder; LabError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LabError(
+            f"{folder} cannot be made ({error.strerror}): name another --out"
+        ) from None
 
 
 def _shown(path: Path) -> str:
@@ -71,13 +76,7 @@ def _shown(path: Path) -> str:
 
 
 class Run:
-    """One notebook's run: `settings`, its output `folder`, and what it reports.
-
-    `seconds` of the metrics file: *total* is the age of the kernel process in a
-    headless run, else the time since `start`; *import* is what passed before `start` in
-    a headless run; *encoding* and *training* are what `timed` measured, less the timed
-    parts inside; *other* is the rest.
-    """
+    """One notebook's run: `settings`, its output `folder`, and what it reports."""
 
     def __init__(self, name: str, settings: Settings, folder: Path) -> None:
         self.name, self.settings, self.folder = name, settings, folder
@@ -90,7 +89,7 @@ class Run:
         if headless:
             self._began = psutil.Process().create_time()
             self._seconds["import"] = now - self._began
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self.path("metrics.json").unlink(missing_ok=True)  # never an older run's
 
     def path(self, filename: str) -> Path:
@@ -105,14 +104,17 @@ class Run:
         """A file that `notebook` wrote (its folder), else the shipped one; says which.
 
         Only a run of the same profile and `out` counts, and only one that finished:
-        its metrics.json stands beside its files. The shipped one is checked against
-        the SHA256SUMS above it. Raises LabError, naming the notebook to run, where
-        neither exists, and for a shipped file that is not as it was listed.
+        its metrics.json stands beside its files. LabError, naming the notebook to run,
+        where neither exists, and for a shipped file that is not as SHA256SUMS lists it.
         """
-        made = self.folder.parent / notebook / filename
-        finished = (self.folder.parent / notebook / "metrics.json").is_file()
+        folder = self.folder.parent / notebook
+        made, finished = folder / filename, (folder / "metrics.json").is_file()
         if made.exists() and finished:
-            print(f"reads {_shown(made)}{self._other_settings(notebook)}")
+            theirs = read_json(folder / "metrics.json")["settings"]
+            ours = self.settings.flat()
+            other = [key for key in ours if theirs.get(key) != ours[key]]
+            remark = f" (made with another {', '.join(other)})" if other else ""
+            print(f"reads {_shown(made)}{remark}")
             return made
         if shipped is not None and Path(shipped).exists():
             verify(shipped)
@@ -125,26 +127,11 @@ class Run:
             f"--profile {self.settings.profile}' first"
         )
 
-    def _other_settings(self, notebook: str) -> str:
-        """Which settings an earlier notebook's run had otherwise, as a remark."""
-        path = self.folder.parent / notebook / "metrics.json"
-        try:
-            theirs = json.loads(path.read_text(encoding="utf-8"))["settings"]
-        except (ValueError, KeyError, TypeError):
-            raise LabError(
-                f"{_shown(path)} is damaged: run {notebook} again, or remove its folder"
-            ) from None
-        ours = self.settings.flat()
-        changed = [key for key in ours if theirs.get(key) != ours[key]]
-        return f" (made with another {', '.join(changed)})" if changed else ""
-
     def figure(self, name: str, plot: tuple[Any, str]) -> None:
         """Save `(figure, description)` as figures/NAME.png and show it.
 
         The description is the image's alternative text and is printed below it.
         """
-        from IPython.display import Image, display
-
         figure, description = plot
         description = " ".join(description.split())
         if not description:
@@ -153,7 +140,9 @@ class Run:
         _write_png(figure, path)
         if pyplot := sys.modules.get("matplotlib.pyplot"):
             pyplot.close(figure)  # or the inline backend shows it again, without alt
-        display(Image(filename=path, alt=description))
+        # JupyterLab shows no alternative text of an image that is not HTML
+        source = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+        _display(f'<img src="{source}" alt="{html.escape(description)}">', description)
         print(description)
         entry = {"name": name, "file": f"figures/{name}.png", "alt": description}
         self._figures = [f for f in self._figures if f["name"] != name] + [entry]
@@ -170,30 +159,36 @@ class Run:
             self._seconds[part] += time.perf_counter() - began - inside
 
     def seconds(self) -> dict[str, float]:
-        """Wall seconds so far: total, import, encoding, training and other."""
+        """Wall seconds so far, which `metrics.json` holds at the end.
+
+        *total* is the age of the kernel in a headless run, else the time since `start`;
+        *import* is what passed before `start` in a headless run; *encoding* and
+        *training* are what `timed` measured; *other* is the rest.
+        """
         total = time.time() - self._began
         other = max(0.0, total - sum(self._seconds.values()))
         everything = {"total": total, **self._seconds, "other": other}
         return {name: round(value, 3) for name, value in everything.items()}
 
     def finish(self, metrics: Mapping[str, tuple[Any, str]]) -> None:
-        """Write metrics.json from {name: (value, unit)} and print a small table.
-
-        Raises LabError for a value that is not a finite number.
-        """
-        rows = [
-            {"name": name, "value": _number(name, value), "unit": unit}
-            for name, (value, unit) in metrics.items()
-        ]
+        """Write metrics.json from {name: (finite value, unit)}; print a small table."""
+        rows = []
+        for name, (value, unit) in metrics.items():
+            value = value.item() if hasattr(value, "item") else value
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                raise LabError(
+                    f"metric {name!r} is {value!r}: it must be a finite number"
+                )
+            rows.append({"name": name, "value": value, "unit": unit})
         report = {
             "notebook": self.name,
             "profile": self.settings.profile,
             "seed": self.settings.seed,
             "settings": self.settings.flat(),
-            "versions": versions(),
-            "device": device_name(),
+            "versions": machine.versions(),
+            "device": machine.device_name(),
             "seconds": self.seconds(),
-            "peak_memory_gb": round(peak_memory_gb(), 3),
+            "peak_memory_gb": round(machine.peak_memory_gb(), 3),
             "metrics": rows,
             "figures": self._figures,
         }
@@ -207,32 +202,37 @@ class Run:
 
 
 def table(frame: pd.DataFrame, digits: int = 3, index: bool = True) -> None:
-    """Show a frame whole: texts left-aligned and never cut, numbers with `digits`."""
+    """Show a frame whole: every header names its column or row, no text is cut.
+
+    Texts stand left, numbers right with `digits` places; booleans are yes and no, and
+    what is missing is empty.
+    """
+    from nbutils.pages.index import templates
+
+    frame, names = pd.DataFrame(frame), 0
+    heads = [" ".join(map(str, h)) if isinstance(h, tuple) else h for h in frame]
+    rows = frame.astype(object).where(frame.notna(), None).to_numpy().tolist()
+    if index:
+        names = frame.index.nlevels
+        heads = [*(name or "" for name in frame.index.names), *heads]
+        labels = [label if names > 1 else [label] for label in frame.index]
+        rows = [[*label, *row] for label, row in zip(labels, rows, strict=True)]
+    macro = templates().get_template("table.html.j2").module.table
+    markup = macro(heads, rows, names, f".{digits}f")
+    _display(str(markup), f"{len(rows)} rows")
+
+
+def _display(markup: str, text: str) -> None:
     from IPython.display import display
 
-    left = [("text-align", "left"), ("white-space", "normal")]
-    shown = frame.style.format(precision=digits, na_rep="")
-    texts = [c for c in frame.columns if not pd.api.types.is_numeric_dtype(frame[c])]
-    shown = shown.set_properties(subset=texts, **dict(left))
-    shown = shown.set_table_styles([{"selector": "th", "props": left}])
-    display(shown if index else shown.hide(axis="index"))
+    display({"text/html": markup, "text/plain": text}, raw=True)
 
 
 def _write_png(figure: Any, path: Path) -> None:
-    """Write a figure with 128 colours: a third of the bytes, and no visible change.
-
-    Executed notebooks carry their figures, and are kept under 400 kB.
-    """
+    """Write a figure with 128 colours: a third of the bytes, and no visible change."""
     from PIL import Image
 
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     with atomic(path) as temporary:
         Image.open(buffer).convert("RGB").quantize(128).save(temporary, optimize=True)
-
-
-def _number(name: str, value: Any) -> float | int:
-    value = value.item() if hasattr(value, "item") else value
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise LabError(f"metric {name!r} is {value!r}: it must be a finite number")
-    return value

@@ -12,6 +12,7 @@ import ast
 import copy
 import hashlib
 import re
+import subprocess
 from pathlib import Path
 
 import nbformat
@@ -23,11 +24,9 @@ from nbutils.core.files import atomic
 MAX_BYTES = 400_000
 """Largest notebook file with its outputs; above it, pages render slowly or not."""
 WIDGET = "application/vnd.jupyter.widget-view+json"
-PARAMETERS = {"profile": "str", "overrides": "dict", "out": "str"}
-"""What every page takes; all else is a setting."""
+PARAMETERS = ["profile: str", "overrides: dict", "out: str"]
+"""What every page takes, in this order; all else is a setting."""
 REFUSED = {
-    r"\btqdm(\.| import )(auto|notebook|autonotebook)\b": "stores a bar stuck at 0 %: "
-    "use 'from tqdm import tqdm'",
     r"(?<![\w.])(exit|quit)\(": "ends the notebook early: raise LabError",
     r"\bos\.(system|popen)\(|\bget_ipython\(\)\.(system|getoutput)\(": "hides a "
     "command's failure: use subprocess.run(…, check=True)",
@@ -40,7 +39,7 @@ def load(path: str | Path) -> NotebookNode:
     if not Path(path).is_file():
         raise LabError(f"notebook {path} does not exist")
     try:
-        return nbformat.read(path, as_version=4)
+        return nbformat.v4.upgrade(nbformat.read(path, as_version=4))
     except Exception as error:  # nbformat raises many kinds, all mean the same here
         reason = str(error).strip().splitlines()[0][:200]
         raise LabError(f"{path} is not a notebook: {reason}") from None
@@ -67,39 +66,15 @@ def label(number: int, cell: NotebookNode) -> str:
 # -- source --------------------------------------------------------------------------
 
 
-def check_parameters(notebook: NotebookNode) -> None:
-    """Refuse a page that does not declare PARAMETERS, and those alone, in one cell.
-
-    The cell is tagged `parameters`. A value derived there would keep the default's
-    value when a parameter is passed, and papermill only warns of an unknown one.
-    """
-    from papermill.translators import PythonTranslator
-
-    tagged = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
-    if len(tagged) != 1 or tagged[0].cell_type != "code":
-        raise LabError(
-            f"{len(tagged)} cells are tagged 'parameters': tag exactly one code cell"
-        )
-    found = {p.name: p.inferred_type_name for p in PythonTranslator.inspect(tagged[0])}
-    if found != PARAMETERS or len(ast.parse(tagged[0].source).body) != len(found):
-        wanted = ", ".join(f"{name}: {kind}" for name, kind in PARAMETERS.items())
-        raise LabError(
-            f"the parameters cell must set {wanted} and nothing else: what is derived "
-            "there stays stale when a parameter is passed"
-        )
-
-
 def check_source(notebook: NotebookNode, name: str) -> None:
     """Refuse a page that could pass without having done its work.
 
-    Plain Python only (no `!command`, no magics), no widget progress bars, one
-    `pages.start` with the notebook's own name, and `run.finish` in the last code cell
-    and nowhere else. Raises LabError that names the cell.
+    One parameters cell, plain Python only (no `!command`, no magics), one `pages.start`
+    with the notebook's own name, and `run.finish` in the last code cell and nowhere
+    else. Raises LabError that names the cell.
     """
-    check_parameters(notebook)
-    code = {
-        number: _plain(cell.source, number) for number, cell in code_cells(notebook)
-    }
+    code = {n: _plain(cell.source, n) for n, cell in code_cells(notebook)}
+    _check_parameters(notebook)
     for number, source in code.items():
         for pattern, reason in REFUSED.items():
             if found := re.search(pattern, source):
@@ -111,6 +86,24 @@ def check_source(notebook: NotebookNode, name: str) -> None:
         raise LabError("the last code cell, and no other, must call run.finish(…)")
 
 
+def _check_parameters(notebook: NotebookNode) -> None:
+    """One code cell is tagged `parameters` and sets PARAMETERS, and nothing else.
+
+    Papermill only warns of a name that the cell does not set.
+    """
+    tagged = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    if len(tagged) != 1 or tagged[0].cell_type != "code":
+        raise LabError(
+            f"{len(tagged)} cells are tagged 'parameters': tag exactly one code cell"
+        )
+    lines = map(ast.unparse, ast.parse(tagged[0].source).body)
+    if [line.split(" = ")[0] for line in lines] != PARAMETERS:
+        raise LabError(
+            f"the parameters cell must set {', '.join(PARAMETERS)} and nothing else: "
+            "what is derived there stays stale when a parameter is passed"
+        )
+
+
 def _plain(source: str, number: int) -> str:
     """A cell's code in Python's own layout, without comments."""
     try:
@@ -118,10 +111,13 @@ def _plain(source: str, number: int) -> str:
         return ast.unparse(compile(source, f"cell {number}", "exec", flags))
     except SyntaxError as error:
         line = (error.text or "").strip()
-        raise LabError(
-            f"cell {number}: {line!r} is not plain Python: shell lines and magics are "
-            "refused, because their failures go unseen"
-        ) from None
+        where = f"cell {number}, line {error.lineno}: {line!r}"
+        if re.match(r"(\w+\s*=\s*)?[!%]|\w.*\?$", line):
+            raise LabError(
+                f"{where} is not plain Python: shell lines and magics are refused, "
+                "because their failures go unseen"
+            ) from None
+        raise LabError(f"{where} has a syntax error: {error.msg}") from None
 
 
 def source_sha256(notebook: NotebookNode) -> str:
@@ -140,12 +136,19 @@ def check_outputs(notebook: NotebookNode) -> None:
     there are no widgets, and the file is below MAX_BYTES. Raises LabError.
     """
     for number, cell in code_cells(notebook):
+        where = label(number, cell)
         for output in cell.outputs:
-            _check_output(output, label(number, cell))
+            if output.output_type == "error":
+                raise LabError(where + _error_text(output))
+            if WIDGET in output.get("data", {}):
+                raise LabError(f"{where} shows a widget: print or plot instead")
+            if not all(alternative_texts(output)):
+                raise LabError(
+                    f"{where} shows an image without alternative text: use "
+                    "run.figure(name, (figure, description))"
+                )
         if cell.execution_count is None:
-            raise LabError(f"{label(number, cell)} did not run")
-    if notebook.metadata.get("widgets"):
-        raise LabError("metadata.widgets is present: GitHub would not show the page")
+            raise LabError(f"{where} did not run")
     size = len(nbformat.writes(notebook).encode())
     if size > MAX_BYTES:
         raise LabError(
@@ -154,19 +157,13 @@ def check_outputs(notebook: NotebookNode) -> None:
         )
 
 
-def _check_output(output: NotebookNode, where: str) -> None:
-    if output.output_type == "error":
-        raise LabError(where + _error_text(output))
-    data = output.get("data", {})
-    if WIDGET in data:
-        raise LabError(f"{where} shows a widget: print or plot instead")
-    about = output.get("metadata", {})
-    for kind in data:
-        if kind.startswith("image/") and not about.get(kind, {}).get("alt"):
-            raise LabError(
-                f"{where} shows an image without alternative text: use "
-                "run.figure(name, (figure, description))"
-            )
+def alternative_texts(output: NotebookNode) -> list[str]:
+    """The alternative text of each image of an output, "" where it has none."""
+    data, about = output.get("data", {}), output.get("metadata", {})
+    kinds = [kind for kind in data if kind.startswith("image/")]
+    tags = re.findall(r"<img\b[^>]*>", data.get("text/html", ""))
+    texts = [about.get(kind, {}).get("alt", "") for kind in kinds]
+    return texts + ["".join(re.findall(r'\balt="([^"]*)"', tag)) for tag in tags]
 
 
 def _error_text(output: NotebookNode) -> str:
@@ -199,9 +196,8 @@ def committed(original: NotebookNode, executed: NotebookNode) -> NotebookNode:
             if "execution_count" in counted:
                 counted.execution_count = count
     for cell in page.cells:
-        cell.metadata = NotebookNode(
-            {key: value for key, value in cell.metadata.items() if key == "tags"}
-        )
+        tags = cell.metadata.get("tags")
+        cell.metadata = NotebookNode({"tags": tags} if tags else {})
     kernel = "Python 3 (ipykernel)"
     page.metadata = NotebookNode(
         kernelspec={"display_name": kernel, "language": "python", "name": "python3"},
@@ -217,3 +213,24 @@ def check_fresh(notebook: NotebookNode) -> None:
     if stored != source_sha256(notebook):
         what = "its code is newer than its outputs" if stored else "it has not been run"
         raise LabError(f"{what}: run 'make notebooks'")
+
+
+def yours(path: Path) -> str:
+    """A remark on a committed page that somebody works on here, else "".
+
+    Such a page was saved by JupyterLab, or has other code than its outputs, and is not
+    the one that git keeps. Where git cannot tell, it counts as somebody's work.
+    """
+    page = load(path)
+    stored = page.metadata.get("nbutils", {}).get("source_sha256")
+    by_command = "version" not in page.metadata.get("language_info", {})
+    if by_command and stored == source_sha256(page):
+        return ""
+    command = ["git", "diff", "--quiet", "HEAD", "--", path.name]
+    try:
+        done = subprocess.run(command, cwd=path.parent, capture_output=True)
+        kept = done.returncode == 0
+    except OSError:  # no git here
+        kept = False
+    restore = f"'git checkout notebooks/{path.name}' restores it"
+    return "" if kept else f"changed by you since it was run; {restore}"

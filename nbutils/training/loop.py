@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -58,6 +59,7 @@ def train(
     bar = tqdm(
         range(done, len(steps)), initial=done, total=len(steps), desc="training",
         disable=not progress or not processes.is_main(), mininterval=5,
+        file=sys.stdout,  # JupyterLab shows the other stream as an error
     )  # fmt: skip
     for step in bar:
         began = time.perf_counter()
@@ -78,7 +80,7 @@ def train(
         row = {"step": step + 1, "level": level, "loss": loss, "gradient_norm": norm}
         seconds = time.perf_counter() - began
         log["steps"].append({**row, "learning_rate": rate, "seconds": seconds})
-        bar.set_postfix(level=level, loss=f"{loss:.3f}")
+        bar.set_postfix(level=level, loss=f"{loss:.3f}", refresh=False)
         done, last = step + 1, step + 1 == len(steps)
         if done % chosen.steps_per_level == 0 or last:
             _evaluate(log, model, evaluate, level)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import ast
 import re
-import statistics
 
 import pytest
 from conftest import PARAMETERS
 
 from nbutils.core.settings import ROOT
-from nbutils.pages.execute import PAGES
 from nbutils.pages.source import (
+    alternative_texts,
     check_fresh,
     check_outputs,
     check_source,
     code_cells,
     label,
     load,
+    yours,
 )
 
 REQUIRED = {
@@ -32,14 +32,24 @@ VOLATILE = re.compile(r"(?<![\w.:/~…-])/(?:[\w.+-]+/)+[\w.+-]|\b[A-Z]:\\\w")
 """An absolute path of a file system; addresses and relative paths are none."""
 
 
-@pytest.fixture(params=PAGES, scope="module")
-def name(request) -> str:
+PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture(params=PATHS, scope="module", ids=lambda path: path.stem)
+def path(request):
+    if remark := yours(request.param):
+        pytest.skip(remark)
     return request.param
 
 
 @pytest.fixture(scope="module")
-def page(name):
-    return load(ROOT / "notebooks" / f"{name}.ipynb")
+def name(path) -> str:
+    return path.stem
+
+
+@pytest.fixture(scope="module")
+def page(path):
+    return load(path)
 
 
 def code(page) -> list[str]:
@@ -63,12 +73,8 @@ def test_outputs_are_those_of_this_code(page):
 
 def test_outputs_are_complete_small_and_have_alternative_text(page):
     check_outputs(page)
-    assert any(
-        kind.startswith("image/")
-        for _, cell in code_cells(page)
-        for output in cell.outputs
-        for kind in output.get("data", {})
-    ), "a page shows at least one figure"
+    outputs = [output for _, cell in code_cells(page) for output in cell.outputs]
+    assert any(map(alternative_texts, outputs)), "a page shows at least one figure"
 
 
 def test_outputs_hold_no_warnings_and_no_paths_of_a_machine(page):
@@ -100,7 +106,9 @@ def test_the_page_follows_the_skeleton(page, name):
     text = prose(page)
     titles = [h for t in text for h in re.findall(r"^# .+$", t, re.MULTILINE)]
     assert len(titles) == 1 and text[0].startswith(titles[0])
-    assert re.match(rf"# {name[:2]} · \w", titles[0]), "the title carries the number"
+    assert re.match(rf"# {name.split('_')[0]} · \w", titles[0]), (
+        "the title carries the number"
+    )
     assert re.search(r"^\|.*\|$", text[0], re.MULTILINE), "no table in the first cell"
     sources = code(page)
     tagged = [c for c in page.cells if "parameters" in c.metadata.get("tags", [])]
@@ -111,65 +119,8 @@ def test_the_page_follows_the_skeleton(page, name):
     for phrase in ("Predict first", "In this notebook we", "differs from the paper"):
         assert phrase in whole, f"no {phrase!r}"
     assert re.search(r"^\W*Next\b", "\n".join(text[-3:]), re.MULTILINE)
+    assert whole.count("<summary>Hint") >= 2, "no two exercises with hints"
     assert "\n> " in whole, "no claim of a paper as a block quote"
-
-
-def test_there_are_two_exercises_with_hints_and_stubs_that_pass_headless(page):
-    assert sum(text.count("<details") for text in prose(page)) >= 2
-    stubs = [
-        node.name
-        for source in code(page)
-        for node in ast.parse(source).body
-        if isinstance(node, ast.FunctionDef)
-        and any(
-            isinstance(inner, ast.Raise) and "NotImplementedError" in ast.unparse(inner)
-            for inner in node.body
-        )
-    ]
-    assert len(stubs) >= 2
-    caught = [s for s in code(page) if "except NotImplementedError" in s]
-    assert len(caught) >= 1
-
-
-def test_code_cells_are_short_and_narrow(page):
-    lines = [[x for x in s.splitlines() if x.strip()] for s in code(page)]
-    lengths = sorted(len(cell) for cell in lines)
-    assert statistics.median(lengths) <= 8, lengths
-    assert statistics.quantiles(lengths, n=10)[-1] <= 25, lengths
-    wide = [x for cell in lines for x in cell if len(x) > 88]
-    assert not wide
-
-
-def words_of_prose(text: str) -> int:
-    """Words of running prose: no headings, tables, lists, quotes, hints or formulas."""
-    text = re.sub(r"<details.*?</details>|\$\$.*?\$\$|```.*?```", "", text, flags=re.S)
-    text = re.sub(r"\]\([^)]*\)", "]", text)
-    count, in_list = 0, False
-    for line in text.splitlines():
-        item = re.match(r"\s*(?:[-*+]|\d+[.)])\s", line) is not None
-        in_list = item or (in_list and line.strip() != "")
-        if not (in_list or re.match(r"\s*(?:#|\||>)", line)):
-            count += len(re.findall(r"\w[\w'’.,/%-]*", line))
-    return count
-
-
-def parts(text: str) -> list[str]:
-    """A cell's parts, each begun by a heading or a bold lead such as **Next.**"""
-    return re.split(r"\n(?=#+ |\*\*[A-Z])", text)
-
-
-def test_prose_is_short(page):
-    found = [part for text in prose(page)[1:] for part in parts(text)]
-    long = {part[:60]: n for part in found if (n := words_of_prose(part)) > 40}
-    assert not long
-
-
-def test_words_of_prose_leaves_out_what_is_not_prose():
-    text = (
-        "## A heading here\n\nFour words of prose. And two.\n\n| a | b |\n|---|---|\n"
-        "- an item\n  that goes on\n\n> a claim\n\n<details>\nhint\n</details>\n$$x$$"
-    )
-    assert words_of_prose(text) == 6
 
 
 # -- page ≡ module ---------------------------------------------------------------------

@@ -10,7 +10,8 @@ import pytest
 
 from nbutils.core.errors import LabError
 from nbutils.pages import execute
-from nbutils.pages.execute import PAGES
+from nbutils.pages.execute import PAGES, find
+from nbutils.pages.source import yours
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +21,8 @@ def out(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def outcomes(out):
+    if changed := [remark for name in PAGES if (remark := yours(find(name)))]:
+        pytest.skip(changed[0])  # a half-done exercise may well stop its page
     return execute.run_all(PAGES, str(out), profile="smoke", say=lambda line: None)
 
 
@@ -39,7 +42,7 @@ def test_each_has_its_page_its_metrics_and_its_figures(name, outcomes, out):
     assert not list(folder.glob("*.failed.ipynb"))
     index = (out / "index.html").read_text()
     section = index.split(f'aria-labelledby="smoke-{name}"')[1].split("</section>")[0]
-    shown = re.findall(r'<img src="data:image/png;base64,[^"]+" alt="([^"]*)"', section)
+    shown = re.findall(r'<img src="smoke/[^"]+.png" alt="([^"]*)"', section)
     assert len(shown) == section.count("<img") == len(report["figures"])
     assert all(len(text) > 20 for text in shown)
 
