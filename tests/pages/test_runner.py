@@ -413,7 +413,7 @@ def test_committed_pages_show_the_default_run_only():
 
 def test_a_committed_page_keeps_outputs_and_nothing_volatile(sound):
     executed = load(sound[0] / "probe.ipynb")
-    assert "profile = 'smoke'" in executed.cells[3].source
+    assert 'profile = "smoke"' in executed.cells[3].source
     original = load(sound[0].parents[2] / "probe.ipynb")
     page = committed(original, executed)
     nbformat.validate(page)
