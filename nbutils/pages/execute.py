@@ -50,6 +50,7 @@ PAGES = (
     "05_qlora_curriculum_training",
     "06_evaluation",
 )
+BONUS = ("01b_costs_and_asking_again", "03b_mining_in_depth")
 DEFAULT_PROFILE = "workshop"
 TIMEOUT = 600
 """Seconds that one cell may take, unless the caller says otherwise."""
@@ -74,10 +75,10 @@ def find(name: str) -> Path:
     """
     if name.endswith(".ipynb"):
         return Path(name).resolve()
-    for known in PAGES:
+    for known in PAGES + BONUS:
         if name in (known, known.split("_")[0]):
             return ROOT / "notebooks" / f"{known}.ipynb"
-    near = nearest(name, PAGES)
+    near = nearest(name, PAGES + BONUS)
     raise LabError(f"unknown notebook {name!r}{near} (known: {', '.join(PAGES)})")
 
 
