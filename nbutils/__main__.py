@@ -165,15 +165,18 @@ def study(
     names: argument(list[str], "studies, such as pooling"),
     seeds: Seeds = "0,1,2",
     out: option(Path | None, "folder of the runs; what it holds is kept") = None,
+    profile: Profile = "workshop",
+    assign: Assign = None,
+    config: Config = None,
 ) -> None:
     """Train a student for every variant of a study and seed that is not made yet."""
-    wanted = parse_seeds(seeds)
+    overrides, wanted = gather(assign, config), parse_seeds(seeds)
     from nbutils.core import settings
     from nbutils.evaluation import runs
 
     folder = out or settings.ROOT / "runs" / "studies"
     for name in names:
-        runs.run_study(name, wanted, folder, typer.echo)
+        runs.run_study(name, wanted, folder, profile, overrides, typer.echo)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from nbutils.core.retrieval import (
     ladder_ids,
     local_set,
     passages,
+    read_set,
 )
 from nbutils.core.settings import DATA, resolve
 from nbutils.core.statistics import in_words, interval, paired_difference, unit_of

@@ -6,6 +6,7 @@ is whole or it is not there.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -62,7 +63,9 @@ def read_jsonl(path: str | Path, kind: type[R] | None = None) -> list[Any]:
     """
     read = kind.model_validate_json if kind else json.loads
     rows = []
-    with _existing(path).open(encoding="utf-8") as file:
+    packed = Path(path).suffix == ".gz"
+    opened = gzip.open if packed else open
+    with opened(_existing(path), "rt", encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             try:
                 rows += [read(line)] if line.strip() else []

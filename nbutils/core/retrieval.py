@@ -92,7 +92,8 @@ def _read_qrels(folder: Path, split: str) -> dict[str, list[str]]:
 def _read_texts(path: Path) -> dict[str, str]:
     """Id to text, title first, of all that have one."""
     found: dict[str, str] = {}
-    for row in read_jsonl(path):
+    packed = path.with_name(path.name + ".gz")
+    for row in read_jsonl(packed if packed.is_file() else path):
         name = row.get("_id") if isinstance(row, dict) else None
         if not isinstance(name, str):
             raise LabError(f"{path}: a line has no text `_id`; it must hold _id, text")

@@ -4,9 +4,13 @@ train`), and the runs of a sweep (`python -m nbutils study`).
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +19,28 @@ import pandas as pd
 from nbutils.core import processes, statistics
 from nbutils.core.errors import LabError
 from nbutils.core.fields import Settings
-from nbutils.core.files import read_table, write_json, write_table
-from nbutils.core.records import Records, read_records
-from nbutils.core.retrieval import HELD_OUT
+from nbutils.core.files import (
+    read_jsonl,
+    read_table,
+    verify,
+    write_json,
+    write_table,
+)
+from nbutils.core.records import Records, TrainingInstance, read_records
+from nbutils.core.retrieval import HELD_OUT, RetrievalSet, read_set
 from nbutils.core.settings import DATA, resolve
 from nbutils.encoder.student import build_student
 from nbutils.evaluation import studies
-from nbutils.evaluation.scores import development, per_query_scores
-from nbutils.mining.miner import mine_for_training
+from nbutils.evaluation.scores import development, per_query_scores, set_scores
+from nbutils.mining.miner import mine_for_training, mine_set
+from nbutils.mining.teachers import load_teachers
 from nbutils.training import loop
-from nbutils.training.instances import MINED, training_data
+from nbutils.training.instances import MINED, set_instances, training_data
 
 SEEDS = DATA / "results" / "held_out_by_seed.csv"
+SCIFACT = DATA / "scifact"
+CLAIM = "Given a scientific claim, retrieve documents that support or refute the claim"
+"""mteb's instruction for SciFact."""
 
 
 def run_seed(
@@ -112,66 +126,121 @@ def gains(table: pd.DataFrame, split: str, metric: str) -> dict[str, float]:
 
 
 def run_study(
-    name: str, seeds: Sequence[int], folder: Path, say: Callable[[str], None] = print
+    name: str,
+    seeds: Sequence[int],
+    folder: Path,
+    profile: str = "workshop",
+    overrides: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = print,
 ) -> None:
-    """Make the runs of a study that `folder` does not hold yet.
+    """Make the runs of a study that `folder` does not hold yet, seed after seed.
 
-    Writes scores, steps and curve (parquet, column `run`), and the default settings
-    beside them: runs are named by their differences from these, so LabError if the
-    folder was made under others.
+    Writes scores, steps and curve (parquet, column `run`), and the settings that the
+    variants change beside them: LabError if the folder was made under others, or while
+    another process makes runs in it.
     """
-    study, usual = studies.study_of(name), folder / "settings.json"
-    ours = resolve().flat()
-    stored = json.loads(usual.read_text()) if usual.is_file() else ours
-    told = [
-        f"{k}={v!r} (now {ours.get(k)!r})"
-        for k, v in stored.items()
-        if ours.get(k) != v
-    ]
-    if told:
-        raise LabError(
-            f"{folder} holds runs made with {', '.join(told)}: give another --out"
-        )
-    if not usual.is_file():
-        write_json(usual, ours)
-    records = read_records(resolve())
-    for seed, variant in itertools.product(seeds, study.variants):
-        settings = resolve(overrides={**study.changes(variant), "seed": seed})
-        for own in (None, seed):
-            key, tables = study.key(variant, own), studies.read_tables(folder)
-            due = ["scores", "curve"] if study.curve and own is not None else ["scores"]
-            if all(key in set(tables[table]["run"]) for table in due):
-                continue
-            made = _run(records, settings, study, folder, trained=own is not None)
-            for table, rows in made.items():
-                kept = tables[table][tables[table]["run"] != key]
-                both = pd.concat([kept, rows.assign(run=key)], ignore_index=True)
-                write_table(folder / f"{table}.parquet", both)
-            say(f"{name}, {variant}, seed {seed}: {key}")
+    study = studies.study_of(name)
+    base = resolve(profile, overrides)
+    with _owned(folder, base.flat()):
+        for seed, variant in itertools.product(seeds, study.variants):
+            changes = {**study.changes(variant, overrides), "seed": seed}
+            settings = resolve(profile, changes)
+            for own in (None, seed):
+                key, tables = study.key(variant, own), studies.read_tables(folder)
+                due = ["scores", "curve"] if study.curve and own == seed else ["scores"]
+                if all(key in set(tables[table]["run"]) for table in due):
+                    continue
+                made = _run(settings, study, folder, trained=own is not None)
+                for table, rows in made.items():
+                    kept = tables[table][tables[table]["run"] != key]
+                    both = pd.concat([kept, rows.assign(run=key)], ignore_index=True)
+                    write_table(folder / f"{table}.parquet", both)
+                say(f"{name}, {variant}, seed {seed}: {key}")
+
+
+@contextmanager
+def _owned(folder: Path, ours: dict[str, Any]) -> Iterator[None]:
+    """A folder of runs with these settings, for one process at a time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise LabError(
+                f"another process makes runs in {folder}: wait for it, or give another "
+                "--out"
+            ) from None
+        path = folder / "settings.json"
+        stored = json.loads(path.read_text()) if path.is_file() else ours
+        told = [
+            f"{name}={value!r} (now {ours.get(name)!r})"
+            for name, value in stored.items()
+            if ours.get(name) != value
+        ]
+        if told:
+            raise LabError(
+                f"{folder} holds runs made with {', '.join(told)}: give another --out"
+            )
+        if not path.is_file():
+            write_json(path, ours)
+        yield
 
 
 def _run(
-    records: Records, settings: Settings, study: studies.Study, folder: Path, trained
+    settings: Settings, study: studies.Study, folder: Path, trained: bool
 ) -> dict[str, pd.DataFrame]:
     """A run's tables; scores come last, so that a run that has some is whole."""
-    student = build_student(settings)
+    records, student = read_records(settings), build_student(settings)
     made = {}
     if trained:
-        mined = _mined(records, settings, folder) if study.mines else MINED
-        data = training_data(records, mined, settings.training.known_positives)
+        mined = _mined(records, settings, study, folder) if study.mines else MINED
+        if study.on == "scifact":
+            data = _scifact_data(read_table(mined))
+        else:
+            data = training_data(records, mined, settings.training.known_positives)
+        data = [one for one in data if one.graded or not study.graded]
         score = development(records, settings) if study.curve else None
         steps, curve = loop.train(
             student, data, settings, evaluate=score, progress=False
         )
         made = {"curve": curve, "steps": steps} if study.curve else {"steps": steps}
+    if study.on == "scifact":
+        return {
+            **made,
+            "scores": set_scores(student, settings, read_set(SCIFACT, "test")),
+        }
     return {**made, "scores": per_query_scores(student, settings, records)}
 
 
-def _mined(records: Records, settings: Settings, folder: Path) -> Path:
+def _scifact_data(mined: pd.DataFrame) -> list[TrainingInstance]:
+    claims, written = _scifact_claims()
+    return set_instances(claims, mined, written, CLAIM)
+
+
+def _scifact_claims() -> tuple[RetrievalSet, dict[str, list[str]]]:
+    """The training claims that have a written negative, and these."""
+    verify(SCIFACT)
+    written = {
+        row["id"].rsplit("/", 1)[1]: row["response"]["hard_negatives"]
+        for row in read_jsonl(SCIFACT / "syneg.jsonl")
+    }
+    data = read_set(SCIFACT, "train")
+    queries = {name: text for name, text in data.queries.items() if name in written}
+    return replace(data, queries=queries), written
+
+
+def _mined(
+    records: Records, settings: Settings, study: studies.Study, folder: Path
+) -> Path:
     """The file of negatives that the settings' method mines for training queries."""
-    chosen = settings.mining
-    name = f"{chosen.mining_method}-{chosen.abs_threshold:g}.parquet"
-    path = folder / "mined" / name
+    chosen = settings.mining.model_dump_json().encode()
+    path = folder / "mined" / f"{study.on}-{sha256(chosen).hexdigest()[:12]}.parquet"
     if not path.is_file():
-        write_table(path, mine_for_training(records, settings))
+        if study.on == "scifact":
+            wide = settings.changed(max_length=256, backfill="random")
+            teacher = [*load_teachers(wide).values()][-1]
+            table = mine_set(_scifact_claims()[0], teacher, wide)
+        else:
+            table = mine_for_training(records, settings)
+        write_table(path, table)
     return path

@@ -151,6 +151,16 @@ def per_query_scores(
     return pd.concat(parts, ignore_index=True)
 
 
+def set_scores(
+    model: SentenceTransformer, settings: Settings, data: RetrievalSet
+) -> pd.DataFrame:
+    """One row a query of any retrieval set: query_id, ndcg, split (the set's name)."""
+    task = local_tasks(data, {})[0]
+    _, runs = evaluate(CachedEncoder(model, settings, "student"), [task])
+    ndcg = ndcg_per_query(runs[task.metadata.name], data).rename("ndcg")
+    return ndcg.rename_axis("query_id").reset_index().assign(split=data.name)
+
+
 def development(
     records: Records, settings: Settings
 ) -> Callable[[SentenceTransformer], dict[str, float]]:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,30 +19,45 @@ from nbutils.core import statistics
 from nbutils.core.errors import LabError, known
 from nbutils.core.fields import PLACES
 from nbutils.core.files import read_table
+from nbutils.core.sections import MINILM
 from nbutils.core.settings import DATA, ROOT, resolve
 
 SHIPPED = DATA / "results" / "studies"
 TABLES = ("scores", "steps", "curve")
 SHORT = {"steps_per_level": 6, "warmup_steps": 4}
 """Half the page's steps: what many runs can afford on two cores."""
+GRADED = {**SHORT, "mixing": "synthetic"}
+"""Negative Matters' own case: one negative a query, from the ladder."""
+SMALL = {**SHORT, "student": MINILM}
+PUBLIC = {
+    "student": MINILM, "pooling": "mean", "max_length": 128, "batch_size": 16,
+    "mixing": "retrieved", "retrieved_per_query": 1, "synthetic_ratio": 1.0,
+}  # fmt: skip
+"""On SciFact: two negatives in every instance, whatever the mixing; 48 steps."""
 
 
 @dataclass(frozen=True)
 class Study:
     """Variants (name to changed settings) over one `common` set of changes.
 
-    `curve`: the development set is scored after each level. `mines`: each variant mines
-    its own negatives, filled up at random, instead of reading the shipped ones.
+    `on`: recordings or scifact, which it trains on and is scored on. `graded`: on
+    instances with a ladder only. `curve`: the development set is scored after each
+    level. `mines`: each variant mines its own negatives, filled up at random, instead
+    of reading the shipped ones.
     """
 
     variants: Mapping[str, Mapping[str, Any]]
-    common: Mapping[str, Any] = field(default_factory=lambda: SHORT)
+    common: Mapping[str, Any] = field(default_factory=lambda: SMALL)
+    on: Literal["recordings", "scifact"] = "recordings"
+    graded: bool = False
     curve: bool = False
     mines: bool = False
 
-    def changes(self, variant: str) -> dict[str, Any]:
-        """What a variant changes in the profile."""
-        return {**self.common, **self.variants[variant]}
+    def changes(
+        self, variant: str, overrides: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """What a variant changes in the profile; it wins over `overrides`."""
+        return {**self.common, **(overrides or {}), **self.variants[variant]}
 
     def key(self, variant: str, seed: int | None) -> str:
         """The name of a run: its differences from the default settings, as JSON.
@@ -51,10 +66,11 @@ class Study:
         """
         usual = resolve().flat()
         differs = {k: v for k, v in self.changes(variant).items() if v != usual[k]}
+        own = {} if self.on == "recordings" else {"on": self.on}
         if seed is None:
             differs = {k: v for k, v in differs.items() if PLACES[k][0] == "encoder"}
-            return json.dumps({"untrained": True, **differs}, sort_keys=True)
-        own = {"mines": True} if self.mines else {}
+            return json.dumps({"untrained": True, **differs, **own}, sort_keys=True)
+        own |= {name: True for name in ("graded", "mines") if getattr(self, name)}
         return json.dumps({**differs, **own, "seed": seed}, sort_keys=True)
 
 
@@ -62,17 +78,63 @@ def _each(setting: str, *values: Any) -> dict[str, dict[str, Any]]:
     return {str(value): {setting: value} for value in values}
 
 
+SCHEDULES = (
+    "curriculum", "reverse", "random", "all", "fixed-1", "fixed-2", "fixed-3",
+    "fixed-4",
+)  # fmt: skip
 STUDIES = {
+    # the language model, on the ladder's negatives alone
+    "schedule": Study(_each("schedule", *SCHEDULES), GRADED, graded=True),
     "pooling": Study(
-        _each("pooling", "mean", "last", "first", "weighted_mean", "ata")
+        {
+            **_each("pooling", "ata", "mean", "last", "first", "weighted_mean"),
+            "ata, every token": {"pooled_tokens": "all"},
+            "mean, every token": {"pooling": "mean", "pooled_tokens": "all"},
+            "ata, causal": {"bidirectional": False},
+            "mean, causal": {"pooling": "mean", "bidirectional": False},
+            "last, causal": {"pooling": "last", "bidirectional": False},
+        },
+        GRADED,
+        graded=True,
     ),
-    "schedule": Study(
-        _each(
-            "schedule", "curriculum", "reverse", "random", "fixed-1", "fixed-2",
-            "fixed-3", "fixed-4",
-        ),
-        curve=True,
+    "bits": Study(_each("quantization", "nf4", "none"), GRADED, graded=True),
+    # MiniLM on a public benchmark
+    "scifact": Study(
+        {
+            "in-batch only": {"retrieved_per_query": 0, "synthetic_ratio": 0.0},
+            "naive": {"mining_method": "naive"},
+            "perc_pos": {},
+            "synthetic": {"mixing": "synthetic"},
+            "direct": {"mixing": "direct"},
+            "hybrid": {"mixing": "hybrid"},
+        },
+        PUBLIC,
+        on="scifact",
+        mines=True,
     ),
+    "teachers": Study(
+        {
+            "MiniLM": {},
+            "BM25": {"teachers": ["bm25"]},
+            "random": {"teachers": ["random"], "mining_method": "naive"},
+        },
+        PUBLIC,
+        on="scifact",
+        mines=True,
+    ),
+    "sampling": Study(
+        {
+            "top 2": {},
+            **{
+                f"2 of the top {count}": {"selection": "sampled", "sample_from": count}
+                for count in (10, 30, 50, 100)
+            },
+        },
+        {**PUBLIC, "negatives_per_query": 2},
+        on="scifact",
+        mines=True,
+    ),
+    # MiniLM on the recordings
     "mining": Study(
         {
             "in-batch only": {"retrieved_per_query": 0},
@@ -82,20 +144,21 @@ STUDIES = {
                 "mining_method", "naive", "shifted", "abs", "margin_pos", "perc_pos"
             ),
         },
-        {**SHORT, "mixing": "retrieved", "retrieved_per_query": 2},
+        {**SMALL, "mixing": "retrieved", "retrieved_per_query": 2},
         mines=True,
     ),
     # three negatives in every instance, whatever the mixing
     "mixing": Study(
         _each("mixing", "synthetic", "retrieved", "direct", "hybrid"),
-        {**SHORT, "retrieved_per_query": 2, "synthetic_ratio": 0.5},
+        {**SMALL, "retrieved_per_query": 2, "synthetic_ratio": 0.5},
     ),
     "ratio": Study(
         _each("synthetic_ratio", 0.2, 0.5, 0.7, 1.0, 2.0),
-        {**SHORT, "retrieved_per_query": 2},
+        {**SMALL, "retrieved_per_query": 2},
     ),
     "temperature": Study(_each("temperature", 0.01, 0.02, 0.05, 0.1)),
-}  # fmt: skip
+}
+"""Every study by name. Three seeds, or as many as were made."""
 
 
 def study_of(name: str) -> Study:

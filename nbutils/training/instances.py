@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import pandas as pd
 
 from nbutils.core import processes
 from nbutils.core.errors import LabError
 from nbutils.core.files import read_table
 from nbutils.core.records import LEVELS, GradedExample, Records, TrainingInstance
+from nbutils.core.retrieval import RetrievalSet
 from nbutils.core.settings import DATA
 from nbutils.core.text import normalise
 
@@ -63,6 +67,37 @@ def training_data(
             )
         )
     return made
+
+
+def set_instances(
+    data: RetrievalSet,
+    mined: pd.DataFrame | None = None,
+    written: Mapping[str, Sequence[str]] | None = None,
+    instruction: str = RETRIEVAL_INSTRUCTION,
+) -> list[TrainingInstance]:
+    """The queries of any retrieval set, with their mined and `written` negatives.
+
+    mined: columns query_id and document_id; written: query id to texts of a language
+    model. The first labelled positive is trained on, the others are never negatives.
+    """
+    texts = data.corpus.set_index("id")["text"]
+    retrieved: dict[str, tuple[str, ...]] = {}
+    if mined is not None:
+        named = mined.assign(text=mined["document_id"].map(texts))
+        retrieved = named.groupby("query_id")["text"].agg(tuple).to_dict()
+    return [
+        TrainingInstance(
+            id=query_id,
+            dataset=data.name,
+            instruction=instruction,
+            query=query,
+            positive=texts[data.positives[query_id][0]],
+            synthetic=tuple((written or {}).get(query_id, ())),
+            retrieved=retrieved.get(query_id, ()),
+            known_positives=tuple(texts[i] for i in data.positives[query_id][1:]),
+        )
+        for query_id, query in data.queries.items()
+    ]
 
 
 def _positives(record) -> tuple[str, ...]:

@@ -63,14 +63,14 @@ def trained(monkeypatch):
 def test_a_sweep_is_resumed_and_makes_no_run_twice(tiny, trained, tmp_path):
     trained["stop"] = 1
     with pytest.raises(KeyboardInterrupt):
-        runs.run_study("tiny", [0, 1], tmp_path, print)
+        runs.run_study("tiny", [0, 1], tmp_path, say=print)
     with pytest.raises(LabError, match="no run of ata"):
         studies.read_study("tiny", tmp_path)
     assert studies.read_tables(tmp_path)["scores"]["run"].nunique() == 3
     trained["stop"] = None
-    runs.run_study("tiny", [0, 1], tmp_path, print)
+    runs.run_study("tiny", [0, 1], tmp_path, say=print)
     assert trained["runs"] == 4
-    runs.run_study("tiny", [0, 1], tmp_path, print)
+    runs.run_study("tiny", [0, 1], tmp_path, say=print)
     assert trained["runs"] == 4
     scores, steps, curve = studies.read_study("tiny", tmp_path)
     pairs = scores.groupby(["variant", "seed"]).size()
@@ -86,8 +86,8 @@ def test_a_run_without_its_curve_is_made_again_where_one_is_due(
 ):
     flat = studies.Study({"ata": {}}, TINY)
     monkeypatch.setitem(studies.STUDIES, "flat", flat)
-    runs.run_study("flat", [0], tmp_path, print)
-    runs.run_study("tiny", [0], tmp_path, print)
+    runs.run_study("flat", [0], tmp_path, say=print)
+    runs.run_study("tiny", [0], tmp_path, say=print)
     assert trained["runs"] == 3
     scores, _, curve = studies.read_study("tiny", tmp_path)
     assert not scores.duplicated(["variant", "seed", "query_id"]).any()
@@ -98,7 +98,7 @@ def test_runs_of_other_defaults_are_refused(tiny, tmp_path):
     other = resolve().flat() | {"temperature": 0.5}
     (tmp_path / "settings.json").write_text(json.dumps(other))
     with pytest.raises(LabError, match=r"temperature=0\.5"):
-        runs.run_study("tiny", [0], tmp_path, print)
+        runs.run_study("tiny", [0], tmp_path, say=print)
 
 
 def test_each_method_mines_its_own_table_without_own_or_held_out_texts():
