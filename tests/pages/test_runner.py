@@ -433,7 +433,7 @@ def test_widgets_and_cells_that_did_not_complete_are_refused(sound):
 
 def test_notebooks_are_found_by_number_and_by_name():
     assert find("03").name == "03_positive_aware_mining.ipynb"
-    assert find("01b").name == "01b_costs_and_asking_again.ipynb"
+    assert find("03b").name == "03b_mining_in_depth.ipynb"
     assert find("06_evaluation").name == "06_evaluation.ipynb"
     with pytest.raises(LabError, match="did you mean '06_evaluation'"):
         find("06_evalution")
