@@ -93,4 +93,5 @@ def test_leaks_have_their_intervals():
     rows = [("N1", "words", 0.6), ("N4", "words", 0.8), ("N1", "length", 0.3)]
     told = "by words, 0.5 is no leak: N1 0.60 (0.55 to 0.65), N4 0.80 (0.75 to 0.85)"
     plot = synthesis.text_only_leak(frame("set features auc", *rows, spread="auc"))
-    assert check(plot, told).axes[0].get_xlim() == (0, 1)  # a leak the other way, too
+    low, high = check(plot, told).axes[0].get_xlim()
+    assert low < 0.3 and high > 1  # a leak the other way, and a perfect one
