@@ -145,15 +145,8 @@ def rows(out: str) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         for kind in SHAPES:
             changes = write_shape(kind, folder)
-            ata = (f"ata_vs_mean {kind}", "ata", "mean", changes)
-            eager = (
-                f"eager_vs_ata {kind}",
-                "matrices",
-                "ata",
-                changes,
-                LENGTHS[-1:],
-                5,
-            )
+            ata = f"ata_vs_mean {kind}", "ata", "mean", changes
+            eager = f"eager_vs_ata {kind}", "matrices", "ata", changes, LENGTHS[-1:], 5
             found += in_process(timed_rows, *ata, **KEEP)
             found += in_process(timed_rows, *eager, **KEEP)
             found.append(memory_row(kind, changes))

@@ -6,8 +6,10 @@ any SentenceTransformer.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -134,8 +136,10 @@ def load_encoder(settings: Settings, name: str | None = None) -> SentenceTransfo
             device=device,
             trust_remote_code=_is_ours(Path(name)),
         )
-    longest = model.max_seq_length or settings.encoder.max_length
-    model.max_seq_length = min(settings.encoder.max_length, longest)
+    longest = model.max_seq_length or math.inf
+    if longest > settings.encoder.max_length:
+        with contextlib.suppress(AttributeError):  # a table of words cuts nothing
+            model.max_seq_length = settings.encoder.max_length
     return model
 
 

@@ -44,11 +44,13 @@ class CachedEncoder(AbsEncoder):
     """
 
     def __init__(self, model: SentenceTransformer, settings: Settings, name: str):
+        section = getattr(model[0], "section", None)
+        # other people's encoders are scored again and again: their vectors are kept
+        self.cache = "default" if section is None else None
         self.mteb_model_meta = model_meta(name, fingerprint(model))
         packed = model.device.type == "cpu"
         self.model = unpack_student(model) if packed else model  # half of the time
         self.settings = settings
-        section = getattr(model[0], "section", None)
         self.instructed = section is not None and section.text_format != "plain"
         self.known: dict[tuple[str | None, str], np.ndarray] = {}
 
@@ -60,7 +62,7 @@ class CachedEncoder(AbsEncoder):
             written = task_metadata.prompt
             prompt = written.get("query") if isinstance(written, dict) else written
         new = list({t for t in texts if (prompt, t) not in self.known})
-        vectors = embed(self.model, new, self.settings, prompt, cache=None)
+        vectors = embed(self.model, new, self.settings, prompt, cache=self.cache)
         self.known |= {(prompt, t): v for t, v in zip(new, vectors, strict=True)}
         return np.stack([self.known[prompt, text] for text in texts])
 
