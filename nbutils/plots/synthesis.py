@@ -1,4 +1,4 @@
-"""Plots of pages 01 and 02: tasks, the ladder of graded negatives, leaks."""
+"""Plots of pages 01, 01b and 02: the field, tasks, graded negatives, leaks, costs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,77 @@ import pandas as pd
 import seaborn as sns
 
 from nbutils.core.records import LEVELS
-from nbutils.core.statistics import interval
 from nbutils.plots import style
 from nbutils.plots.style import BESIDE, Plot, canvas, told
 
 RUNGS = ("P", *LEVELS)
+
+
+def fan(passages: pd.DataFrame) -> Plot:
+    """A query and its passages as a fan of unit vectors, and the ranking beside it.
+
+    One row a passage: name, cosine (to the query), gain (1: it answers). The angle to
+    the query is the arc cosine; on which side a passage stands means nothing.
+    """
+    fig, (plane, ranking) = canvas(height=3.2, columns=2)
+    ranked = passages.sort_values("cosine", ascending=False).reset_index(drop=True)
+    arc = np.linspace(-1.8, 1.8, 100)
+    plane.plot(np.sin(arc), np.cos(arc), color="0.8", zorder=0)
+    arrow = {"arrowstyle": "->", "color": "black", "linewidth": 2}
+    plane.annotate("", (0, 1), (0, 0), arrowprops=arrow)
+    plane.text(0, 1.06, "query", ha="center")
+    for row in ranked.itertuples():
+        angle = np.arccos(row.cosine) * (1 if row.Index % 2 else -1)
+        tip = np.array([np.sin(angle), np.cos(angle)])
+        plane.plot(*zip((0, 0), tip, strict=True), color="0.7", zorder=0)
+        look = style.look(row.Index)
+        plane.plot(*tip, **look | {"linestyle": "none", "markersize": 8})
+        plane.text(*1.14 * tip, str(row.Index + 1), ha="center", va="center")
+        fill = look["color"] if row.gain else "white"
+        worth = 1 / np.log2(row.Index + 2)
+        ranking.barh(row.Index + 1, worth, color=fill, edgecolor=look["color"])
+    plane.set(
+        aspect="equal",
+        xlim=(-1.25, 1.25),
+        ylim=(-0.3, 1.2),
+        title="angles to the query",
+    )
+    plane.axis("off")
+    ranking.set(xlabel="worth of the rank", xlim=(0, 1.02), title="filled: it answers")
+    names = [f"{rank} {name}" for rank, name in enumerate(ranked["name"], 1)]
+    ranking.set_yticks(ranked.index + 1, names)
+    ranking.set_ylim(len(ranked) + 0.6, 0.4)
+    order = told(ranked, "name", "cosine", ".2f")
+    return fig, f"One query and its passages from the nearest: {order}."
+
+
+def papers_map(parts: pd.DataFrame) -> Plot:
+    """What each paper adds at each stop: columns are stops, rows are papers.
+
+    A cell is the name of the paper's part, or "" where it has none.
+    """
+    fig, axis = canvas(height=0.9 + 0.75 * len(parts))
+    place = {"ha": "center", "va": "center"}
+    box = {"boxstyle": "round,pad=0.35", "edgecolor": "black", "facecolor": "white"}
+    arrow = {"arrowstyle": "->", "color": "0.4"}
+    for x, stop in enumerate(parts.columns):
+        axis.text(x, 0, stop, bbox=box, **place)
+        if x:
+            axis.annotate("", (x - 0.42, 0), (x - 0.58, 0), arrowprops=arrow)
+    told_of = []
+    for row, (paper, own) in enumerate(parts.iterrows(), 1):
+        axis.text(-0.75, row, paper, ha="right", va="center", weight="bold")
+        pale = tuple(0.6 + 0.4 * part for part in style.PALETTE[row - 1])
+        axis.plot([-0.65, len(own) - 0.5], [row, row], color=pale, zorder=0)
+        own = own[own != ""]
+        for stop, part in own.items():
+            x = parts.columns.get_loc(stop)
+            axis.text(x, row, part, bbox=box | {"facecolor": pale}, **place)
+        told_of.append(f"{paper}: " + ", ".join(f"{own[k]} ({k})" for k in own.index))
+    axis.set(xlim=(-1.9, parts.shape[1] - 0.5), ylim=(len(parts) + 0.5, -0.5))
+    axis.axis("off")
+    words = " ".join("; ".join(told_of).split())
+    return fig, f"What each paper adds on the way from tasks to scores. {words}."
 
 
 def task_map(tasks: pd.DataFrame) -> Plot:
@@ -37,19 +103,29 @@ def task_map(tasks: pd.DataFrame) -> Plot:
     )
 
 
-def nearest_tasks(tasks: pd.DataFrame, threshold: float) -> Plot:
-    """Histogram of each task's cosine to its nearest other task (column `nearest`)."""
-    fig, axis = canvas(height=2.8)
-    nearest = tasks["nearest"]
-    axis.hist(nearest, bins=np.arange(0, 1.01, 0.04), color=style.PALETTE[0])
-    axis.axvline(threshold, **style.REFERENCE, label=f"read by eye: {threshold:g}")
-    axis.set(xlabel="cosine to the nearest other task", ylabel="tasks", xlim=(0, 1))
-    axis.legend(**BESIDE)
-    return fig, (
-        f"The nearest other task is at a median cosine of {nearest.median():.2f} and "
-        f"at most at {nearest.max():.2f}; {(nearest >= threshold).sum()} of "
-        f"{len(tasks)} tasks have one at {threshold:g} or above."
+def costs(table: pd.DataFrame, currency: str) -> Plot:
+    """What a plan costs, by model and way of asking: columns model, asked, cost."""
+    fig, axis = canvas(height=1.2 + 0.35 * table["model"].nunique())
+    style.forest(axis, table, "model", "cost", "asked")
+    axis.set(xlabel=f"cost of the whole plan, {currency}", xlim=(0, None))
+    found = (
+        f"{asked} {told(part, 'model', 'cost', '.2f')}"
+        for asked, part in table.groupby("asked", sort=False)
     )
+    return fig, f"Cost of the whole plan in {currency}: {'; '.join(found)}."
+
+
+def ladders(table: pd.DataFrame) -> Plot:
+    """Single ladders, a line each: columns example, rung, cosine (to the query)."""
+    fig, axis = canvas(height=1.2 + 0.5 * table["example"].nunique())
+    style.forest(axis, table, "example", "cosine", "rung", gap=0.1)
+    axis.set(xlabel="cosine to the query")
+    ranked = table.sort_values("cosine", ascending=False)
+    found = (
+        f"{name}: {told(ranked[ranked['example'] == name], 'rung', 'cosine', '.2f')}"
+        for name in table["example"].unique()
+    )
+    return fig, f"Rungs from the most to the least similar. {'; '.join(found)}."
 
 
 def ladder_levels(measured: pd.DataFrame, published: pd.DataFrame) -> Plot:
@@ -100,26 +176,8 @@ def text_only_leak(auc: pd.DataFrame) -> Plot:
     fig, axis = canvas(height=1.2 + 0.42 * auc["set"].nunique())
     axis.axvline(0.5, **style.REFERENCE, label="no leak")
     style.forest(axis, auc, "set", "auc", "features")
-    axis.set(xlabel="AUC of telling the negatives apart, no query seen", xlim=(0, 1))
+    axis.set(xlabel="AUC of telling the negatives apart, no query seen")
+    axis.set_xlim(0, 1.03)  # a leak the other way, too, and one that is perfect
     first = auc["features"].iloc[0]
     found = told(auc[auc["features"] == first], "set", "auc", ".2f")
     return fig, f"Text-only AUC by {first}, 0.5 is no leak: {found}."
-
-
-def words_by_rung(lengths: pd.DataFrame) -> Plot:
-    """Mean words per rung, a line a group: columns id, group, rung, words.
-
-    One row a text; `id` is its example's.
-    """
-    fig, axis = canvas()
-    texts = lengths.pivot(index=["group", "id"], columns="rung", values="words")
-    means = texts[list(RUNGS)].groupby("group", sort=False).mean().reset_index()
-    long = means.melt("group", value_name="words")
-    style.curves(axis, long, "rung", "words", "group")
-    axis.set(xlabel="rung of the ladder", ylabel="words", ylim=(0, None))
-    more = (texts["N4"] - texts["P"]).groupby("group", sort=False)
-    found = ", ".join(
-        f"{group} {style.with_interval(*interval(part), '+.1f')}"
-        for group, part in more
-    )
-    return fig, f"Words that N4 has more than its positive, by group: {found}."

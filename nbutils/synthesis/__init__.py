@@ -5,6 +5,7 @@ measured (Negative Matters, MGH; SyNeg).
 """
 
 from nbutils.synthesis.asking import fulfil, reask
+from nbutils.synthesis.from_sets import seeded_requests
 from nbutils.synthesis.generate import (
     brainstorm,
     counts,

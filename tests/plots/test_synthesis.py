@@ -1,23 +1,68 @@
 """The plots of pages 01 and 02."""
 
+import numpy as np
+import pandas as pd
+import pytest
 from plots.support import check, frame, published, texts
 
 from nbutils.plots import synthesis
 from nbutils.plots.synthesis import RUNGS
 
 
-def test_tasks_have_shares_with_intervals_and_near_neighbours():
-    nearest = [0.5, 0.5, 0.6, 0.6, 0.7, 0.7, 0.9, 0.95]
+def test_passages_stand_at_their_angle_and_in_their_order():
+    rows = ("near", 0.8, 0), ("label", 0.5, 1), ("far", -0.1, 0)
+    figure = check(
+        synthesis.fan(frame("name cosine gain", *rows)),
+        "near 0.80, label 0.50, far -0.10.",
+    )
+    plane, ranking = figure.axes
+    tips = [m.get_xydata()[0] for m in plane.lines if m.get_marker() != "None"]
+    assert [tip[1] for tip in tips] == pytest.approx([0.8, 0.5, -0.1])
+    assert [np.hypot(*tip) for tip in tips] == pytest.approx([1, 1, 1])
+    assert texts(ranking.get_yticklabels()) == ["1 near", "2 label", "3 far"]
+    worth = [bar.get_width() for bar in ranking.patches]
+    assert worth == pytest.approx([1, 1 / np.log2(3), 0.5])
+    assert [bar.get_facecolor()[:3] == (1, 1, 1) for bar in ranking.patches] == [
+        1,
+        0,
+        1,
+    ]
+
+
+def test_the_map_of_papers_shows_and_tells_every_part_once():
+    parts = {"tasks\npage 01": ["five kinds", ""], "scores\npage 06": ["MTEB", "BEIR"]}
+    told = "One: five kinds (tasks page 01), MTEB (scores page 06); Two: BEIR (scores"
+    papers = pd.DataFrame(parts, index=["One", "Two"])
+    figure = check(synthesis.papers_map(papers), told)
+    shown = [text.get_text() for text in figure.axes[0].texts]
+    assert sorted(filter(None, shown)) == sorted(
+        [*parts, "One", "Two", "five kinds", "MTEB", "BEIR"]
+    )
+
+
+def test_tasks_have_shares_with_intervals():
     rows = (
         (n, n, "home" if n % 2 else "health", "sts" if n < 4 else "long-long", "health",
-         "long-long" if n in (4, 5) else "sts", cosine)
-        for n, cosine in enumerate(nearest)
+         "long-long" if n in (4, 5) else "sts")
+        for n in range(8)
     )  # fmt: skip
-    tasks = frame("x y family group near_family near_group nearest", *rows)
+    tasks = frame("x y family group near_family near_group", *rows)
     shares = ("same family for 50% (", "same group for 75% (")
     check(synthesis.task_map(tasks), "8 brainstormed tasks", *shares)
-    near = "2 of 8 tasks have one at 0.85 or above"
-    check(synthesis.nearest_tasks(tasks, 0.85), "0.65", "at most at 0.95", near)
+
+
+def test_costs_and_single_ladders_are_told_with_their_numbers():
+    rows = ("a", "live", 7.0), ("b", "live", 0.5), ("a", "batch file", 3.5)
+    told = "in USD: live a 7.00, b 0.50; batch file a 3.50."
+    check(synthesis.costs(frame("model asked cost", *rows), "USD"), told)
+    rows = [
+        ("one", "P", 0.1),
+        ("one", "N1", 0.4),
+        ("two", "P", 0.9),
+        ("two", "N1", 0.2),
+    ]
+    told = "one: N1 0.40, P 0.10; two: P 0.90, N1 0.20."
+    check(synthesis.ladders(frame("example rung cosine", *rows)), told)
 
 
 def test_ladder_levels_gives_each_mean_with_its_interval():
@@ -44,16 +89,9 @@ def test_ladder_shares_names_every_part_and_no_winner():
     check(plot, f"By group, share of examples. {above}; {order}.")
 
 
-def test_leaks_and_lengths_have_their_intervals():
+def test_leaks_have_their_intervals():
     rows = [("N1", "words", 0.6), ("N4", "words", 0.8), ("N1", "length", 0.3)]
     told = "by words, 0.5 is no leak: N1 0.60 (0.55 to 0.65), N4 0.80 (0.75 to 0.85)"
     plot = synthesis.text_only_leak(frame("set features auc", *rows, spread="auc"))
-    assert check(plot, told).axes[0].get_xlim() == (0, 1)  # a leak the other way, too
-    rows = (
-        (f"{group}{n}", group, rung, base + n - fewer)  # an example beside itself
-        for group, base in (("sts", 10), ("long-long", 100))
-        for n in range(6)
-        for fewer, rung in enumerate(RUNGS)
-    )
-    told = "long-long -4.0 (-4.0 to -4.0), sts -4.0"
-    check(synthesis.words_by_rung(frame("id group rung words", *rows)), told)
+    low, high = check(plot, told).axes[0].get_xlim()
+    assert low < 0.3 and high > 1  # a leak the other way, and a perfect one
