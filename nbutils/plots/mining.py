@@ -1,4 +1,4 @@
-"""Plots of page 03: teachers' ranks, ceilings, false negatives, hardness."""
+"""Plots of pages 03 and 03b: ceilings, false negatives, ranks, hardness, students."""
 
 from __future__ import annotations
 
@@ -11,25 +11,29 @@ from nbutils.plots import style
 from nbutils.plots.style import BESIDE, PALETTE, Plot, canvas, look, readable, told
 
 
-def rank_curves(ranks: pd.DataFrame, depth: int) -> Plot:
-    """Share of positives ranked at or above each rank.
+def one_query(candidates: pd.DataFrame, ceilings: dict[str, float]) -> Plot:
+    """One query's candidates by their score, and each method's ceiling.
 
-    ranks: teacher, kind ("labelled" or "planted"), query_id, rank. `depth` is the
-    candidate table's.
+    candidates: score, kind ("other", "planted" or "labelled"); ceilings: method to
+    score.
     """
-    fig, axis = canvas()
-    found = []
-    teachers = list(dict.fromkeys(ranks["teacher"]))
-    for (teacher, kind), part in ranks.groupby(["teacher", "kind"], sort=False):
-        label, line = f"{readable(teacher)}, {kind}", style.LINES[kind == "planted"]
-        colour = PALETTE[teachers.index(teacher)]
-        axis.ecdf(part["rank"], label=label, color=colour, linestyle=line)
-        first = style.share_with_interval(part["rank"] <= 10, part["query_id"])
-        found.append(f"{label} {first}")
-    axis.axvline(depth, color="black", lw=1, ls=":", label=f"table's depth, {depth}")
-    axis.set(xscale="log", xlabel="rank in the corpus", ylabel="share at or above")
+    fig, axis = canvas(height=2.4)
+    axis.set(xlabel="teacher's score", ylim=(-0.5, 2.5))
+    axis.set_yticks(range(3), kinds := ["other", "planted", "labelled"])
+    for number, kind in enumerate(kinds):
+        own = candidates.loc[candidates["kind"] == kind, "score"]
+        axis.plot(own, 0 * own + number, ms=7, **look(number) | {"linestyle": ""})
+    planted, found = candidates.query("kind == 'planted'")["score"], []
+    for number, (method, limit) in enumerate(ceilings.items(), 3):
+        line = look(number) | {"marker": "", "lw": 2}
+        axis.axvline(limit, label=f"ceiling of {readable(method)}", **line)
+        below = (planted < limit).sum()
+        found.append(f"{readable(method)} at {limit:.3f} leaves {below}")
     axis.legend(**BESIDE)
-    return fig, f"True positives among a teacher's first 10: {', '.join(found)}."
+    return fig, (
+        f"Of this query's {len(planted)} planted answers stay below the ceiling: "
+        f"{', '.join(found)}."
+    )
 
 
 def score_clouds(candidates: pd.DataFrame, ceilings: pd.DataFrame) -> Plot:
@@ -61,13 +65,15 @@ def score_clouds(candidates: pd.DataFrame, ceilings: pd.DataFrame) -> Plot:
     )
 
 
-def false_negative_rates(rates: pd.DataFrame, published: float) -> Plot:
+def false_negative_rates(rates: pd.DataFrame, published: float, cap: float) -> Plot:
     """Share of planted positives among the mined, by method and selection.
 
-    rates: method, selection, value, low, high; `published` is the paper's naive share.
+    rates: method, selection, value, low, high; `published` is the paper's naive share,
+    `cap` the largest share that there can be.
     """
     fig, axis = canvas(height=1.2 + 0.5 * rates["method"].nunique())
     axis.axvline(published, **style.REFERENCE, label="paper, Naive on\nNQ (judge)")
+    axis.axvline(cap, color="black", lw=2, label="cap: all that\nis planted")
     style.forest(axis, rates, "method", "value", "selection")
     axis.set_xlabel("share of mined negatives that are planted answers")
     axis.set_xlim(-0.01, None)
@@ -75,7 +81,7 @@ def false_negative_rates(rates: pd.DataFrame, published: float) -> Plot:
     found = told(rates[rates["selection"] == first], "method", "value", ".0%")
     return fig, (
         f"False negatives with {readable(first)}: {found}; the paper's judge found "
-        f"{published:.1%} with naive mining on NQ."
+        f"{published:.1%} with naive mining on NQ, and here {cap:.0%} is the most."
     )
 
 
@@ -85,24 +91,23 @@ def hardness_tradeoff(grid: pd.DataFrame) -> Plot:
     grid: method, setting, rate, low, high, hardness, best (the paper's setting).
     """
     fig, axis = canvas(height=3.8)
-    found = []
     for number, (method, part) in enumerate(grid.groupby("method", sort=False)):
-        part, label = part.sort_values("hardness"), readable(method)
-        for best in part[part["best"]].itertuples():
-            axis.plot(best.hardness, best.rate, ms=11, mec="k", **look(number))
-            label = f"{label} {best.setting:g}" if best.setting else label
-            rate = style.with_interval(best.rate, best.low, best.high)
-            found.append(f"{label} {best.hardness:.2f} and {rate}")
-        axis.plot(part["hardness"], part["rate"], ms=3, label=label, **look(number))
+        line, mark = part.sort_values("hardness"), part[part["best"]]
+        cues = look(number)
+        axis.plot("hardness", "rate", data=line, ms=3, label=readable(method), **cues)
+        axis.plot(mark["hardness"], mark["rate"], ms=11, mec="k", **cues)
     axis.set_xlabel("hardness: true negatives' mean score / positives' mean score")
     axis.set_ylabel("share of false negatives")
     if len(grid):
         low, high = grid["hardness"].min(), grid["hardness"].max()
         axis.set_xlim(max(low, high - 0.4) - 0.02, None)
         axis.legend(**BESIDE, title="large mark: the\npaper's setting")
+    best = grid[grid["best"]]
+    pairs = zip(best["method"], best["hardness"], strict=True)
+    best = best.assign(name=[f"{readable(m)}, hardness {h:.2f}:" for m, h in pairs])
     return fig, (
-        "Hardness and false negatives at the paper's best settings (large marks): "
-        f"{'; '.join(found) or 'none mined enough here'}."
+        "False negatives at the paper's settings (large marks): "
+        f"{told(best, 'name', 'rate', '.0%') or 'none here'}."
     )
 
 
@@ -163,4 +168,21 @@ def rank_histogram(negatives: pd.DataFrame) -> Plot:
     return fig, (
         "Rank of the mined negatives, median (and 10th to 90th percentile): "
         f"{', '.join(found)}."
+    )
+
+
+def student_differences(compared: pd.DataFrame) -> Plot:
+    """What students gain over the one of naive negatives: variant, difference, …
+
+    compared: columns difference, low, high and distinguishable too.
+    """
+    fig, axis = canvas(height=3)
+    axis.axvline(0, **style.REFERENCE)
+    style.forest(axis, compared, "variant", "difference")
+    axis.set_xlabel("NDCG@10 above the student of naive negatives")
+    apart = compared["distinguishable"] > 0
+    return fig, (
+        "Told apart from naive mining: "
+        f"{told(compared[apart], 'variant', 'difference', '+.3f') or 'none'}; not: "
+        f"{told(compared[~apart], 'variant', 'difference', '+.3f') or 'none'}."
     )

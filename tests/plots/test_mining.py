@@ -7,11 +7,15 @@ from plots.support import check, frame, texts
 from nbutils.plots import mining
 
 
-def test_rank_curves_gives_the_share_of_the_first_ten_over_queries():
-    hits = {("bm25", "labelled"): 8, ("bm25", "planted"): 6, ("e", "labelled"): 10}
-    rows = [(*k, f"q{n}", 1 if n < hits[k] else 50) for k in hits for n in range(10)]
-    told = ("BM25, labelled 80% (", "BM25, planted 60% (", "e, labelled 100% (100% to")
-    check(mining.rank_curves(frame("teacher kind query_id rank", *rows), 20), *told)
+def test_one_query_counts_the_planted_answers_below_each_ceiling():
+    rows = [(0.7, "planted"), (0.5, "labelled"), (0.46, "planted"), (0.3, "other")]
+    heights = {"abs": 0.9, "margin_pos": 0.475, "perc_pos": 0.45}
+    told = (
+        "Abs at 0.900 leaves 2, MarginPos at 0.475 leaves 1, PercPos at 0.450 leaves 0"
+    )
+    figure = check(mining.one_query(frame("score kind", *rows), heights), told)
+    shown = {line.get_label(): line.get_xdata()[0] for line in figure.axes[0].lines}
+    assert shown["ceiling of PercPos"] == 0.45
 
 
 def test_score_clouds_gives_the_share_below_each_ceiling():
@@ -33,9 +37,10 @@ def test_false_negative_rates_leaves_out_what_mined_nothing():
         ("abs", "top_k", 0.1), ("abs", "sampled", 0.2), spread="value",
     )  # fmt: skip
     told = "top k: Naive 35% (30% to 40%), Abs 10% (5% to 15%); the paper's judge"
-    check(mining.false_negative_rates(rates, 0.388), told, "38.8%")
+    figure = check(mining.false_negative_rates(rates, 0.388, 0.5), told, "50% is the")
+    assert {0.388, 0.5} <= {line.get_xdata()[0] for line in figure.axes[0].lines}
     rates.loc[rates["method"] == "abs", ["value", "low", "high"]] = np.nan
-    check(mining.false_negative_rates(rates, 0.388), "Naive 35% (30% to 40%); the")
+    check(mining.false_negative_rates(rates, 0.388, 0.5), "Naive 35% (30% to 40%); the")
 
 
 def test_hardness_tradeoff_gives_the_papers_settings_with_intervals():
@@ -43,10 +48,10 @@ def test_hardness_tradeoff_gives_the_papers_settings_with_intervals():
         "method setting rate hardness best", ("abs", 0.6, 0.1, 0.7, False),
         ("abs", 0.7, 0.2, 0.8, True), ("naive", 0.0, 0.35, 0.9, True), spread="rate",
     )  # fmt: skip
-    told = "Abs 0.7 0.80 and 20% (15% to 25%); Naive 0.90 and 35% (30% to 40%)"
+    told = "Abs, hardness 0.80: 20% (15% to 25%), Naive, hardness 0.90: 35% (30% to"
     figure = check(mining.hardness_tradeoff(grid), told)
     assert not figure.axes[0].texts  # the settings are named in the legend
-    check(mining.hardness_tradeoff(grid[:0]), "none mined enough here")
+    check(mining.hardness_tradeoff(grid[:0]), "none here")
 
 
 def test_the_overlap_matrix_is_symmetric_and_names_its_ends():
@@ -70,3 +75,11 @@ def test_the_rank_histogram_counts_every_negative_once():
     )
     assert whole == {"2": 0.5, "3": 0.25, "4": 0.25} and planted == {"2": 0.5}
     assert shifted == dict.fromkeys(["11", "21–30", "31–50", "> 100"], 0.25)
+
+
+def test_student_differences_names_those_that_are_told_apart():
+    rows = [("abs", 0.009, 0.0), ("untrained", -0.1, 1.0)]
+    table = frame("variant difference distinguishable", *rows, spread="difference")
+    told = "naive mining: untrained -0.100 (-0.150 to -0.050); not: Abs +0.009 (-0.041"
+    check(mining.student_differences(table), told)
+    check(mining.student_differences(table[:1]), "naive mining: none; not: Abs")
