@@ -18,13 +18,14 @@ def one_query(candidates: pd.DataFrame, ceilings: dict[str, float]) -> Plot:
     score.
     """
     fig, axis = canvas(height=2.4)
+    kinds = {"other": "0.6", "planted": PALETTE[3], "labelled": "black"}
     axis.set(xlabel="teacher's score", ylim=(-0.5, 2.5))
-    axis.set_yticks(range(3), kinds := ["other", "planted", "labelled"])
-    for number, kind in enumerate(kinds):
+    axis.set_yticks(range(3), kinds)
+    for row, (kind, marker) in enumerate(zip(kinds, "o^*", strict=True)):
         own = candidates.loc[candidates["kind"] == kind, "score"]
-        axis.plot(own, 0 * own + number, ms=7, **look(number) | {"linestyle": ""})
+        axis.plot(own, 0 * own + row, marker, color=kinds[kind], ms=8)
     planted, found = candidates.query("kind == 'planted'")["score"], []
-    for number, (method, limit) in enumerate(ceilings.items(), 3):
+    for number, (method, limit) in enumerate(ceilings.items()):
         line = look(number) | {"marker": "", "lw": 2}
         axis.axvline(limit, label=f"ceiling of {readable(method)}", **line)
         below = (planted < limit).sum()

@@ -1,6 +1,7 @@
 """Judge, seeds of a set, prompt variants, near-duplicates, leaks, two generators."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -50,7 +51,7 @@ def test_verdicts_are_estimated_asked_once_and_replayed(answering, live):
     assert server.attempts.total() == 3
 
 
-def test_page_03_asks_a_live_judge_and_judges_it(server, tmp_path):
+def test_page_03b_asks_a_live_judge_and_judges_it(server, tmp_path):
     """The whole page, live: a server that is right but for one planted answer."""
     answers_of = {
         item.query: {normalise(text) for text in item.positives}
@@ -73,7 +74,7 @@ def test_page_03_asks_a_live_judge_and_judges_it(server, tmp_path):
         "llm_mode": "live", "llm_model": "served", "llm_reasks": 0,
         "judged_queries": 100, "llm_store": str(tmp_path / "answers.sqlite"),
     }  # fmt: skip
-    page = execute.find("03")
+    page = execute.find("03b")
     execute.execute(page, tmp_path / "runs", "smoke", overrides)
     made = load(tmp_path / "runs" / "smoke" / page.stem / page.name)
     shown = [
@@ -82,9 +83,13 @@ def test_page_03_asks_a_live_judge_and_judges_it(server, tmp_path):
         for output in cell.outputs
     ]
     assert len(judged) > 40
-    assert any(f"{len(judged)} verdicts, 0 refused" in text for text in shown)
-    (agreed,) = (text for text in shown if "kappa" in text)
-    values = {row.split()[1]: row.split()[2:] for row in agreed.splitlines()[1:]}
+    shown = "\n".join(shown)
+    assert f"{len(judged)} verdicts, 0 refused" in shown
+    said = re.search(r"naive: judge (\S+) .*planted (\S+)", shown).groups()
+    share, planted = map(float, said)
+    assert share < planted
+    rows = shown.split("measure")[1].splitlines()[1:5]
+    values = {row.split()[0]: row.split()[1:] for row in rows}
     assert float(values["precision"][0]) == 1 > float(values["recall"][0]) > 0
     assert float(values["recall"][1]) < float(values["recall"][2]) <= 1
 
