@@ -125,6 +125,7 @@ def overlap_matrix(pairs: pd.DataFrame) -> Plot:
         xticklabels=labels, yticklabels=labels, cbar_kws={"label": "Jaccard overlap"},
     )  # fmt: skip
     axis.set(xlabel="", ylabel="")
+    axis.tick_params("x", rotation=20)
     least, most = (map(readable, pair) for pair in (means.idxmin(), means.idxmax()))
     return fig, (
         f"Overlap of what {len(names)} teachers mine: least {' and '.join(least)} "
