@@ -180,6 +180,14 @@ def study(
 
 
 @app.command()
+def claims() -> None:
+    """Compare what the papers claim with the shipped runs; print each verdict."""
+    from nbutils import claims as claiming
+
+    claiming.make(typer.echo)
+
+
+@app.command()
 def fetch() -> None:
     """Get the language model SmolLM2-135M-Instruct once; no network afterwards."""
     from nbutils.core import machine

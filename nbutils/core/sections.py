@@ -249,6 +249,8 @@ class Training(Section):
     """InfoNCE temperature"""
     symmetric: bool = opt(False)
     """the loss also asks for each positive's query among the queries"""
+    in_batch: bool = opt(True)
+    """the batch's other documents are negatives too, beside a query's own"""
     known_positives: Literal["labelled", "all"] = opt("labelled")
     """right answers that a query never has as negatives: the labelled ones of all
     records that ask the same; all: the planted ones too, which mining is not told of"""

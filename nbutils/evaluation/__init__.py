@@ -3,6 +3,7 @@
 from nbutils.evaluation.runs import SEEDS as SEEDS
 from nbutils.evaluation.runs import gains as gains
 from nbutils.evaluation.runs import other_settings as other_settings
+from nbutils.evaluation.runs import read_claims as read_claims
 from nbutils.evaluation.scores import BM25Search as BM25Search
 from nbutils.evaluation.scores import CachedEncoder as CachedEncoder
 from nbutils.evaluation.scores import beats_n1 as beats_n1

@@ -39,6 +39,7 @@ from nbutils.training.instances import MINED, set_instances, training_data
 
 SEEDS = DATA / "results" / "held_out_by_seed.csv"
 SCIFACT = DATA / "scifact"
+CLAIMS = DATA / "results" / "claims.csv"
 CLAIM = "Given a scientific claim, retrieve documents that support or refute the claim"
 """mteb's instruction for SciFact."""
 
@@ -68,6 +69,11 @@ def run_seed(
     after = per_query_scores(student, settings, records)
     both = before.merge(after, on=["split", "query_id"], suffixes=("_before", "_after"))
     return both.assign(seed=settings.seed)
+
+
+def read_claims(path: Path = CLAIMS) -> pd.DataFrame:
+    """Claims, comparisons and verdicts, as `python -m nbutils claims` writes them."""
+    return read_table(path)
 
 
 def other_settings(settings: Settings, path: Path = SEEDS) -> dict[str, Any]:

@@ -30,10 +30,11 @@ GRADED = {**SHORT, "mixing": "synthetic"}
 """Negative Matters' own case: one negative a query, from the ladder."""
 SMALL = {**SHORT, "student": MINILM}
 PUBLIC = {
+    **SHORT,
     "student": MINILM, "pooling": "mean", "max_length": 128, "batch_size": 16,
     "mixing": "retrieved", "retrieved_per_query": 1, "synthetic_ratio": 1.0,
 }  # fmt: skip
-"""On SciFact: two negatives in every instance, whatever the mixing; 48 steps."""
+"""On SciFact: two negatives in every instance, whatever the mixing; 24 steps."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,10 @@ SCHEDULES = (
 STUDIES = {
     # the language model, on the ladder's negatives alone
     "schedule": Study(_each("schedule", *SCHEDULES), GRADED, graded=True),
-    "pooling": Study(
+    "pooling": Study(_each("pooling", "ata", "mean", "last"), GRADED, graded=True),
+    "anchors": Study(
         {
-            **_each("pooling", "ata", "mean", "last", "first", "weighted_mean"),
+            **_each("pooling", "ata", "first", "weighted_mean"),
             "ata, every token": {"pooled_tokens": "all"},
             "mean, every token": {"pooling": "mean", "pooled_tokens": "all"},
             "ata, causal": {"bidirectional": False},
@@ -104,6 +106,7 @@ STUDIES = {
             "in-batch only": {"retrieved_per_query": 0, "synthetic_ratio": 0.0},
             "naive": {"mining_method": "naive"},
             "perc_pos": {},
+            "perc_pos, no in-batch": {"in_batch": False},
             "synthetic": {"mixing": "synthetic"},
             "direct": {"mixing": "direct"},
             "hybrid": {"mixing": "hybrid"},

@@ -35,9 +35,14 @@ def make_batch(
 ) -> Batch:
     """The texts of one step: positives, then every instance's explicit negatives."""
     documents = [instance.positive for instance in chosen]
-    for instance in chosen:
-        documents += negatives_for(instance, level, settings, step)
-    return Batch(list(chosen), documents, false_negatives(chosen, documents), level)
+    owners = list(range(len(chosen)))
+    for row, instance in enumerate(chosen):
+        own = negatives_for(instance, level, settings, step)
+        documents, owners = documents + own, owners + [row] * len(own)
+    excluded = false_negatives(chosen, documents)
+    if not settings.training.in_batch:
+        excluded |= torch.arange(len(chosen))[:, None] != torch.tensor(owners)
+    return Batch(list(chosen), documents, excluded, level)
 
 
 @dataclass

@@ -1,0 +1,284 @@
+"""The papers' claims, what was compared here for each, and a verdict by one rule.
+
+The rule was written before the runs. A comparison is a difference with a 95 % interval
+over units and seeds; p is that of a normal distribution with the interval's width; Holm
+corrects it within its claim, at 5 %. A comparison that the paper expects *above* zero
+holds where it is above after Holm, and fails where it is below. One expected to be *no
+worse* holds where the whole interval is above −0.02, and fails where it is below; one
+expected to be *little* holds within ±0.02, and fails outside. A claim is
+
+- contradicted, where a comparison fails;
+- reproduced, where more than half hold and none fails;
+- cannot be shown here, where nothing could be compared;
+- not distinguishable here, otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import norm, sem, t
+
+from nbutils.core.errors import LabError
+from nbutils.core.files import read_jsonl, write_table
+from nbutils.core.records import read_records
+from nbutils.core.retrieval import HELD_OUT, read_set
+from nbutils.core.settings import DATA, resolve
+from nbutils.core.statistics import interval, unit_of
+from nbutils.encoder.student import load_encoder
+from nbutils.encoder.vectors import embed
+from nbutils.evaluation import studies
+from nbutils.evaluation.runs import CLAIMS, SCIFACT
+from nbutils.mining import miner
+from nbutils.synthesis import ladder
+
+LITTLE = 0.02
+"""What "little" and "no worse" mean, in NDCG@10."""
+Row = dict[str, Any]
+
+
+def judged(rows: list[Row]) -> pd.DataFrame:
+    """The rows of one claim with `holm` (p), `outcome` and the claim's `verdict`."""
+    table = pd.DataFrame(rows)
+    half = (table["high"] - table["low"]) / 2 / norm.ppf(0.975)
+    p = 2 * norm.sf(np.abs(table["value"]) / half)
+    order = np.argsort(p)
+    steps = p[order] * np.arange(len(p), 0, -1)
+    table["holm"] = np.minimum(1, np.maximum.accumulate(steps))[np.argsort(order)]
+    sure = table["holm"] < 0.05
+    above = table["expects"] == "above"
+    little = table["expects"] == "little"
+    holds = np.where(
+        above,
+        sure & (table["value"] > 0),
+        (table["low"] > -LITTLE) & (~little | (table["high"] < LITTLE)),
+    )
+    fails = np.where(
+        above,
+        sure & (table["value"] < 0),
+        (table["high"] < -LITTLE) | (little & (table["low"] > LITTLE)),
+    )
+    table["outcome"] = np.select([holds, fails], ["holds", "fails"], "open")
+    verdict = "not distinguishable here"
+    if fails.any():
+        verdict = "contradicted"
+    elif holds.mean() > 0.5:
+        verdict = "reproduced"
+    return table.assign(verdict=verdict)
+
+
+@cache
+def _scores(study: str) -> pd.DataFrame:
+    return studies.read_study(study)[0]
+
+
+def compared(
+    study: str,
+    pairs: Iterable[tuple[str, str]],
+    split: str = HELD_OUT[0],
+    expects: str = "above",
+) -> list[Row]:
+    """NDCG@10 of each pair's first variant minus its second, paired."""
+    rows, scores = [], _scores(study)
+    for one, other in pairs:
+        both = scores[scores["variant"].isin([one, other])]
+        found = studies.compare(both, other, split).set_index("variant").loc[one]
+        rows.append(
+            {
+                "comparison": f"{one} − {other}, {split}",
+                "value": found["difference"],
+                **found[["low", "high"]],
+                "seeds": both.loc[both["seed"] >= 0].groupby("variant")["seed"]
+                .nunique().min(),
+                "unit": "NDCG@10",
+                "expects": expects,
+            }
+        )  # fmt: skip
+    return rows
+
+
+def _row(comparison: str, value, low, high, unit: str, seeds: int = 0) -> Row:
+    row = {"comparison": comparison, "value": value, "low": low, "high": high}
+    return {**row, "seeds": seeds, "unit": unit, "expects": "above"}
+
+
+def levels_fall() -> list[Row]:
+    """Cosine of query and negative under MiniLM, each level minus the next."""
+    settings = resolve()
+    graded = read_records(settings).graded
+    vectors = embed(load_encoder(settings), ladder.texts_of(graded), settings)
+    table = ladder.cosines(vectors)
+    units = [unit_of(example.id) for example in graded]
+    rows = []
+    for upper, lower in (("N1", "N2"), ("N2", "N3"), ("N3", "N4")):
+        column = [ladder.RUNGS.index(name) for name in (upper, lower)]
+        fall = table[:, column[0]] - table[:, column[1]]
+        text = f"{upper} − {lower}, cosine to the query under MiniLM"
+        rows.append(_row(text, *interval(fall, units=units), "cosine"))
+    return rows
+
+
+def fewer_false_negatives() -> list[Row]:
+    """Naive minus PercPos: planted answers (recordings), a judge's word (SciFact)."""
+    settings = resolve()
+    records = read_records(settings)
+    planted = miner.training_set(records).planted
+    shares = {}
+    for method in ("naive", "perc_pos"):
+        mined = miner.mine_for_training(records, settings.changed(mining_method=method))
+        mined = mined[mined["query_id"].isin(planted)]
+        flags = [d in planted[q] for q, d in mined[["query_id", "document_id"]].values]
+        shares[method] = pd.Series(flags).groupby(mined["query_id"].values).mean()
+    fewer = (shares["naive"] - shares["perc_pos"]).dropna()
+    rows = [_row("naive − PercPos, planted answers", *interval(fewer), "share")]
+    table = pd.DataFrame(read_jsonl(SCIFACT / "verdicts.jsonl"))
+    table = table[table["kind"] == "mined"]
+    table["answers"] = [float(response["answers"]) for response in table["response"]]
+    means = [
+        table[[name in own for own in table["methods"]]].groupby("query_id")["answers"]
+        .mean() for name in ("naive", "perc_pos")
+    ]  # fmt: skip
+    fewer = interval((means[0] - means[1]).dropna())
+    return [*rows, _row("naive − PercPos, a judge on SciFact", *fewer, "share")]
+
+
+def steadier() -> list[Row]:
+    """Variance of the gradient norms over a run's steps: direct minus hybrid."""
+    rows = []
+    for study in ("scifact", "mixing"):
+        steps = studies.read_study(study)[1]
+        spread = steps.groupby(["variant", "seed"])["gradient_norm"].var()
+        fall = (spread["direct"] - spread["hybrid"]).dropna()
+        half = t.ppf(0.975, len(fall) - 1) * sem(fall)
+        low, high = fall.mean() - half, fall.mean() + half
+        text = f"direct − hybrid, {study}"
+        unit = "variance of the gradient norm"
+        rows.append(_row(text, fall.mean(), low, high, unit, len(fall)))
+    return rows
+
+
+def _leak(genuine: dict[str, list[str]], negatives: dict[str, list[str]]) -> tuple:
+    """AUC (with interval) of a classifier that never sees the query."""
+    flat = [
+        [(item, text) for item, texts in own.items() for text in texts]
+        for own in (genuine, negatives)
+    ]
+    (items, texts), (own_items, own_texts) = (zip(*part, strict=True) for part in flat)
+    return ladder.text_only_auc(texts, own_texts, items, own_items)
+
+
+def blocks_hide_the_writer() -> list[Row]:
+    """Text-only AUC of each reduced prompt minus the full one's, on the same items.
+
+    Intervals are put together as if independent, though the items are the same: too
+    wide rather than too narrow.
+    """
+    records, made = read_records(resolve()), {}
+    for form in ("no_reflection", "no_attributes", "plain"):
+        path = DATA / "recordings" / "ablation" / f"syneg_{form}.jsonl"
+        made[form] = {
+            row["id"].replace(f"syneg-{form.replace('_', '-')}", "seed"): row[
+                "response"
+            ]["hard_negatives"]
+            for row in read_jsonl(path)
+        }
+    items = {
+        i.id: list(i.positives[:2]) for i in records.items if i.id in made["plain"]
+    }
+    full = {
+        s.item_id: list(s.negatives)
+        for s in records.syneg
+        if s.item_id in items and s.attribute == "matched"
+    }
+    base = _leak(items, full)
+    rows = []
+    for form, negatives in made.items():
+        own = _leak(items, negatives)
+        value = own[0] - base[0]
+        half = np.hypot(own[2] - own[1], base[2] - base[1]) / 2
+        text = f"{form.replace('_', ' ')} − full prompt"
+        rows.append(_row(text, value, value - half, value + half, "text-only AUC"))
+    return rows
+
+
+def source_shows() -> list[Row]:
+    """AUC over one half on SciFact: real abstracts against written ones."""
+    data = read_set(SCIFACT, "train")
+    texts = data.corpus.set_index("id")["text"]
+    written = {
+        row["id"].rsplit("/", 1)[1]: row["response"]["hard_negatives"]
+        for row in read_jsonl(SCIFACT / "syneg.jsonl")
+    }
+    real = {query: [texts[data.positives[query][0]]] for query in written}
+    auc = [value - 0.5 for value in _leak(real, written)]
+    return [_row("over 0.5, SciFact", *auc, "text-only AUC")]
+
+
+COMPARE: dict[str, Callable[[], list[Row]]] = {
+    "1": levels_fall,
+    "2": lambda: compared("schedule", [
+        ("curriculum", other) for other in
+        ("fixed-3", "fixed-2", "fixed-4", "fixed-1", "random", "reverse")
+    ]),
+    "3": lambda: compared(
+        "pooling", [("ata", "mean"), ("mean", "last"), ("ata", "last")]
+    ),
+    "4": lambda: compared(
+        "teachers", [("MiniLM", "BM25"), ("MiniLM", "random"), ("random", "BM25")],
+        "scifact",
+    ),
+    "6a": fewer_false_negatives,
+    "6b": lambda: compared("mining", [
+        ("perc_pos", "naive"), ("margin_pos", "naive"), ("abs", "naive"),
+        ("shifted", "naive"), ("perc_pos", "abs"), ("perc_pos", "shifted"),
+    ]) + compared("scifact", [("perc_pos", "naive")], "scifact"),
+    "7": lambda: compared(
+        "sampling", [("2 of the top 10", "top 2")], "scifact", "no worse"
+    ) + compared("sampling", [("2 of the top 10", "2 of the top 100")], "scifact"),
+    "8": lambda: compared("scifact", [
+        ("hybrid", "direct"), ("hybrid", "synthetic"), ("hybrid", "untrained"),
+    ], "scifact") + compared("mixing", [("hybrid", "direct")]) + steadier(),
+    "9": lambda: compared(
+        "ratio", [("0.7", other) for other in ("0.2", "0.5", "1.0", "2.0")]
+    ) + compared("temperature", [("0.02", "0.05"), ("0.02", "0.1")]),
+    "10": blocks_hide_the_writer,
+    "11": lambda: compared(
+        "scifact", [("perc_pos", "hybrid"), ("perc_pos", "synthetic")], "scifact"
+    ) + source_shows(),
+    "12": lambda: compared(
+        "scifact", [("perc_pos", "perc_pos, no in-batch")], "scifact", "little"
+    ),
+    "13": lambda: compared("bits", [("nf4", "none")], expects="no worse"),
+}  # fmt: skip
+"""By the claim's number: its rows of comparison, value, low, high, seeds, unit and
+what the paper expects of the value."""
+
+
+def make(say: Callable[[str], None] = print) -> pd.DataFrame:
+    """Every claim's comparisons from the shipped runs; writes data/results/claims.csv.
+
+    A claim without any keeps one row: it needs what is not in the house, or a study
+    that was not made.
+    """
+    parts = []
+    claims = pd.read_csv(DATA / "published" / "claims.csv", dtype=str)
+    for claim in claims.fillna("").to_dict("records"):
+        lacking, rows = claim.pop("lacking"), []
+        try:
+            rows = COMPARE[claim["number"]]() if not lacking else []
+        except LabError as error:
+            lacking = str(error)
+        if rows:
+            table = judged(rows)
+        else:
+            row = {"comparison": f"lacking: {lacking}"}
+            table = pd.DataFrame([{**row, "verdict": "cannot be shown here"}])
+        parts.append(pd.DataFrame([claim] * len(table)).join(table))
+        say(f"{claim['number']:>3} {table['verdict'][0]:<25} {claim['claim']}")
+    whole = pd.concat(parts, ignore_index=True).round(4)
+    write_table(CLAIMS, whole)
+    return whole
