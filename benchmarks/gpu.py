@@ -7,7 +7,7 @@ a small shape and other settings every part runs on a CPU too.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -36,16 +36,6 @@ from nbutils.training import footprint, gradcache
 
 QUERIES, KNOB_QUERIES = 64, 16
 """Queries of a timed step; with GradCache a larger batch takes as much a text."""
-LENGTHS = (128, 256, 512)
-MINI_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-LIMITS = {
-    "16 texts": {},
-    "64 texts": {"mini_batch": 64, "mini_batch_tokens": 0},
-    "8192 tokens": {"mini_batch": 256, "mini_batch_tokens": 8192},
-}
-"""Limits of a mini-batch whose speed is compared."""
-CARDS, CONTEXT_GB = (16, 24, 80), 0.6
-"""GB of cards that are played, and what CUDA itself takes of them."""
 MATRIX = 8192
 SEARCH = (10_000, 200_000, 1024)
 """Queries, documents and width of the search."""
@@ -53,11 +43,9 @@ SEARCH = (10_000, 200_000, 1024)
 
 def in_4_bits(weight: torch.Tensor, device: str) -> bnb.nn.Linear4bit:
     """A linear layer in NF4 with double quantization, from a weight (out, in)."""
-    outputs, inputs = weight.shape
-    layer = bnb.nn.Linear4bit(inputs, outputs, False, torch.bfloat16, device="meta")
-    layer.weight = bnb.nn.Params4bit(
-        weight, requires_grad=False, compress_statistics=True, quant_type="nf4"
-    )
+    layer = bnb.nn.Linear4bit(*weight.T.shape, False, torch.bfloat16, device="meta")
+    kind = {"compress_statistics": True, "quant_type": "nf4"}
+    layer.weight = bnb.nn.Params4bit(weight, requires_grad=False, **kind)
     return layer.to(device)
 
 
@@ -123,38 +111,37 @@ def full_batch(queries: int, settings: Settings) -> gradcache.Batch:
 
 
 def speed_rows(config: MistralConfig, settings: Settings) -> Iterator[Row]:
-    """Rows on recorded texts, by limit of a mini-batch: texts a second, matrix share.
+    """Rows on recorded texts: texts a second, and TFLOP a second of matrix work.
 
-    `matrix_share` is the frozen weights' matrix work on tokens that are no padding, all
-    passes counted (`footprint.passes`), over what the card's own bfloat16 product
-    measures (peer); `model_share` counts one pass forward and one back.
+    The frozen weights' work on tokens that are no padding, all passes counted
+    (`footprint.passes`); peer: the card's own bfloat16 product.
     """
-    device = settings.device
-    a = torch.randn(MATRIX, MATRIX, device=device).bfloat16()
-    product = median(measured(lambda: a @ a, device).seconds for _ in range(22))
-    rate = 2 * MATRIX**3 / product / 1e12
-    yield row("matrix_rate", rate, "TFLOP a second")
+    a = torch.randn(MATRIX, MATRIX, device=settings.device).bfloat16()
+    product = [measured(lambda: a @ a, settings.device).seconds for _ in range(22)]
+    rate = 2 * MATRIX**3 / median(product) / 1e12
     model = student(config, settings)
     batch = batches(settings.changed(batch_size=QUERIES), 1)[0]
-    for name, changes in LIMITS.items():
-        changed = settings.changed(**changes)
-        chunks = gradcache.batch_chunks(model, batch, changed)
-        useful = sum(int(group["attention_mask"].sum()) for group in chunks.groups)
-        padded = sum(group["attention_mask"].numel() for group in chunks.groups)
-        _, seconds = first_and_median(model, batch, changed)
-        work = footprint.matrix_work(config, changed, useful) / seconds
-        once = work * 2 / footprint.passes(changed)
-        texts = sum(chunks.sizes) / seconds
-        yield row(f"texts_per_second, {name}", texts, "texts a second")
-        yield row(f"useful_tokens, {name}", useful, "tokens", padded)
-        yield row(f"matrix_share, {name}", work, "TFLOP a second", rate)
-        yield row(f"model_share, {name}", once, "TFLOP a second", rate)
+    chunks = gradcache.batch_chunks(model, batch, settings)
+    useful = sum(int(group["attention_mask"].sum()) for group in chunks.groups)
+    _, seconds = first_and_median(model, batch, settings)
+    yield row("texts_per_second", sum(chunks.sizes) / seconds, "texts a second")
+    work = footprint.matrix_work(config, settings, useful) / seconds
+    yield row("matrix_share", work, "TFLOP a second", rate)
 
 
 def first_and_median(model, batch, settings: Settings) -> tuple[float, float]:
     """GB at the peak of a first step, and the median seconds of two after it."""
     step = our_steps(settings, [batch], model)
     return step().peak, median(step().seconds for _ in range(2))
+
+
+def fitting(name: str, call: Callable[[], Any]) -> Any:
+    """What the call returns; None, and a printed line, where the card is too small."""
+    try:
+        return call()
+    except torch.OutOfMemoryError:
+        print(f"{name} does not fit this card")
+        return None
 
 
 def peer_rows(config: MistralConfig, settings: Settings) -> Iterator[Row]:
@@ -174,64 +161,11 @@ def peer_rows(config: MistralConfig, settings: Settings) -> Iterator[Row]:
         with random_weights(config):
             model = peer_model(same, upcast=upcast)
         step = partial(peer_seconds, model, made, same, cached=True, steps=2)
-        try:
-            peer = measured(step, same.device)
-        except torch.OutOfMemoryError:
-            print(f"{name}: the peer does not fit this card")
-            continue
-        rate, peer_rate = (3 * QUERIES / spent for spent in (seconds, peer.result))
-        yield row(f"{name}, speed", rate, "texts a second", peer_rate)
-        yield row(f"{name}, memory", gigabytes, "GB", peer.peak)
-
-
-def fitting(model, length: int, settings: Settings) -> Iterator[tuple[int, float]]:
-    """(texts, GB) of each mini-batch that fits, up to the first that does not.
-
-    GB at the peak of a step of two mini-batches whose texts have `length` tokens.
-    """
-    model.max_seq_length = length
-    for size in MINI_BATCHES:
-        sizes = {"mini_batch": size, "mini_batch_tokens": 0, "max_length": length}
-        changed = settings.changed(**sizes)
-        each = footprint.texts_a_step(changed) // changed.training.batch_size
-        batch = full_batch(-(-2 * size // each) + 1, changed)
-        try:
-            peak = our_steps(changed, [batch], model)().peak
-        except torch.OutOfMemoryError:
-            print(f"{size} x {length} does not fit")
-            return
-        yield size, peak
-
-
-def memory_rows(config: MistralConfig, settings: Settings) -> Iterator[Row]:
-    """Rows `peak_memory M x L`: GB of a step by mini-batch and length of its texts."""
-    model = student(config, settings)
-    for length in LENGTHS:
-        for size, peak in fitting(model, length, settings):
-            yield row(f"peak_memory {size} x {length}", peak, "GB")
-
-
-def fits_rows(config: MistralConfig, settings: Settings) -> Iterator[Row]:
-    """Rows `largest_mini_batch C GB`: the largest that runs with so much memory.
-
-    A smaller card is played by letting the process have no more than its memory (less
-    CUDA's own). Cards that this one is too small to play are left out.
-    """
-    model, length = student(config, settings), settings.encoder.max_length
-    cuda = settings.device == "cuda"
-    whole = torch.cuda.get_device_properties(0).total_memory / 1e9 if cuda else np.inf
-    for card in CARDS:
-        share = (card - CONTEXT_GB) / whole
-        if share > 1:
-            print(f"this card is smaller than {card} GB: that row is left out")
-            continue
-        if cuda:
-            torch.cuda.empty_cache()
-            torch.cuda.set_per_process_memory_fraction(share)
-        largest = max((size for size, _ in fitting(model, length, settings)), default=0)
-        yield row(f"largest_mini_batch {card} GB x {length}", largest, "texts")
-    if cuda:
-        torch.cuda.set_per_process_memory_fraction(1.0)
+        peer = fitting(name, partial(measured, step, same.device))
+        if peer:
+            rate, peer_rate = (3 * QUERIES / spent for spent in (seconds, peer.result))
+            yield row(f"{name}, speed", rate, "texts a second", peer_rate)
+            yield row(f"{name}, memory", gigabytes, "GB", peer.peak)
 
 
 def knob_rows(config: MistralConfig, settings: Settings) -> Iterator[Row]:
@@ -245,13 +179,13 @@ def knob_rows(config: MistralConfig, settings: Settings) -> Iterator[Row]:
             continue
         changed = settings.changed(**changes)
         batch = full_batch(KNOB_QUERIES, changed)
-        try:
-            peak, seconds = first_and_median(student(config, changed), batch, changed)
-        except torch.OutOfMemoryError:
-            print(f"{name} does not fit this card")
-            continue
-        yield row(f"knob {name}, GB", peak, "GB")
-        yield row(f"knob {name}, s", seconds, f"s a step of {KNOB_QUERIES} queries")
+        model = student(config, changed)
+        found = fitting(name, partial(first_and_median, model, batch, changed))
+        if found:
+            yield row(f"knob {name}, GB", found[0], "GB")
+            yield row(
+                f"knob {name}, s", found[1], f"s a step of {KNOB_QUERIES} queries"
+            )
 
 
 def search_rows(config: MistralConfig, settings: Settings) -> Iterator[Row]:
@@ -266,7 +200,7 @@ def search_rows(config: MistralConfig, settings: Settings) -> Iterator[Row]:
     yield row(name, queries / seconds, "queries a second")
 
 
-PARTS = (speed_rows, peer_rows, fits_rows, memory_rows, knob_rows, search_rows)
+PARTS = (speed_rows, peer_rows, knob_rows, search_rows)
 
 
 def rows(

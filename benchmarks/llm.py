@@ -16,7 +16,8 @@ import openai
 from benchmarks.harness import Row, measured, row, timed_row
 from nbutils.core.fields import Settings
 from nbutils.core.settings import resolve
-from nbutils.llm.client import ChatRequest, Client, chat_request
+from nbutils.llm.client import Client
+from nbutils.llm.store import ChatRequest, chat_request
 from nbutils.synthesis import generate
 
 HTTP = import_module(openai.DefaultHttpxClient.__mro__[-2].__module__.split(".")[0])

@@ -7,6 +7,7 @@ memory is its own; jobs take turns.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
 
@@ -94,55 +95,60 @@ def read(folder: str, count: int | None = None) -> SimpleNamespace:
     )
 
 
-def ours(folder: str) -> dict[str, float]:
-    """Seconds, MB, share of queries with all negatives; seconds of another method."""
+def our_job(data: SimpleNamespace) -> Callable:
+    """Vectors to negatives, by our miner; the set stands before the clock begins."""
+    queries = {f"q{n}": text for n, text in enumerate(data.queries)}
+    own = {f"q{n}": [f"d{place}"] for n, place in enumerate(data.positives)}
+    names = [f"d{n}" for n in range(len(data.documents))]
+    corpus = pd.DataFrame({"id": names, "text": data.documents})
+    given = RetrievalSet("given", queries, corpus, own)
 
-    def mined(data):
-        queries = {f"q{n}": text for n, text in enumerate(data.queries)}
-        own = {f"q{n}": [f"d{place}"] for n, place in enumerate(data.positives)}
-        names = [f"d{n}" for n in range(len(data.documents))]
-        corpus = pd.DataFrame({"id": names, "text": data.documents})
+    def job():
         ids = {"queries": list(queries), "corpus": names}
         vectors = {"queries": data.asked, "corpus": data.vectors}
-        given = RetrievalSet("given", queries, corpus, own)
         search = Search(VectorTeacher(ids, vectors), given, DEPTH)
         recipe = {"perc": PERC, "negatives_per_query": NEGATIVES}
         return mine_until_full(prepare(search.candidates()), search, **recipe)
 
-    mined(read(folder, 200))  # libraries load what they load once
-    data = read(folder)
-    found, seconds, _, memory = measured(lambda: mined(data))
-    full = (found.negatives.groupby("query_id").size() == NEGATIVES).sum()
+    return job
+
+
+def ours(folder: str) -> dict[str, float]:
+    """Seconds, MB, share of queries with all negatives; seconds of another method."""
+    our_job(read(folder, 200))()  # libraries load what they load once
+    found, seconds, _, memory = measured(our_job(read(folder)))
+    full = (found.queries["found"] == NEGATIVES).mean()
     refilter = max(
         measured(lambda m=m: mine(found.pool, mining_method=m)).seconds for m in METHODS
     )
-    share = float(full / len(data.asked))
-    return {"seconds": seconds, "memory": memory, "full": share, "refilter": refilter}
+    costs = {"seconds": seconds, "memory": memory, "refilter": refilter}
+    return {**costs, "full": float(full)}
+
+
+def peer_job(data: SimpleNamespace) -> Callable:
+    """The same by sentence-transformers with FAISS and its own defaults."""
+    positives = [data.documents[place] for place in data.positives]
+    pairs = Dataset.from_dict({"query": data.queries, "positive": positives})
+    model = SimpleNamespace(  # what the library asks of one
+        device="cpu",
+        encode_query=lambda texts, **_: data.asked,
+        encode_document=lambda texts, **_: data.vectors,
+        get_embedding_dimension=lambda: WIDTH,
+        similarity=util.cos_sim,
+        similarity_pairwise=util.pairwise_cos_sim,
+    )
+    return partial(
+        util.mine_hard_negatives, pairs, model, corpus=data.documents,
+        relative_margin=1 - PERC, num_negatives=NEGATIVES, use_faiss=True,
+        output_format="n-tuple", output_scores=True, verbose=False,
+    )  # fmt: skip
 
 
 def theirs(folder: str) -> dict[str, float]:
-    """The same of sentence-transformers with FAISS, by its own defaults."""
-
-    def mined(data):
-        positives = [data.documents[place] for place in data.positives]
-        model = SimpleNamespace(  # what the library asks of one
-            device="cpu",
-            encode_query=lambda texts, **_: data.asked,
-            encode_document=lambda texts, **_: data.vectors,
-            get_embedding_dimension=lambda: WIDTH,
-            similarity=util.cos_sim,
-            similarity_pairwise=util.pairwise_cos_sim,
-        )
-        return util.mine_hard_negatives(
-            Dataset.from_dict({"query": data.queries, "positive": positives}),
-            model, corpus=data.documents, relative_margin=1 - PERC,
-            num_negatives=NEGATIVES, use_faiss=True, output_format="n-tuple",
-            output_scores=True, verbose=False,
-        )  # fmt: skip
-
-    mined(read(folder, 200))
+    """What the peer's job costs, and the share of queries with all negatives."""
+    peer_job(read(folder, 200))()
     data = read(folder)
-    found, seconds, _, memory = measured(lambda: mined(data))
+    found, seconds, _, memory = measured(peer_job(data))
     return {"seconds": seconds, "memory": memory, "full": len(found) / len(data.asked)}
 
 
@@ -150,9 +156,7 @@ def scale_rows(folder: str) -> list[Row]:
     """Seconds and MB of our search of mapped vectors; peer: a product and top-k."""
     asked = np.load(f"{folder}/queries.npz")["asked"]
     vectors = np.load(f"{folder}/documents.npy", mmap_mode="c")
-
-    def ours() -> None:
-        nearest(asked, vectors, 100)
+    ours = partial(nearest, asked, vectors, 100)
 
     def bare() -> None:
         every, block = torch.from_numpy(vectors), 2**24 // len(vectors)  # 64 MB

@@ -27,9 +27,9 @@ from nbutils.core.fields import Settings
 from nbutils.core.records import TrainingInstance, read_records
 from nbutils.core.sections import MINILM, SMOLLM2
 from nbutils.core.settings import resolve
-from nbutils.encoder.backbone import keep_differentiable, quantization_config
 from nbutils.encoder.models import compute_dtype, device_of, local_name, quiet
 from nbutils.encoder.student import build_student
+from nbutils.encoder.transformer import keep_differentiable, quantization_config
 from nbutils.training import gradcache, instances, loop
 
 STEPS, ROUNDS = 3, 3

@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from nbutils.options import (
-    Assign,
-    Batch,
-    Config,
-    Folder,
-    Live,
-    MaxCost,
-    Profile,
-    Split,
-    Stages,
-    app,
-    gather,
-)
+from nbutils import options as o
+from nbutils.options import app, gather, option
 
 
 def live_settings(profile, assign, config, max_cost=None, mode: str = "live"):
@@ -27,8 +15,7 @@ def live_settings(profile, assign, config, max_cost=None, mode: str = "live"):
     from nbutils.core import settings
 
     overrides = {"llm_mode": mode, **gather(assign, config)}
-    if max_cost is not None:
-        overrides["llm_max_cost"] = max_cost
+    overrides |= {} if max_cost is None else {"llm_max_cost": max_cost}
     return settings.resolve(profile, overrides)
 
 
@@ -45,10 +32,10 @@ def tell_cost(found, chosen) -> None:
 
 @app.command()
 def estimate(
-    stages: Stages = None,
-    profile: Profile = "workshop",
-    assign: Assign = None,
-    config: Config = None,
+    stages: o.Stages = None,
+    profile: o.Profile = "workshop",
+    assign: o.Assign = None,
+    config: o.Config = None,
 ) -> None:
     """Say what a recording would ask and cost; nothing is asked."""
     chosen = live_settings(profile, assign, config)
@@ -62,48 +49,50 @@ def estimate(
 
 @app.command()
 def record(
-    stages: Stages = None,
-    profile: Profile = "workshop",
-    assign: Assign = None,
-    config: Config = None,
-    max_cost: MaxCost = None,
-    batch: Batch = False,
-    live: Live = False,
+    stages: o.Stages = None,
+    profile: o.Profile = "workshop",
+    assign: o.Assign = None,
+    config: o.Config = None,
+    max_cost: o.MaxCost = None,
+    batch: o.Batch = False,
+    live: o.Live = False,
 ) -> None:
     """Ask a server for every missing answer, and keep each as it arrives."""
     chosen = live_settings(profile, assign, config, max_cost)
+    from nbutils.core import files, settings
     from nbutils.synthesis import recording
 
-    recording.run(chosen, stages or [], batch, live)
+    with files.alone(settings.ROOT / chosen.llm.store):  # nothing is paid for twice
+        recording.run(chosen, stages or [], batch, live)
 
 
 @app.command()
 def grade(
-    folder: Folder,
-    split: Split = "train",
-    limit: Annotated[int, typer.Option(help="first queries to take; 0: all")] = 0,
-    out: Annotated[Path | None, typer.Option(help="the examples, .jsonl")] = None,
-    profile: Profile = "workshop",
-    assign: Assign = None,
-    config: Config = None,
-    max_cost: MaxCost = None,
-    batch: Batch = False,
-    live: Live = False,
-    only_estimate: Annotated[
-        bool, typer.Option("--estimate", help="say what it would cost, ask nothing")
-    ] = False,
+    folder: o.Folder,
+    split: o.Split = "train",
+    limit: option(int, "first queries to take; 0: all") = 0,
+    out: option(Path | None, "the examples, .jsonl") = None,
+    skip_missing: o.Skip = False,
+    profile: o.Profile = "workshop",
+    assign: o.Assign = None,
+    config: o.Config = None,
+    max_cost: o.MaxCost = None,
+    batch: o.Batch = False,
+    live: o.Live = False,
+    only_estimate: option(bool, "say the cost, ask nothing", "--estimate") = False,
 ) -> None:
     """Have N1 to N4 written for the queries of any retrieval set (MGH); live or replay.
 
     By `--set mgh_calls=level` each negative is asked for alone.
     """
     chosen = live_settings(profile, assign, config, max_cost, mode="replay")
-    from nbutils.core import retrieval, settings
+    from nbutils.core import files, retrieval, settings
     from nbutils.synthesis import from_sets
 
-    data = retrieval.read_set(folder, split)
+    data = retrieval.read_set(folder, split, skip_missing, typer.echo)
     requests = from_sets.seeded_requests(data, chosen, limit)
     if only_estimate:
         return tell_cost(from_sets.estimate(requests, chosen), chosen)
     out = out or settings.ROOT / "runs" / profile / f"graded-{data.name}.jsonl"
-    from_sets.run(requests, chosen, out, batch, live)
+    with files.alone(settings.ROOT / chosen.llm.store):
+        from_sets.run(requests, chosen, out, batch, live)

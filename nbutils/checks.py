@@ -5,70 +5,47 @@ Each check is a function that raises LabError for a fault and returns a remark.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from functools import partial
 
-from nbutils.core import fields, profiles, sections, settings
+from nbutils.core import files, profiles, sections, settings
 from nbutils.core.errors import LabError
-from nbutils.core.files import verify
 from nbutils.core.settings import DATA, ROOT
+from nbutils.encoder import fetch, models
 from nbutils.pages.execute import PAGES, find
 from nbutils.pages.source import check_fresh, check_outputs, check_source, load
+from nbutils.synthesis import replies
 
 
 def data() -> str:
     """Every file that a SHA256SUMS under data/ lists is there, unchanged."""
-    folders = sorted(path.parent for path in DATA.rglob("SHA256SUMS"))
+    folders = sorted(path.parent for path in DATA.rglob(files.SUMS))
     if not folders:
         raise LabError("data/ holds no SHA256SUMS: restore it with 'git checkout data'")
     for folder in folders:
-        verify(folder)
+        files.verify(folder)
     return ", ".join(str(folder.relative_to(ROOT)) for folder in folders)
-
-
-def prompts() -> str:
-    """The prompt templates are those that the recorded answers belong to."""
-    from nbutils.synthesis import replies
-
-    return ", ".join(replies.templates())
-
-
-def model() -> str:
-    """MiniLM's files are on this machine and are the official ones."""
-    from nbutils.encoder import models
-
-    models.minilm_folder()
-    return sections.MINILM
 
 
 def language_model() -> str:
     """SmolLM2's files are on this machine, as they were written."""
-    from nbutils.encoder import fetch
-
     fetch.verify_fetched()
     return sections.SMOLLM2
 
 
-def table() -> str:
-    """Every profile resolves, and every setting has a text and a source."""
-    for profile in profiles.PROFILES:
-        settings.resolve(profile)
-    for row in settings.table():
-        if not row["text"] or not row["source"]:
-            raise LabError(f"setting {row['name']!r} has no text or no source")
-    return f"{len(fields.PLACES)} settings"
+def resolved() -> str:
+    """Every profile resolves."""
+    found = [settings.resolve(profile) for profile in profiles.PROFILES]
+    return f"{len(found[0].flat())} settings"
 
 
 def writable() -> str:
     """runs/ can be written to."""
-    folder = ROOT / "runs"
-    try:
-        folder.mkdir(exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return "runs"
-    except OSError as error:
-        raise LabError(f"{folder} cannot be written to: {error.strerror}") from None
+    probe = ROOT / "runs" / ".probe"
+    with files.writing(probe) as made:
+        made.touch()
+    probe.unlink()
+    return "runs"
 
 
 def page(name: str) -> str:
@@ -82,10 +59,10 @@ def page(name: str) -> str:
 
 
 CHECKS: dict[str, Callable[[], str]] = {
-    "settings": table,
+    "settings": resolved,
     "data": data,
-    "prompts": prompts,
-    "model": model,
+    "prompts": lambda: ", ".join(replies.templates()),
+    "model": lambda: models.minilm_folder() and sections.MINILM,
     "language model": language_model,
     "output folder": writable,
 } | {f"notebook {name}": partial(page, name) for name in PAGES}

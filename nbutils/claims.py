@@ -32,13 +32,14 @@ from nbutils.core.statistics import interval, unit_of
 from nbutils.encoder.student import load_encoder
 from nbutils.encoder.vectors import embed
 from nbutils.evaluation import studies
-from nbutils.evaluation.runs import CLAIMS, SCIFACT
+from nbutils.evaluation.runs import SCIFACT
 from nbutils.mining import miner
 from nbutils.synthesis import ladder
 
 LITTLE = 0.02
 """What "little" and "no worse" mean, in NDCG@10."""
 Row = dict[str, Any]
+COLUMNS = ("mean", "low", "high")
 
 
 def judged(rows: list[Row]) -> pd.DataFrame:
@@ -83,21 +84,11 @@ def compared(
     expects: str = "above",
 ) -> list[Row]:
     """NDCG@10 of each pair's first variant minus its second, paired."""
-    rows, scores = [], _scores(study)
+    rows = []
     for one, other in pairs:
-        both = scores[scores["variant"].isin([one, other])]
-        found = studies.compare(both, other, split).set_index("variant").loc[one]
-        rows.append(
-            {
-                "comparison": f"{one} − {other}, {split}",
-                "value": found["difference"],
-                **found[["low", "high"]],
-                "seeds": both.loc[both["seed"] >= 0].groupby("variant")["seed"]
-                .nunique().min(),
-                "unit": "NDCG@10",
-                "expects": expects,
-            }
-        )  # fmt: skip
+        found = studies.difference(_scores(study), one, other, split)
+        row = _row(f"{one} − {other}, {split}", *map(found.get, COLUMNS), "NDCG@10")
+        rows.append({**row, "seeds": found["seeds"], "expects": expects})
     return rows
 
 
@@ -280,5 +271,5 @@ def make(say: Callable[[str], None] = print) -> pd.DataFrame:
         parts.append(pd.DataFrame([claim] * len(table)).join(table))
         say(f"{claim['number']:>3} {table['verdict'][0]:<25} {claim['claim']}")
     whole = pd.concat(parts, ignore_index=True).round(4)
-    write_table(CLAIMS, whole)
+    write_table(studies.CLAIMS, whole)
     return whole

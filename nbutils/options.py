@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,14 +13,25 @@ from nbutils.core.errors import LabError
 
 
 class LabGroup(TyperGroup):
-    """Shows a LabError as one line on stderr, exit code 1, without a traceback."""
+    """Shows what the user can mend as one line on stderr, without a traceback."""
 
     def invoke(self, ctx):
         try:
+            if any(word.startswith("=") for word in ctx.args):
+                raise LabError("write name=value in one word, without spaces: seed=1")
             return super().invoke(ctx)
         except LabError as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(1) from None
+            fault, code = f"error: {error}", 1
+        except KeyboardInterrupt:
+            fault, code = "stopped: what was finished is kept", 130
+        except OSError as error:
+            if error.errno in (None, errno.EPIPE):  # a library's own, a closed pipe
+                raise
+            place = error.filename or "the output"
+            fault = f"error: {place} cannot be used ({error.strerror}): name another"
+            code = 1
+        typer.echo(fault, err=True)
+        raise typer.Exit(code)
 
 
 app = typer.Typer(
@@ -49,6 +61,7 @@ Config = option(Path | None, "YAML file of settings")
 Stages = argument(list[str] | None, "brainstorm, seed, mgh, syneg, syneg-free; or all")
 Folder = argument(Path, "corpus.jsonl, queries.jsonl and qrels/, as BEIR's")
 Split = option(str, "qrels/SPLIT.tsv names the queries")
+Skip = option(bool, "leave out what qrels name and the files lack", "--skip-missing")
 Seeds = option(str, "seeds, such as 0,1,2")
 MaxCost = option(float | None, "stop before the store's answers cost more")
 Batch = option(bool, "use the provider's batch files", "--batch")

@@ -9,6 +9,19 @@ from nbutils.mining.exclusion import prepare
 from nbutils.mining.scoring import RowScores, digest
 from nbutils.mining.teachers import VectorTeacher
 
+CORPUS = pd.DataFrame(
+    {
+        "id": ["bread", "steel", "tides", "starter", "moon"],
+        "text": [
+            "Sourdough bread rises slowly because wild yeast works slowly.",
+            "Steel is annealed to make it softer.",
+            "Tides follow the pull of the moon.",
+            "A sourdough starter is flour and water with wild yeast.",
+            "The moon has no bread.",
+        ],
+    }
+)
+
 
 def world(rows, labelled, *, queries=None, texts=None, excluded=None):
     """Candidates of {query: {document: score}}, with the scores of the positives."""

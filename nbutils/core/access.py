@@ -1,15 +1,14 @@
 """The way to an OpenAI-compatible server, as the environment names it.
 
-OPENAI_API_KEY and OPENAI_BASE_URL are read here and kept nowhere. What people export
-comes with spaces, quotation marks, proxies and missing files; each of these is said in
-one line that names the variable and never shows its value.
+OPENAI_API_KEY and OPENAI_BASE_URL are read here and kept nowhere; a fault is one line
+that names the variable and never shows its value.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
-from urllib.parse import urlsplit
 
 from nbutils.core.errors import LabError
 
@@ -38,38 +37,36 @@ def _value(name: str) -> str:
     return value
 
 
-def open_sdk(**options: Any):
+def open_sdk(hooks: dict | None = None, transport: Any = None, **options: Any):
     """An `openai.OpenAI` for the server of the environment; `options` are its own.
 
-    Options `hooks` (of events) and `transport` (in place of the network) go to its
-    HTTP client. A server of one's own needs no key. LabError where neither variable is
-    set, where one cannot be used, and for a proxy or a file of certificates that fails.
+    `hooks` (of events) and `transport` (in place of the network) go to its HTTP client.
+    A server of one's own needs no key. LabError where neither variable is set, where
+    one cannot be used, and for a proxy or a file of certificates that fails.
     """
     import openai  # a second of imports
 
     key, url = _value("OPENAI_API_KEY"), _value("OPENAI_BASE_URL")
+    owner = {"organization": _value("OPENAI_ORG_ID") or None,
+             "project": _value("OPENAI_PROJECT_ID") or None}  # fmt: skip
     if not key and not url:
         raise LabError(
             "a server needs OPENAI_API_KEY, or OPENAI_BASE_URL of a compatible server, "
             "in the environment; or set llm_mode to replay"
         )
-    if url and not (url.startswith(("http://", "https://")) and urlsplit(url).netloc):
-        raise LabError("OPENAI_BASE_URL must be an address such as https://host/v1")
-    http = {"event_hooks": options.pop("hooks", None),
-            "transport": options.pop("transport", None)}  # fmt: skip
-    try:
-        return openai.OpenAI(
-            api_key=key or "none",  # the SDK insists; a local server ignores it
-            base_url=url or None,
-            organization=_value("OPENAI_ORG_ID") or None,
-            project=_value("OPENAI_PROJECT_ID") or None,
-            http_client=openai.DefaultHttpxClient(
-                **http, timeout=options.get("timeout", openai.DEFAULT_TIMEOUT)
-            ),
-            **options,
+    if url and not re.match("https?://[^/]", url):
+        raise LabError(
+            "OPENAI_BASE_URL must begin with http:// or https://: export an address "
+            "such as http://localhost:8000/v1"
         )
-    except LabError:
-        raise
+    timeout = options.get("timeout", openai.DEFAULT_TIMEOUT)
+    try:
+        client = openai.DefaultHttpxClient(
+            event_hooks=hooks, transport=transport, timeout=timeout
+        )
+        # the SDK insists on a key; a local server ignores it
+        return openai.OpenAI(api_key=key or "none", base_url=url or None,
+                             http_client=client, **owner, **options)  # fmt: skip
     except Exception as error:  # proxies, certificates: each has its own
         raise LabError(
             f"no connection can be set up{network_names()}: "

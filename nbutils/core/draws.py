@@ -23,8 +23,7 @@ def mix(value: np.ndarray) -> np.ndarray:
 def uniform(seed: int, query_keys, document_keys) -> np.ndarray:
     """One number in (0, 1) per (seed, query, document), whatever else is drawn.
 
-    A generator keyed by (seed, query) and counted by the document: 20,000 queries need
-    no 20,000 generator objects. Keys are uint64 and broadcast.
+    Keys are uint64 and broadcast: 20,000 queries need no 20,000 generator objects.
     """
     base = mix(query_keys ^ np.uint64(key(f"seed {seed}")))
     return ((mix(base ^ document_keys) >> np.uint64(11)) + 0.5) / 2.0**53

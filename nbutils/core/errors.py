@@ -9,8 +9,7 @@ from collections.abc import Iterable
 class LabError(ValueError):
     """A fault that the user can mend.
 
-    The message is one line that says what was wrong and what to do about it. The
-    command line prints it without a traceback and exits with code 1.
+    One line says what was wrong and what to do; commands print it and exit with 1.
     """
 
     def _render_traceback_(self) -> list[str]:

@@ -1,23 +1,11 @@
-"""All settings: what every room shares, and one section a room.
-
-A setting has one place (`settings.mining.perc`) and one flat name (`perc`), by which
-it is set and written down.
-"""
+"""All settings. Each has a place (`settings.mining.perc`) and a flat name (`perc`)."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from nbutils.core.sections import (
-    LLM,
-    Encoder,
-    Evaluation,
-    Mining,
-    Section,
-    Synthesis,
-    Training,
-    opt,
-)
+from nbutils.core import sections as rooms
+from nbutils.core.sections import Section, opt
 
 
 class Settings(Section):
@@ -31,12 +19,12 @@ class Settings(Section):
     """where models run"""
     min_memory_gb: float = opt(4.0, unit="GB", ge=0)
     """free memory without which a run is refused"""
-    llm: LLM = LLM()
-    synthesis: Synthesis = Synthesis()
-    encoder: Encoder = Encoder()
-    mining: Mining = Mining()
-    training: Training = Training()
-    evaluation: Evaluation = Evaluation()
+    llm: rooms.LLM = rooms.LLM()
+    synthesis: rooms.Synthesis = rooms.Synthesis()
+    encoder: rooms.Encoder = rooms.Encoder()
+    mining: rooms.Mining = rooms.Mining()
+    training: rooms.Training = rooms.Training()
+    evaluation: rooms.Evaluation = rooms.Evaluation()
 
     def flat(self) -> dict[str, Any]:
         """Flat name to value, as it is written into files."""

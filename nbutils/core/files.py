@@ -1,35 +1,31 @@
-"""Atomic writes, jsonl, tables, sums.
-
-JSONL for records that people read, parquet for tables. Every write is atomic: a file
-is whole or it is not there.
-"""
+"""JSONL, JSON, tables and sums. Every write is atomic: a file is whole or not there."""
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import hashlib
 import json
 import os
 import secrets
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pandas as pd
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from nbutils.core.errors import LabError
-
-R = TypeVar("R", bound=BaseModel)
 
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """A hidden path beside `path` that takes its place only if the block succeeds.
 
-    The block writes a file or a folder there.
+    The block writes a file or a folder there. OSError where it cannot.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +33,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     older = Path(f"{made}.older")
     try:
         yield made
-        if path.is_dir():  # a folder is not replaced while it holds something
+        if made.is_dir() and path.is_dir():  # not replaced while it holds something
             os.replace(path, older)
         os.replace(made, path)
     finally:
@@ -45,10 +41,43 @@ def atomic(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
 
+@contextmanager
+def writing(path: str | Path) -> Iterator[Path]:
+    """`atomic`, with LabError that names `path` where it cannot be written."""
+    try:
+        with atomic(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise LabError(
+            f"{path} cannot be written ({error.strerror or error}): "
+            "make room there, or name another place"
+        ) from None
+
+
+@contextmanager
+def alone(path: str | Path, asked: bool = True) -> Iterator[None]:
+    """LabError where another process is in such a block for the same `path`.
+
+    The lock goes with its process, however that ends. Of several processes that work as
+    one, one has `asked`.
+    """
+    lock = Path(path).with_name(f".{Path(path).name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as file:
+        try:
+            if asked:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LabError(
+                f"another run is writing {path}: wait for it, or name another place"
+            ) from None
+        yield
+
+
 def write_jsonl(path: str | Path, records: Iterable[BaseModel | dict]) -> int:
     """Write one record a line; returns how many."""
     count = 0
-    with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with writing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for record in records:
             row = record.model_dump() if isinstance(record, BaseModel) else record
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -56,44 +85,57 @@ def write_jsonl(path: str | Path, records: Iterable[BaseModel | dict]) -> int:
     return count
 
 
-def read_jsonl(path: str | Path, kind: type[R] | None = None) -> list[Any]:
+def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """Number and text of every line that is not blank; a .gz file is unpacked.
+
+    A byte order mark is skipped. LabError that names file and line for other encodings
+    than UTF-8, and for a file that is missing or damaged.
+    """
+    path, number = _existing(path), 0
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                if text.strip():
+                    yield number, text.rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise LabError(
+            f"{path}, line {number}: not in UTF-8 (UTF-16? Latin-1?): save it so"
+        ) from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise LabError(f"{path}, after line {number}: {error}: restore it") from None
+
+
+def read_jsonl(path: str | Path, kind: type = dict) -> list[Any]:
     """The rows of a JSONL file, as dicts or validated records of `kind`.
 
-    Raises LabError that names the file, the line and the first fault in it.
+    LabError that names the file, the line and the first fault in it.
     """
-    read = kind.model_validate_json if kind else json.loads
-    rows = []
-    packed = Path(path).suffix == ".gz"
-    opened = gzip.open if packed else open
-    with opened(_existing(path), "rt", encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                rows += [read(line)] if line.strip() else []
-            except ValidationError as error:
-                first = error.errors()[0]
-                fault = (
-                    f"{'.'.join(map(str, first['loc'])) or 'record'}: {first['msg']}"
-                )
-            except json.JSONDecodeError as error:
-                fault = f"not JSON ({error.msg}), truncated or damaged"
-            else:
-                continue
-            raise LabError(f"{path}, line {number}: {fault}: restore the file")
+    read, rows = TypeAdapter(kind).validate_json, []
+    for number, line in read_lines(path):
+        try:
+            rows.append(read(line))
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"])) or "record"
+            raise LabError(
+                f"{path}, line {number}: {field}: {first['msg']}: mend or restore it"
+            ) from None
     return rows
 
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write a JSON file, indented, with a newline at its end."""
     text = json.dumps(value, indent=1, ensure_ascii=False)
-    with atomic(path) as temporary:
+    with writing(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read_json(path: str | Path) -> Any:
     """The value of a JSON file. LabError where it is missing or no JSON."""
-    path = _existing(path)
+    text = _existing(path).read_bytes()
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(text)
     except ValueError as error:
         raise LabError(f"{path} is not JSON ({error}): make it again") from None
 
@@ -101,13 +143,18 @@ def read_json(path: str | Path) -> Any:
 def write_table(path: str | Path, table: pd.DataFrame) -> None:
     """Write a parquet table (or csv, by the file's ending)."""
     csv = Path(path).suffix == ".csv"
-    with atomic(path) as temporary:
+    with writing(path) as temporary:
         (table.to_csv if csv else table.to_parquet)(temporary, index=False)
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """Read a parquet or csv table; LabError where it is missing or damaged."""
+    """Read a parquet or csv table; one of a folder with sums is verified.
+
+    LabError where it is missing, changed or damaged.
+    """
     path = _existing(path)
+    if (path.parent / SUMS).is_file():
+        verify(path)
     try:
         return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
     except (OSError, ValueError) as error:
@@ -135,8 +182,8 @@ def sha256(path: str | Path) -> str:
 def files_of(folder: str | Path) -> list[str]:
     """Names of all files under `folder`, sorted; hidden ones and its sums left out."""
     names = (p.relative_to(folder) for p in Path(folder).rglob("*") if p.is_file())
-    shown = (name for name in names if not any(p[0] == "." for p in name.parts))
-    return sorted(name.as_posix() for name in shown if name.as_posix() != SUMS)
+    shown = (n.as_posix() for n in names if not any(p[0] == "." for p in n.parts))
+    return sorted(name for name in shown if name != SUMS)
 
 
 def write_sums(folder: str | Path) -> int:
@@ -173,13 +220,9 @@ def verify(path: str | Path) -> None:
         names |= {(within / name).as_posix() for name in files_of(path)}
     for name in sorted(names):
         file = folder / name
-        mend = f"restore it with 'git checkout {file}'"
         if name not in listed:
             raise LabError(f"{file} is not listed in {folder / SUMS}")
-        if not file.is_file():
-            raise LabError(f"{file} is missing: {mend}")
-        if sha256(file) != listed[name]:
-            raise LabError(
-                f"{file} is truncated or changed (its sha256 is not in SHA256SUMS): "
-                f"{mend}"
-            )
+        whole = file.is_file() and sha256(file) == listed[name]
+        fault = "truncated or changed" if file.is_file() else "missing"
+        if not whole:
+            raise LabError(f"{file} is {fault}: restore it with 'git checkout {file}'")

@@ -1,7 +1,6 @@
-"""The machine a run finds: versions, device, memory, network, keys.
+"""The machine a run finds, compared with what its settings need before it starts.
 
-What a run needs is read from its settings and compared with what is there before
-anything starts. PyTorch is imported only where a GPU has to be looked for.
+PyTorch is imported only where a GPU has to be looked for.
 """
 
 from __future__ import annotations
@@ -10,7 +9,10 @@ import json
 import os
 import platform
 import re
+import resource
 import sys
+import tempfile
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,20 +20,20 @@ import psutil
 
 from nbutils.core.errors import LabError
 from nbutils.core.fields import Settings
+from nbutils.core.files import verify
 from nbutils.core.sections import MINILM, SMOLLM2
-from nbutils.core.settings import ROOT
+from nbutils.core.settings import DATA, ROOT
 
-PACKAGES = (
-    "torch", "transformers", "sentence-transformers", "peft", "bitsandbytes", "mteb",
-)  # fmt: skip
+PACKAGES = ("torch", "transformers", "sentence-transformers", "peft", "bitsandbytes",
+            "mteb")  # fmt: skip
 GB = 1024**3
 
 
 def versions() -> dict[str, str]:
     """Python's, the main libraries' and this project's versions; none is imported."""
-    found = {"python": platform.python_version()}
-    found |= {package: version(package) for package in PACKAGES}
-    return {**found, "nbutils": version("hard-negatives-lab")}
+    found = {package: version(package) for package in PACKAGES}
+    ours = version("hard-negatives-lab")
+    return {"python": platform.python_version(), **found, "nbutils": ours}
 
 
 def device_name() -> str:
@@ -44,26 +46,20 @@ def device_name() -> str:
 
 def describe_machine() -> None:
     """Print versions, device, cores and memory in one line."""
-    import torch  # here, so that its import counts as import and not as work
+    import torch  # noqa: F401 - here, so that its import counts as import, not as work
 
-    names = [f"{k} {v}" for k, v in versions().items() if k != "nbutils"]
-    memory = psutil.virtual_memory().total / GB
-    device = device_name() if torch.cuda.is_available() else "CPU"
-    libraries = ", ".join(names).replace("sentence-transformers", "ST")
+    names = ", ".join(f"{k} {v}" for k, v in versions().items() if k != "nbutils")
+    memory, device = psutil.virtual_memory().total / GB, device_name()
+    device = "CPU" if device == "cpu" else device
+    libraries = names.replace("sentence-transformers", "ST")
     print(f"{libraries} · {device}, {psutil.cpu_count()} cores, {memory:.0f} GB")
 
 
 def peak_memory_gb() -> float:
-    """The largest resident memory this process has had, in GB.
-
-    Linux's VmHWM belongs to this program alone; `ru_maxrss` would start at the
-    memory of the process that launched it.
-    """
-    status = Path("/proc/self/status")
-    if status.is_file() and (found := re.search(r"VmHWM:\D+(\d+)", status.read_text())):
-        return int(found[1]) * 1024 / GB
-    import resource
-
+    """The largest resident memory this process has had, in GB."""
+    with suppress(OSError):  # Linux; `ru_maxrss` starts at the launching process's
+        status = Path("/proc/self/status").read_text()
+        return int(re.search(r"VmHWM:\D+(\d+)", status)[1]) * 1024 / GB
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GB
 
@@ -82,16 +78,18 @@ def forget_peak() -> None:
 def cache_folder() -> Path:
     """The folder of all that can be made again: models and vectors.
 
-    NBUTILS_CACHE where that is set (from the project's root, if relative), else the
-    project's .cache; the user's own cache where the project cannot be written to.
+    NBUTILS_CACHE (from the project's root, if relative), else the project's .cache;
+    where that cannot be written the user's cache, and without a home a temporary one.
     """
     if named := os.environ.get("NBUTILS_CACHE"):
         return ROOT / Path(named).expanduser()
     own = ROOT / ".cache"
     if os.access(own if own.exists() else ROOT, os.W_OK):
         return own
-    users = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(users) / "nbutils"
+    users = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    there = next(folder for folder in (users, *users.parents) if folder.exists())
+    usable = users.is_absolute() and os.access(there, os.W_OK)
+    return (users if usable else Path(tempfile.gettempdir())) / "nbutils"
 
 
 def model_folder(name: str) -> Path:
@@ -102,16 +100,13 @@ def model_folder(name: str) -> Path:
 def fetched(name: str) -> Path:
     """The folder of a fetched model, every file there and of its full length.
 
-    Quick: no file but the short `origin.json` is read. Raises LabError that says how
-    to fetch the model.
+    No file but the short `origin.json` is read. LabError says how to fetch the model.
     """
     folder = model_folder(name)
-    try:
+    with suppress(OSError, ValueError, LookupError, TypeError):
         sizes = json.loads((folder / "origin.json").read_text())["bytes"]
         if all((folder / file).stat().st_size == size for file, size in sizes.items()):
             return folder
-    except (OSError, ValueError):
-        pass
     raise LabError(
         f"{name} is not in {folder}, or not whole: "
         "run 'python -m nbutils fetch' once, with a network"
@@ -127,46 +122,33 @@ def network_needs(settings: Settings) -> list[str]:
     encoder, mining = settings.encoder, settings.mining
     scorers = [*mining.teachers, mining.rescore_with or encoder.reference]
     for name in dict.fromkeys([encoder.student, encoder.reference, *scorers]):
-        kind, _, model = name.partition(":")
-        if kind == "server":
-            needs.append(f"an embeddings server of {model}")
-        elif not (_is_shipped(name) or Path(name).is_dir() or (ROOT / name).is_dir()):
-            needs.append(name)
+        shipped = name in ("bm25", "random", MINILM, SMOLLM2)
+        if name.startswith("server:"):
+            needs.append(f"an embeddings server of {name.removeprefix('server:')}")
+        elif not (shipped or name.startswith(("tiny-", "vectors:"))):
+            needs += [] if (ROOT / name).is_dir() or Path(name).is_dir() else [name]
     tasks = settings.evaluation.tasks
     return needs + [f"mteb's {name}" for name in tasks if name != "local"]
 
 
-def _is_shipped(model: str) -> bool:
-    named = model in ("bm25", "random", MINILM, SMOLLM2)
-    return named or model.startswith(("tiny-", "vectors:"))
-
-
 def environment(settings: Settings) -> dict[str, str]:
-    """Environment variables of a run: no needless network, no progress bars.
-
-    Threads of a product wait without spinning: on a machine that others use too, two
-    spinning threads took 2.5 times as long as one.
-    """
-    values = {
-        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
-        "TOKENIZERS_PARALLELISM": "false",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-    }
+    """Environment variables of a run: no needless network, no progress bars."""
+    on = ["HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS",
+          "HF_DATASETS_DISABLE_PROGRESS_BARS"]  # fmt: skip
     if set(network_needs(settings)) <= {"a language model"}:
-        offline = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
-        values |= dict.fromkeys(offline, "1")
-    return values
+        on += ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"]
+    quiet = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
+    # On a machine that others use too, two threads that spin while they wait took 2.5
+    # times as long as one.
+    policy = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
+    return {"OMP_WAIT_POLICY": policy, **quiet, **dict.fromkeys(on, "1")}
 
 
 def check_machine(settings: Settings) -> None:
     """Refuse a run that this machine cannot finish, before anything starts.
 
-    Raises LabError when free memory, a GPU, or the language model's key is missing.
-    The key is asked of every notebook in live mode: each reads all records, and what
-    no store holds yet is requested then.
+    LabError where free memory, a GPU or, in live mode, the language model's key is
+    missing, and for a changed table of published figures.
     """
     free = psutil.virtual_memory().available / GB
     if free < settings.min_memory_gb:
@@ -190,3 +172,4 @@ def check_machine(settings: Settings) -> None:
             "export the key (and the URL, for a server other than OpenAI's), or set "
             "llm_mode to 'replay'"
         )
+    verify(DATA / "published")

@@ -1,8 +1,4 @@
-"""Several processes as one: `accelerate launch -m nbutils train …` (or `mine`).
-
-In training every process knows the whole batch of a step, encodes its share of the
-mini-batches, and ends the step with the same gradients. One process needs none of this.
-"""
+"""Several processes as one: `accelerate launch -m nbutils train …` (or `mine`)."""
 
 from __future__ import annotations
 
@@ -11,13 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import (
-    broadcast_object_list,
-    gather_object,
-    parse_flag_from_env,
-    reduce,
-)
+from accelerate import PartialState, utils
 
 from nbutils.core.errors import LabError
 
@@ -29,8 +19,8 @@ def place() -> tuple[int, int]:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return 0, 1
-    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
-    state = PartialState(cpu=cpu)
+    cpu = utils.parse_flag_from_env("ACCELERATE_USE_CPU")
+    state = PartialState(cpu=cpu or not torch.cuda.is_available())
     return state.process_index, state.num_processes
 
 
@@ -53,24 +43,22 @@ def wait() -> None:
 
 def gather(value: Any) -> list[Any]:
     """Every process's value (any that pickles), in the order of their numbers."""
-    return gather_object([value]) if place()[1] > 1 else [value]
+    return utils.gather_object([value]) if place()[1] > 1 else [value]
 
 
 def add_up(tensor: torch.Tensor) -> torch.Tensor:
     """The sum of every process's tensor, on all of them."""
-    return reduce(tensor, "sum") if place()[1] > 1 else tensor
+    return utils.reduce(tensor, "sum") if place()[1] > 1 else tensor
 
 
 def from_main(make: Callable[[], Any]) -> Any:
     """What `make` returns on the main process, on all of them; so is its LabError."""
-    found: list[Any] = [None]
-    if is_main():
-        try:
-            found = [make()]
-        except LabError as error:
-            found = [error]
+    try:
+        found = [make() if is_main() else None]
+    except LabError as error:
+        found = [error]
     if place()[1] > 1:
-        broadcast_object_list(found)
+        utils.broadcast_object_list(found)
     if isinstance(found[0], LabError):
         raise found[0]
     return found[0]

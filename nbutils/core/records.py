@@ -1,7 +1,4 @@
-"""The records that flow from room to room, and the folder that holds them.
-
-Notebook 02 writes them, 03 to 06 read them: one JSONL file a kind.
-"""
+"""The records that flow from room to room: notebook 02 writes them, the others read."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,14 +19,11 @@ from nbutils.core.settings import DATA
 RECORDS = DATA / "records"
 """The shipped records: what the recorded answers parse to."""
 
-Level = Literal["N1", "N2", "N3", "N4"]
-LEVELS: tuple[Level, ...] = ("N1", "N2", "N3", "N4")
+LEVELS = ("N1", "N2", "N3", "N4")
 """N1 is the hardest negative, N4 the easiest (Negative Matters, MGH)."""
 
-Split = Literal["train", "dev", "held-out-tasks", "held-out-family"]
-HELD_OUT_FAMILY = "industry"
-
 GROUPS = ("short-long", "long-short", "short-short", "long-long", "sts")
+Split = Literal["train", "dev", "held-out-tasks", "held-out-family"]
 
 
 class Record(BaseModel):
@@ -140,17 +134,14 @@ class TrainingInstance(Record):
 def split_of(family: str, task_index: int | None, tasks: int, example: int) -> Split:
     """The split of an example of task `task_index` (of `tasks` in its group).
 
-    The family `industry` and the last task of each group are held out. Of every other
-    task the last recorded example (number 5) is for development. Items without a task
-    (`task_index` None) follow their family.
+    Held out are the family `industry` and the last task of each group; the last example
+    (number 5) of other tasks is for development. Items have no task (None).
     """
-    if family == HELD_OUT_FAMILY:
+    if family == "industry":
         return "held-out-family"
-    if task_index is None:
-        return "train"
-    if task_index == tasks - 1:
+    if task_index is not None and task_index == tasks - 1:
         return "held-out-tasks"
-    return "dev" if example == 5 else "train"
+    return "dev" if task_index is not None and example == 5 else "train"
 
 
 @dataclass(frozen=True)
@@ -182,28 +173,22 @@ def read_records(settings: Settings, folder: str | Path = RECORDS) -> Records:
     folder, most = Path(folder), settings.synthesis.max_items
     if (folder / SUMS).is_file():
         verify(folder)
-    own: dict[str, list] = {kind: [] for kind in KINDS}
-    for kind, record in KINDS.items():
-        by_family = defaultdict(list)
-        for row in read_jsonl(folder / f"{kind}.jsonl", record):
-            by_family[row.family].append(row)
-        for rows in map(by_family.__getitem__, settings.synthesis.families):
-            if kind == "graded":
-                rows = spread(rows, most, lambda e: (e.group, e.split))
-            elif kind == "items":
-                rows = rows[: most or None]
-            own[kind] += rows
-    items = {item.id for item in own["items"]}
-    own["syneg"] = [e for e in own["syneg"] if e.item_id in items]
-    return Records(**own)
-
-
-T = TypeVar("T")
+    rows = {k: read_jsonl(folder / f"{k}.jsonl", kind) for k, kind in KINDS.items()}
+    found: dict[str, list] = {kind: [] for kind in KINDS}
+    for family in settings.synthesis.families:
+        own = {k: [row for row in rows[k] if row.family == family] for k in KINDS}
+        own["graded"] = spread(own["graded"], most, lambda e: (e.group, e.split))
+        own["items"] = own["items"][: most or None]
+        asked = {item.id for item in own["items"]}
+        own["syneg"] = [e for e in own["syneg"] if e.item_id in asked]
+        for kind, kept in own.items():
+            found[kind] += kept
+    return Records(**found)
 
 
 def spread(
-    rows: Sequence[T], count: int, stratum: Callable[[T], tuple[str, str]]
-) -> list[T]:
+    rows: Sequence[Any], count: int, stratum: Callable[[Any], tuple[str, str]]
+) -> list[Any]:
     """The first `count` (0: all) when groups and splits take turns, in their order.
 
     A short run then still holds every group, and something to train on and to test.
@@ -214,13 +199,10 @@ def spread(
     for place, row in enumerate(rows):
         queues[stratum(row)].append(place)
     groups, splits = (list(dict.fromkeys(part)) for part in zip(*queues, strict=True))
-    lap = math.lcm(len(groups), len(splits))
-    chosen: list[int] = []
-    for turn in itertools.count():
-        # After a lap the pairs come round again: shift, so that all pairs are met.
-        key = groups[turn % len(groups)], splits[(turn + turn // lap) % len(splits)]
-        if queues.get(key):
-            chosen.append(queues[key].pop(0))
-        if len(chosen) == count:
-            break
-    return [rows[place] for place in sorted(chosen)]
+    lap, order = math.lcm(len(groups), len(splits)), []
+    for turn in range(len(groups) * len(splits)):  # after a lap shifted: all pairs
+        pair = groups[turn % len(groups)], splits[(turn + turn // lap) % len(splits)]
+        order.append(queues[pair])
+    rounds = itertools.chain(*itertools.zip_longest(*order))
+    places = [place for place in rounds if place is not None]
+    return [rows[place] for place in sorted(places[:count])]

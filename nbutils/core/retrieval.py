@@ -1,23 +1,23 @@
 """Retrieval sets: read from BEIR's format, or made from the lab's own records.
 
-A folder in BEIR's format holds corpus.jsonl and queries.jsonl, whose lines have `_id`,
-`text` and perhaps `title`, and qrels/SPLIT.tsv with the columns query-id, corpus-id and
-score; a score above 0 marks a positive.
+BEIR's: corpus.jsonl and queries.jsonl (or .jsonl.gz) with `_id`, `text` and perhaps
+`title`; qrels/SPLIT.tsv with query-id, corpus-id and score, above 0 for a positive.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from nbutils.core.errors import LabError
-from nbutils.core.files import read_jsonl
+from nbutils.core.files import read_jsonl, read_lines
 from nbutils.core.records import GradedExample, Records, RetrievalItem, Split
 from nbutils.core.text import normalise
 
@@ -41,31 +41,61 @@ class RetrievalSet:
     excluded: dict[str, list[str]] = field(default_factory=dict)
 
 
-def read_set(folder: str | Path, split: str = "train") -> RetrievalSet:
+# pandas writes NaN for a text that is not there
+Text = Annotated[str | None, BeforeValidator(lambda v: None if v != v else v)]
+
+
+class Line(BaseModel):
+    """A line of corpus.jsonl or queries.jsonl; other keys are ignored."""
+
+    model_config = ConfigDict(strict=True)
+    id: str = Field(alias="_id", min_length=1)
+    title: Text = None
+    text: Text = None
+
+
+def read_set(
+    folder: str | Path,
+    split: str = "train",
+    skip_missing: bool = False,
+    say: Callable[[str], None] = print,
+) -> RetrievalSet:
     """The queries of a split that have a positive, with the whole corpus.
 
-    Documents without any text are left out. Raises LabError for a file or split that is
-    missing, an id that stands twice, and a query or positive that has no text.
+    Documents without any text are left out. LabError for a file or split that is not
+    there and a line that cannot be read; also for queries and positives without a text,
+    all at once, unless `skip_missing` leaves them out and says so.
     """
     folder = Path(folder)
-    positives = _read_qrels(folder, split)
-    queries = _read_texts(folder / "queries.jsonl")
-    corpus = _read_texts(folder / "corpus.jsonl")
-    for name, known, wanted in (
-        ("queries.jsonl", queries, positives),
-        ("corpus.jsonl", corpus, chain(*positives.values())),
-    ):
-        lost = set(wanted) - known.keys()
-        if lost:
-            raise LabError(
-                f"{folder / name} has no text of {min(lost)!r}, which the qrels name"
-            )
-    queries = {query: queries[query] for query in positives}
-    return RetrievalSet(folder.resolve().name, queries, _frame(corpus), positives)
+    if not folder.is_dir():
+        raise LabError(
+            f"{folder} is no folder: give one that holds corpus.jsonl, queries.jsonl "
+            "and qrels/, as BEIR's"
+        )
+    pairs = _read_qrels(folder, split)
+    queries, corpus = _read_texts(folder, "queries"), _read_texts(folder, "corpus")
+    told = [
+        f"{name}.jsonl has no text of {len(lost)}: {', '.join(sorted(lost)[:20])}"
+        for name, n, texts in (("queries", 0, queries), ("corpus", 1, corpus))
+        if (lost := {repr(pair[n]) for pair in pairs if pair[n] not in texts})
+    ]
+    fault = f"of the ids that the qrels of {folder} name, {'; '.join(told)}"
+    if told and not skip_missing:
+        raise LabError(f"{fault}: mend the files, or leave them out (--skip-missing)")
+    if told:
+        say(f"left out: {fault}")
+    positives: dict[str, list[str]] = {}
+    for query, document in pairs:
+        if query in queries and document in corpus:
+            positives.setdefault(query, []).append(document)
+    if not positives:
+        raise LabError(f"no query of {folder} has a positive with a text")
+    own = {query: queries[query] for query in positives}
+    return RetrievalSet(folder.resolve().name, own, _frame(corpus), positives)
 
 
-def _read_qrels(folder: Path, split: str) -> dict[str, list[str]]:
-    """Query id to the ids of its positives, in the file's order."""
+def _read_qrels(folder: Path, split: str) -> list[tuple[str, str]]:
+    """The different pairs (query id, id of a positive), in the file's order."""
     path = folder / "qrels" / f"{split}.tsv"
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in path.parent.glob("*.tsv")))
@@ -73,34 +103,41 @@ def _read_qrels(folder: Path, split: str) -> dict[str, list[str]]:
             f"{folder} has no split {split!r} in BEIR's format: "
             f"it has {there or 'no qrels'}"
         )
-    plain = {"sep": "\t", "dtype": str, "quoting": csv.QUOTE_NONE}
-    try:
-        table = pd.read_csv(path, keep_default_na=False, **plain)
-        right = table[table["score"].astype(float) > 0].drop_duplicates()
-        positives = right.groupby("query-id", sort=False)["corpus-id"].agg(list)
-    except (KeyError, ValueError):
-        raise LabError(
-            f"{path} needs the columns query-id, corpus-id and score, separated by tabs"
-        ) from None
-    if positives.empty:
+    names: list[str] = []
+    pairs: dict[tuple[str, str], bool] = {}
+    for number, line in read_lines(path):
+        cells = line.split("\t")
+        row = dict(zip(names or cells, cells, strict=False))
+        try:
+            query, document, score = row["query-id"], row["corpus-id"], row["score"]
+            if not names:  # the first line
+                names = cells
+            elif not math.isfinite(float(score)):
+                raise ValueError
+            elif float(score) > 0:
+                pairs[query, document] = True
+        except (KeyError, ValueError):
+            raise LabError(
+                f"{path}, line {number}: it needs the columns query-id, corpus-id and "
+                f"score (a number), separated by tabs; here is {line[:60]!r}"
+            ) from None
+    if not pairs:
         raise LabError(
             f"{path} marks no positive (a score above 0): name another split"
         )
-    return positives.to_dict()
+    return list(pairs)
 
 
-def _read_texts(path: Path) -> dict[str, str]:
+def _read_texts(folder: Path, name: str) -> dict[str, str]:
     """Id to text, title first, of all that have one."""
+    path, packed = folder / f"{name}.jsonl", folder / f"{name}.jsonl.gz"
+    path = packed if packed.exists() and not path.exists() else path
     found: dict[str, str] = {}
-    packed = path.with_name(path.name + ".gz")
-    for row in read_jsonl(packed if packed.is_file() else path):
-        name = row.get("_id") if isinstance(row, dict) else None
-        if not isinstance(name, str):
-            raise LabError(f"{path}: a line has no text `_id`; it must hold _id, text")
-        if name in found:
-            raise LabError(f"{path}: id {name!r} stands twice")
-        found[name] = "\n".join(filter(None, (row.get("title"), row.get("text"))))
-    return {name: text for name, text in found.items() if text}
+    for row in read_jsonl(path, Line):
+        if row.id in found:
+            raise LabError(f"{path}: id {row.id!r} stands twice")
+        found[row.id] = "\n".join(filter(None, (row.title, row.text)))
+    return {key: text for key, text in found.items() if text.strip()}
 
 
 def _frame(documents: dict[str, str]) -> pd.DataFrame:

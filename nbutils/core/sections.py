@@ -1,8 +1,7 @@
-"""Every setting of the lab in sections, one a room, with unit, default and source.
+"""Every setting in sections, one a room: default, source, unit, and below its meaning.
 
-The line below a setting says what it means. `source` says which paper a default is
-from; "ours" marks a choice of this lab where the papers are silent or the machine is
-smaller.
+`source` is the paper that a default is from (in brackets: the paper's own value);
+"ours" is a choice of this lab, where papers are silent or the machine is smaller.
 """
 
 from __future__ import annotations
@@ -39,9 +38,8 @@ class LLM(Section):
     prefix: ClassVar[str] = "llm_"
 
     mode: Literal["replay", "live", "record"] = opt("replay")
-    """replay: stored answers only; live: ask a server for missing ones; record: ask
-    also for what the shipped recordings hold"""
-    model: str = opt("recorded", "Negative Matters (GPT-4o) in the paper profile")
+    """replay: stored answers only; live: asks for others; record: shipped ones too"""
+    model: str = opt("recorded", "Negative Matters (GPT-4o)")
     """name of the model, part of the key of every answer"""
     temperature: float = opt(1.0, "E5-mistral", ge=0, le=2)
     """decoding temperature"""
@@ -54,8 +52,7 @@ class LLM(Section):
     without: list[Literal["temperature", "top_p", "max_tokens", "response_format"]] = (
         opt([])
     )
-    """parameters that the model refuses, not sent; max_tokens goes by its newer name,
-    max_completion_tokens"""
+    """parameters not sent; max_tokens then goes by the name max_completion_tokens"""
     reasks: int = opt(2, ge=0)
     """times that a rejected answer is asked for again, the fault told"""
     in_flight: int = opt(8, gt=0)
@@ -93,8 +90,6 @@ class Synthesis(Section):
     """seeds of a retrieval set: one call for the whole ladder, or one a level"""
     languages: list[str] = opt(["English"], min_length=1)
     """languages of graded examples, taking turns"""
-    bitext: bool = opt(False, "E5-mistral")
-    """a sixth group: translations from the first language into the second"""
     near_duplicate: float = opt(0.8, gt=0, le=1)
     """share of word 3-grams in common from which two texts are near-duplicates"""
     judged_queries: int = opt(40, unit="queries", gt=0)
@@ -106,9 +101,7 @@ class Encoder(Section):
 
     reference: str = opt(MINILM)
     """encoder that measures similarity in the figures"""
-    student: str = opt(
-        SMOLLM2, "Negative Matters (Mistral-7B-Instruct-v0.2) in the paper profile"
-    )
+    student: str = opt(SMOLLM2, "Negative Matters (Mistral-7B-Instruct-v0.2)")
     """model to train: hub name, folder, or tiny-mistral / tiny-bert"""
     student_layers: int = opt(0, "L3Prune (arXiv 2410.14578)", unit="layers", ge=0)
     """first layers of the student that are kept; 0: all; 8 unless set, of SmolLM2"""
@@ -129,7 +122,7 @@ class Encoder(Section):
     )
     """tokens to one vector"""
     ata_transform: Literal["log", "sum", "printed"] = opt(
-        "log", "Negative Matters, our reading; printed: as a review has it"
+        "log", "Negative Matters, our reading; a review has it as printed"
     )
     """attention a to weight, K tokens: log(1 + K a); a; log(a (K + 1)) as printed"""
     ata_gradient: bool = opt(False)
@@ -138,7 +131,7 @@ class Encoder(Section):
         "llm2vec", "LLM2Vec (Negative Matters does not say)"
     )
     """llm2vec: not what stands before the text; all: every token; text: it alone"""
-    text_format: str = opt("plain", "LLM2Vec (inst) in the paper profile")
+    text_format: str = opt("plain", "LLM2Vec (inst)")
     """plain, e5, inst, chat (SmolLM2's, unless set) or a template with {text} in it"""
     max_length: int = opt(160, unit="tokens", gt=7)
     """longest text"""
@@ -152,22 +145,15 @@ class Mining(Section):
     """Who scores candidates and which become negatives (notebook 03)."""
 
     teachers: list[str] = opt(
-        ["bm25", MINILM],
-        "NV-Retriever (e5-mistral-7b-instruct) in the paper profile",
-        min_length=1,
+        ["bm25", MINILM], "NV-Retriever (e5-mistral-7b-instruct)", min_length=1
     )
-    """who scores candidates: bm25, random, a hub name, a folder, server:MODEL or
-    vectors:FOLDER"""
-    candidate_depth: int = opt(
-        100, "NV-Retriever (at least 100)", unit="documents", gt=0
-    )
+    """who scores: bm25, random, a hub name, a folder, server:MODEL, vectors:FOLDER"""
+    candidate_depth: int = opt(100, "NV-Retriever (100 or more)", "documents", gt=0)
     """candidates kept per query"""
     index: str = opt("")
-    """faiss index that finds candidates among vectors, such as IVF256,Flat or HNSW32;
-    empty: exact search. For the command `mine`, which prints what it misses"""
+    """for `mine`: a faiss index such as IVF256,Flat or HNSW32; empty: exact search"""
     rescore_with: str = opt("")
-    """cross-encoder that scores candidates and positives again (RocketQA's filter), a
-    hub name or a folder; empty: none"""
+    """cross-encoder that scores again (RocketQA's filter), a name or folder; or none"""
     negatives_per_query: int = opt(4, "NV-Retriever", unit="documents", gt=0)
     """negatives mined per query"""
     mining_method: Literal["naive", "shifted", "abs", "margin_pos", "perc_pos"] = opt(
@@ -193,8 +179,7 @@ class Mining(Section):
     sampling_temperature: float = opt(1.0, "ours (NV-Retriever does not say)", gt=0)
     """draws follow the softmax of score / temperature"""
     backfill: Literal["none", "random"] = opt("none")
-    """what is added, and marked, where negatives are lacking: nothing, or documents
-    drawn at random"""
+    """what is added, and marked, where negatives are lacking: documents drawn"""
 
     @property
     def needed(self) -> int:
@@ -219,24 +204,18 @@ class Training(Section):
         "fixed-1", "fixed-2", "fixed-3", "fixed-4", "all",
     ] = opt("curriculum", "Negative Matters")  # fmt: skip
     """order of the levels; all: every level in every step"""
-    steps_per_level: int = opt(
-        12, "Negative Matters (400, our reading) in the paper profile", "steps", gt=0
-    )
+    steps_per_level: int = opt(12, "Negative Matters (400, our reading)", "steps", gt=0)
     """steps on each level"""
     retrieval_steps: int = opt(0, unit="steps", ge=0)
-    """steps of a retrieval phase after the levels: retrieval items and retrieved
-    negatives only"""
-    batches_from: Literal["all", "dataset", "task"] = opt(
-        "all", "LLM2Vec (one data set) in the paper profile"
-    )
+    """steps of a last phase of retrieval items and retrieved negatives only"""
+    batches_from: Literal["all", "dataset", "task"] = opt("all", "LLM2Vec (dataset)")
     """where the instances of one batch are from"""
     batch_size: int = opt(24, unit="queries", gt=0)
     """queries a step"""
     mini_batch: int = opt(24, unit="texts", gt=0)
     """texts that go through the model at once"""
     mini_batch_tokens: int = opt(1536, unit="tokens", ge=0)
-    """tokens, padding included, that go through the model at once; mini_batch still
-    holds; 0: no such limit"""
+    """tokens at once, with padding, beside the limit mini_batch; 0: no such limit"""
     gradient_cache: bool = opt(False, "GradCache")
     """keep the activations of one mini-batch only, for a second forward pass"""
     learning_rate: float = opt(1e-3, gt=0)
@@ -245,27 +224,25 @@ class Training(Section):
     """linear warm-up"""
     weight_decay: float = opt(0.0, ge=0)
     """AdamW's weight decay"""
-    temperature: float = opt(0.05, "LLM2Vec (0.02) in the paper profile", gt=0)
+    temperature: float = opt(0.05, "LLM2Vec (0.02)", gt=0)
     """InfoNCE temperature"""
     symmetric: bool = opt(False)
     """the loss also asks for each positive's query among the queries"""
     in_batch: bool = opt(True)
     """the batch's other documents are negatives too, beside a query's own"""
     known_positives: Literal["labelled", "all"] = opt("labelled")
-    """right answers that a query never has as negatives: the labelled ones of all
-    records that ask the same; all: the planted ones too, which mining is not told of"""
+    """right answers that are never negatives of a query that asks the same; all: with
+    the planted ones, which mining is not told of"""
     checkpoint_every: int = opt(10, unit="steps", gt=0)
     """steps from one checkpoint to the next"""
     mixing: Literal["synthetic", "retrieved", "direct", "hybrid"] = opt(
         "hybrid", "SyNeg"
     )
     """how retrieved negatives join the synthetic ones"""
-    retrieved_per_query: int = opt(1, "SyNeg (2) in the paper profile", ge=0)
+    retrieved_per_query: int = opt(1, "SyNeg (2)", ge=0)
     """retrieved negatives beside a synthetic one"""
-    synthetic_ratio: float = opt(
-        0.0, "SyNeg (R, best 0.7; that it is this ratio is our reading)", ge=0
-    )
-    """synthetic negatives for each retrieved one, of 1 + retrieved_per_query; 0: one to
+    synthetic_ratio: float = opt(0.0, "SyNeg (R, best 0.7; our reading)", ge=0)
+    """synthetic negatives for a retrieved one, of 1 + retrieved_per_query; 0: one to
     retrieved_per_query"""
     optimizer: Literal["adamw", "paged_adamw_8bit"] = opt("adamw")
     """paged_adamw_8bit needs a GPU"""

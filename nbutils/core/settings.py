@@ -1,33 +1,30 @@
 """From profile, file and words to settings, with errors that name the nearest.
 
-The order of precedence is: command line, notebook parameters, YAML file, profile,
-default. A profile is data: no other module asks which one is in force.
+Command line and notebook parameters go before a YAML file, then profile, then default.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, get_origin
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from nbutils.core.errors import LabError, known, nearest
 from nbutils.core.fields import PLACES, SECTIONS, Settings, field_of, nested
 from nbutils.core.profiles import PROFILES, STUDENTS
 from nbutils.core.sections import FAMILIES, Section
 
+NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "data"
 
 
 def flat_name(name: Any) -> str:
-    """The flat name of a setting that is given flat, as section.name or as its name.
-
-    `llm_mode`, `llm.mode` and `mode` are one; a bare name must be unique. The profile
-    is no setting.
-    """
+    """The flat name of `llm_mode`, `llm.mode` or, where that is unique, `mode`."""
     if name == "profile":
         raise LabError(
             "the profile is chosen with --profile (or the parameter `profile`), "
@@ -43,31 +40,30 @@ def flat_name(name: Any) -> str:
 
 
 def resolve(
-    profile: str = "workshop",
-    overrides: dict[str, Any] | None = None,
-    *,
-    config: str | Path | None = None,
+    profile: str = "workshop", overrides: Mapping[str, Any] | None = None
 ) -> Settings:
-    """Settings of a profile, changed by a YAML file, then by `overrides`.
+    """Settings of a profile, changed by `overrides`.
 
-    Raises LabError for an unknown profile, an unknown name (naming the nearest
-    setting or family) or a value of the wrong type: the string "false" is not a
-    boolean.
+    LabError for an unknown profile, setting or family (naming the nearest) and for a
+    value of the wrong type: the string "false" is not a boolean.
     """
     known("profile", profile, PROFILES)
-    given = {**(read_config(config) if config else {}), **(overrides or {})}
-    values = {flat_name(name): value for name, value in given.items()}
+    overrides = overrides or {}
+    if not isinstance(overrides, Mapping):
+        raise LabError(
+            f"overrides must be a mapping such as {{'seed': 1}}, not {overrides!r}; "
+            "papermill hands one over with -y '{overrides: {seed: 1}}', not with -p"
+        )
+    values = {flat_name(name): value for name, value in overrides.items()}
     values = {**PROFILES[profile], **values, "profile": profile}
-    student = values.get("student", field_of("student").default)
-    values = {**STUDENTS.get(student, {}), **values}
+    student = str(values.get("student", field_of("student").default))
     try:
-        settings = Settings(**nested(values))
+        settings = Settings(**nested({**STUDENTS.get(student, {}), **values}))
     except ValidationError as error:
-        first = error.errors()[0]
-        section, *leaf = first["loc"]
-        place = (section, leaf[0]) if section in SECTIONS else ("", section)
-        name = next(flat for flat, where in PLACES.items() if where == place)
-        raise _refusal(name, first["input"], first["msg"]) from None
+        place = error.errors()[0]["loc"]
+        here = (place[:2], ("", place[0]))
+        name = next(name for name, own in PLACES.items() if own in here)
+        raise _refusal(name, error) from None
     for family in settings.synthesis.families:
         known("family", family, FAMILIES)
     for name, value in settings.flat().items():
@@ -78,18 +74,16 @@ def resolve(
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """A YAML file of settings, by flat name. LabError if missing or no mapping.
+    """A YAML file of settings, by flat name; a section may be a mapping of its own.
 
-    A section may be a mapping of its own. YAML reads `2e-4` as a text; where a setting
-    is a number, so is its value here.
+    LabError if missing or no mapping. `2e-4`, for YAML a text, is the number it means.
     """
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise LabError(f"settings file {path} does not exist")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        cause = " ".join(str(error).split())
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except NOT_YAML as error:
+        cause = " ".join(str(error).split()).replace("'\\t'", "a tab, not spaces,")
         raise LabError(f"settings file {path} is not valid YAML: {cause}") from None
     if not isinstance(values, dict):
         raise LabError(f"settings file {path} must hold 'name: value' lines")
@@ -106,25 +100,23 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
-    """`name=value` of the command line as (flat name, typed value).
-
-    The value is read as the setting's type: `bidirectional=false` is the boolean.
-    """
-    name, equals, raw = text.partition("=")
+    """`name=value` of the command line as (flat name, value of the setting's type)."""
+    name, equals, raw = (part.strip() for part in text.partition("="))
     if not equals:
-        raise LabError(f"{text!r} is not of the form name=value")
+        raise LabError(
+            f"{text!r} is not of the form name=value: write --set seed=1, no spaces"
+        )
     name = flat_name(name)
-    field = field_of(name)
+    section, leaf = PLACES[name]
+    value = raw
+    if field_of(name).annotation is not str:
+        with suppress(*NOT_YAML):  # refused as the text that it is
+            value = yaml.safe_load(raw)
     try:
-        value = raw if field.annotation is str else yaml.safe_load(raw)
-    except yaml.YAMLError:
-        value = raw
-    finite = ConfigDict(allow_inf_nan=False)
-    adapter = TypeAdapter(Annotated[field.annotation, field], config=finite)
-    try:
-        return name, adapter.validate_python(value, strict=False)
+        kind = SECTIONS.get(section, Settings)
+        return name, getattr(kind.model_validate({leaf: value}, strict=False), leaf)
     except ValidationError as error:
-        raise _refusal(name, raw, error.errors()[0]["msg"]) from None
+        raise _refusal(name, error, raw) from None
 
 
 def changed(section: Section, **changes: Any) -> Section:
@@ -134,22 +126,24 @@ def changed(section: Section, **changes: Any) -> Section:
     try:
         return type(section)(**{**dict(section), **changes})
     except ValidationError as error:
-        first = error.errors()[0]
-        raise _refusal(first["loc"][0], first["input"], first["msg"]) from None
+        raise _refusal(section.prefix + error.errors()[0]["loc"][0], error) from None
 
 
-def _refusal(name: str, value: Any, reason: str) -> LabError:
-    reason = reason.removeprefix("Value error, ")
+def _refusal(name: str, error: ValidationError, value: Any = None) -> LabError:
+    first = error.errors()[0]
+    value = first["input"] if value is None else value
+    reason = first["msg"].removeprefix("Value error, ")
+    if get_origin(field_of(name).annotation) is list and isinstance(value, str):
+        reason += f", such as {name}=[{value.strip('[]')}]"
     return LabError(f"setting {name!r} cannot be {value!r}: {reason}")
 
 
 def table() -> list[dict[str, Any]]:
-    """One row per setting: name, default, each profile's value, unit, source, text."""
+    """One row per setting: section, name, value by profile, unit, source, text."""
     rows, values = [], {profile: resolve(profile).flat() for profile in PROFILES}
     for name, (section, _) in PLACES.items():
-        field = field_of(name)
         own = {profile: flat[name] for profile, flat in values.items()}
-        text = " ".join(field.description.split())
-        row = {"section": section or "all", "name": name, **field.json_schema_extra}
-        rows.append({**row, **own, "text": text})
+        row = {"section": section or "all", "name": name, **own}
+        text = " ".join(field_of(name).description.split())
+        rows.append({**row, **field_of(name).json_schema_extra, "text": text})
     return rows

@@ -1,7 +1,6 @@
 """A shelf: rows by key in one SQLite file, each written before `put` returns.
 
-A process that is killed loses nothing; a power failure may cost the latest rows, for a
-commit that waits for the disk would take longer than the rest of a request.
+A process that is killed loses nothing; a power failure may cost the latest rows.
 """
 
 from __future__ import annotations
@@ -42,7 +41,6 @@ class Shelf:
     def get(self, keys: Iterable[Any]) -> dict[Any, tuple]:
         """Key to the values of its row, of those keys that are there.
 
-        Asked for by key, so that a large file costs no more than a small one. Raises
         Damaged for a file that is no shelf, LabError where it is locked or full.
         """
         keys, found = list(keys), {}
@@ -69,7 +67,7 @@ class Shelf:
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
-                self._connection = None
+            self._connection = None
 
     def _run(self, statement: str, values: Iterable, many: bool = False) -> list[tuple]:
         try:
@@ -84,17 +82,14 @@ class Shelf:
             ) from None
 
     def _opened(self) -> sqlite3.Connection:
-        if self._connection is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(self.path, timeout=60, check_same_thread=False)
-            try:
-                with contextlib.suppress(sqlite3.OperationalError):
-                    connection.execute("PRAGMA journal_mode=WAL")  # or another sets it
-                connection.execute("PRAGMA synchronous=NORMAL")
-                named = ", ".join(("key PRIMARY KEY", *self.columns))
-                connection.execute(f"CREATE TABLE IF NOT EXISTS {self.table} ({named})")
-            except sqlite3.Error:
-                connection.close()
-                raise
-            self._connection = connection
-        return self._connection
+        if self._connection is not None:
+            return self._connection
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(self.path, timeout=60, check_same_thread=False)
+        with contextlib.suppress(sqlite3.OperationalError):
+            connection.execute("PRAGMA journal_mode=WAL")  # or another sets it
+        connection.execute("PRAGMA synchronous=NORMAL")
+        named = ", ".join(("key PRIMARY KEY", *self.columns))
+        connection.execute(f"CREATE TABLE IF NOT EXISTS {self.table} ({named})")
+        self._connection = connection
+        return connection

@@ -1,8 +1,4 @@
-"""Intervals: how surely a mean, a share or a difference is known.
-
-All are 95 % percentile bootstrap intervals over independent units, from one helper:
-`bootstrap` draws whole units and takes a statistic of their sums.
-"""
+"""95 % percentile bootstrap intervals of means, shares and differences, by units."""
 
 from __future__ import annotations
 
@@ -23,11 +19,9 @@ def bootstrap(
     """A statistic of per-unit sums with its 95 % interval: (value, low, high).
 
     sums: (units, columns), what each independent unit adds to each column. statistic:
-    totals (..., columns) to values (...), such as `ratio`. The same units are drawn in
-    every call with as many, so tables of the same queries are compared in pairs by
-    giving them as columns. Draws where the statistic is not finite do not count; nan
-    three times where it is not finite over all units. A statistic that is none of
-    sums takes `np.eye(units)`: its totals say how often each unit was drawn.
+    totals (..., columns) to values (...), such as `ratio`. Draws where it is not finite
+    do not count; nan three times where it is not over all units. A statistic that is
+    none of sums takes `np.eye(units)`: its totals say how often each unit was drawn.
     """
     sums = np.asarray(sums, dtype=float)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -42,9 +36,8 @@ def bootstrap(
 @lru_cache(maxsize=4)
 def _times_drawn(units: int, samples: int, seed: int) -> np.ndarray:
     """How often each unit is in each resample (samples, units)."""
-    draw = np.random.default_rng(seed)
-    drawn = draw.multinomial(units, np.full(units, 1 / units), size=samples)
-    return drawn.astype(float)
+    draw, shares = np.random.default_rng(seed), np.full(units, 1 / units)
+    return draw.multinomial(units, shares, size=samples).astype(float)
 
 
 def ratio(totals: np.ndarray) -> np.ndarray:
@@ -60,8 +53,8 @@ def interval(
 ) -> tuple[float, float, float]:
     """Mean of `values` with its 95 % bootstrap interval: (mean, low, high).
 
-    `units` names the independent unit that each value belongs to (its query, its task);
-    without it every value is one. nan three times where there is no value.
+    `units` names the independent unit of each value (its query, its task), by default
+    the value itself. nan three times where there is no value.
     """
     values = np.asarray(values, dtype=float)
     names = np.arange(len(values)) if units is None else np.asarray(units)
@@ -80,12 +73,11 @@ def paired_difference(
 ) -> dict[str, float]:
     """Mean of after − before with its 95 % interval.
 
-    Arrays are (queries,) or (seeds, queries), paired by position. `units` names what
-    each query belongs to (its task, say): units are drawn with replacement, because
-    queries of one task are alike. With several seeds the interval also covers a new
-    seed: it is widened to the t interval of the seeds' means where that is wider,
-    because a bootstrap of three to five seeds is too narrow. Returns mean, low, high,
-    and `distinguishable` (1.0 where the interval leaves out zero).
+    Arrays are (queries,) or (seeds, queries), paired by position; `units` as `interval`
+    has them. With several seeds the interval also covers a new seed: it is widened to
+    the t interval of the seeds' means where that is wider, because a bootstrap of three
+    to five seeds is too narrow. Returns mean, low, high, and `distinguishable` (1.0
+    where the interval leaves out zero).
     """
     gain = np.atleast_2d(np.asarray(after, float) - np.asarray(before, float))
     if gain.size == 0 or not np.isfinite(gain).all():
@@ -97,12 +89,8 @@ def paired_difference(
         seeds = gain.mean(axis=1)
         half = float(t.ppf(0.975, len(seeds) - 1) * sem(seeds))
         low, high = min(low, mean - half), max(high, mean + half)
-    return {
-        "mean": mean,
-        "low": low,
-        "high": high,
-        "distinguishable": float(low > 0 or high < 0),
-    }
+    found = {"mean": mean, "low": low, "high": high}
+    return {**found, "distinguishable": float(low > 0 or high < 0)}
 
 
 def unit_of(query_id: str) -> str:
@@ -113,14 +101,11 @@ def unit_of(query_id: str) -> str:
 def in_words(difference: Mapping[str, float], unit: str = "") -> str:
     """`+0.051 [0.032, 0.070]`, and "not distinguishable here" where it is not."""
     mean, low, high = (_signed(difference[name]) for name in ("mean", "low", "high"))
-    text = f"{mean}{unit} [{low}, {high}]"
-    return (
-        text if difference["distinguishable"] else f"{text}: not distinguishable here"
-    )
+    told = "" if difference["distinguishable"] else ": not distinguishable here"
+    return f"{mean}{unit} [{low}, {high}]{told}"
 
 
 def _signed(value: float) -> str:
     """Three decimals, or one digit of what these would round to zero."""
-    if abs(value) < 1e-9:  # a sum's rounding, no value
-        value = 0.0
+    value = 0.0 if abs(value) < 1e-9 else value  # a sum's rounding is no value
     return f"{value:+.1g}" if 0 < abs(value) < 5e-4 else f"{value:+.3f}"

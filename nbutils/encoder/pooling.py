@@ -1,8 +1,7 @@
 """From token vectors to one text vector: mean, last, first, weighted mean and ATA.
 
-Every pooling here is a set of token weights that sum to one, so that they can be
-compared, drawn and swapped. ATA (Negative Matters) weighs a token by the attention it
-receives, which `attention.attend` sums without ever holding an attention matrix.
+Every pooling is a set of token weights that sum to one. ATA (Negative Matters) weighs a
+token by the attention it receives, which `attention.attend` sums without a matrix.
 """
 
 from __future__ import annotations

@@ -6,8 +6,9 @@ any SentenceTransformer.
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from nbutils.core.fields import Settings
 from nbutils.core.files import atomic
 from nbutils.core.sections import Encoder
 from nbutils.encoder.backbone import NOT_SAVED, Backbone
-from nbutils.encoder.models import TINY, device_of, load_pretrained
+from nbutils.encoder.models import TINY, device_of, load_pretrained, module_types
 from nbutils.encoder.pooling import TokenPooling
 
 FREE = NOT_SAVED | {"compute_dtype", "ata_gradient"}
@@ -119,8 +120,8 @@ def load_student(
 def load_encoder(settings: Settings, name: str | None = None) -> SentenceTransformer:
     """An encoder as its authors made it, by hub name or folder (None: the setting).
 
-    Runs on the settings' device with their length limit. LabError where the model
-    cannot be found.
+    Runs on the settings' device with their length limit, where it has one. LabError
+    where the model cannot be found.
     """
     name = settings.encoder.reference if name is None else name
     device = device_of(settings)
@@ -128,20 +129,14 @@ def load_encoder(settings: Settings, name: str | None = None) -> SentenceTransfo
         section = Encoder(student=name, quantization="none", pooling="mean")
         model = as_encoder(Backbone(section, device), device)
     else:
+        packages = {kind.split(".")[0] for kind in module_types(name)}
+        own = "nbutils" in packages and packages <= {"nbutils", "sentence_transformers"}
+        trusted = own and Path(name).is_dir()
         model = load_pretrained(
-            SentenceTransformer,
-            name,
-            device=device,
-            trust_remote_code=_is_ours(Path(name)),
+            SentenceTransformer, name, device=device, trust_remote_code=trusted
         )
-    longest = model.max_seq_length or settings.encoder.max_length
-    model.max_seq_length = min(settings.encoder.max_length, longest)
+    longest = model.max_seq_length or math.inf
+    if longest > settings.encoder.max_length:
+        with contextlib.suppress(AttributeError):  # a table of words cuts nothing
+            model.max_seq_length = settings.encoder.max_length
     return model
-
-
-def _is_ours(folder: Path) -> bool:
-    """Whether a saved encoder's own modules are all this package's."""
-    path = folder / "modules.json"
-    modules = json.loads(path.read_text()) if path.is_file() else []
-    packages = {module["type"].split(".")[0] for module in modules}
-    return "nbutils" in packages and packages <= {"nbutils", "sentence_transformers"}

@@ -1,8 +1,7 @@
 """Text formats: instruction and text written together, and which tokens are pooled.
 
-A format is tokenized in pieces (what stands before the text, the text, what stands
-after it), so that a long text is cut without losing the template's end, and the pooling
-mask is known exactly.
+A text is tokenized together with its format, as the model's authors do it; where the
+text stands among the tokens is read from their offsets.
 """
 
 from __future__ import annotations
@@ -56,76 +55,64 @@ def template_of(text_format: str, instruction: str = "") -> str:
     return text_format
 
 
-class Pieces:
-    """A format's tokens around a text, for one tokenizer and instruction.
-
-    `before` and `after` are ids with the tokenizer's special tokens. LabError where the
-    pieces, put together, do not read as the whole does.
-    """
-
-    def __init__(self, tokenizer, text_format: str, instruction: str = ""):
-        parts = template_of(text_format, instruction).split("{text}")
-        head, tail = (part.replace("{instruction}", instruction) for part in parts)
-        first, last = _special(tokenizer)
-        self.template = bool(head)
-        self.before = [*first, *_ids(tokenizer, head)]
-        self.after = [*_ids(tokenizer, tail), *last]
-        joined = self.before + _ids(tokenizer, "text") + self.after
-        whole = tokenizer(f"{head}text{tail}")["input_ids"]
-        read, wanted = (tokenizer.decode(ids) for ids in (joined, whole))
-        if "".join(read.split()) != "".join(wanted.split()):
-            raise LabError(
-                f"the pieces of text format {text_format!r} do not add up with this "
-                f"model's tokenizer: {read!r} is not {wanted!r}; choose another one"
-            )
-
-
-def _ids(tokenizer, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-
-
-def _special(tokenizer) -> tuple[list[int], list[int]]:
-    """The special tokens that a tokenizer puts before and after a text."""
-    bare, whole = _ids(tokenizer, "text"), tokenizer("text")["input_ids"]
-    for start in range(len(whole) - len(bare) + 1):
-        if whole[start : start + len(bare)] == bare:
-            return whole[:start], whole[start + len(bare) :]
-    raise LabError(
-        "this model's tokenizer changes a text where it adds special tokens: its "
-        "pieces cannot be tokenized alone; choose another model"
-    )
+def padded_width(length: int) -> int:
+    """The width to which texts of at most `length` tokens are padded."""
+    return -(-length // MULTIPLE) * MULTIPLE
 
 
 def tokenize(
-    texts: Sequence[str], tokenizer, pieces: Pieces, rule: str, longest: int
+    texts: Sequence[str],
+    tokenizer,
+    text_format: str,
+    instruction: str,
+    rule: str,
+    longest: int,
 ) -> dict[str, Tensor]:
     """`input_ids`, `attention_mask` and `pooling_mask`, each (texts, tokens).
 
-    A text is cut to `longest` tokens with its format. Padding follows the tokenizer's
-    side. LabError where the format alone fills the length.
+    A text too long for `longest` tokens loses its own end, never its format's. Padding
+    follows the tokenizer's side. LabError where the format alone fills the length.
 
     `rule` says what is pooled: `llm2vec` leaves out all that stands before the text
     where a template or an instruction does, and keeps the template's end (LLM2Vec's
     rule); `all` pools every real token; `text` the text alone, without special tokens.
     """
-    before, after = pieces.before, pieces.after
-    around = len(before) + len(after)
-    if around >= longest:
-        raise LabError(
-            f"the instruction alone fills {around} of {longest} tokens: shorten it or "
-            "raise max_length"
-        )
-    room = {"truncation": True, "max_length": longest - around}
-    bodies = tokenizer(list(texts), add_special_tokens=False, **room)["input_ids"]
-    width = -(-(max(map(len, bodies), default=0) + around) // MULTIPLE) * MULTIPLE
-    ids = torch.full((len(bodies), width), tokenizer.pad_token_id)
+    parts = template_of(text_format, instruction).split("{text}")
+    head, tail = (part.replace("{instruction}", instruction) for part in parts)
+    whole = tokenizer([f"{head}{text}{tail}" for text in texts], verbose=False)
+    start = rule == "all" or (rule == "llm2vec" and not head)
+    rows = []
+    for text, written in zip(texts, whole.encodings, strict=True):
+        ids = written.ids
+        before, after = _place(written, len(head), len(head) + len(text))
+        around = before + len(ids) - after
+        if around >= longest:
+            raise LabError(
+                f"the instruction alone fills {around} of {longest} tokens: shorten it "
+                "or raise max_length"
+            )
+        body = ids[before:after][: longest - around]
+        kept = [start] * before + [1] * len(body) + [rule != "text"] * len(ids[after:])
+        rows.append(([*ids[:before], *body, *ids[after:]], kept))
+    width = padded_width(max((len(ids) for ids, _ in rows), default=0))
+    ids = torch.full((len(rows), width), tokenizer.pad_token_id)
     mask, pooled = torch.zeros_like(ids), torch.zeros_like(ids)
-    start = rule == "all" or (rule == "llm2vec" and not pieces.template)
-    for row, body in enumerate(bodies):
-        kept = [start] * len(before) + [1] * len(body) + [rule != "text"] * len(after)
-        begin = width - len(kept) if tokenizer.padding_side == "left" else 0
-        place = (row, slice(begin, begin + len(kept)))
-        ids[place] = torch.tensor([*before, *body, *after])
+    for row, (own, kept) in enumerate(rows):
+        begin = width - len(own) if tokenizer.padding_side == "left" else 0
+        place = (row, slice(begin, begin + len(own)))
+        ids[place] = torch.tensor(own)
         mask[place] = 1
         pooled[place] = torch.tensor(kept, dtype=torch.long)
     return {"input_ids": ids, "attention_mask": mask, "pooling_mask": pooled}
+
+
+def _place(written, begin: int, end: int) -> tuple[int, int]:
+    """(first, one past the last) of the tokens that hold characters `begin` to `end`.
+
+    A token that holds a character of the text and one of the template is the text's.
+    """
+    real = [n for n, text in enumerate(written.sequence_ids) if text is not None]
+    spans = [written.offsets[n] for n in real]
+    first = real[0] if real else len(written.ids)  # special tokens stand before it
+    first += sum(stop <= begin for _, stop in spans)
+    return first, first + sum(start < end and stop > begin for start, stop in spans)

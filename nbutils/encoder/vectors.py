@@ -42,18 +42,19 @@ def fingerprint(model: SentenceTransformer) -> str:
         digest.update(repr(parts).encode())
 
     add(model.max_seq_length, model.truncate_dim)
-    add(model.prompts, model.default_prompt_name)
+    routed = {
+        name: given for name, given in (model.module_kwargs or {}).items() if given
+    }
+    add(model.prompts, model.default_prompt_name, routed)
     for name, module in model.named_modules():
         if isinstance(module, Module):
             compute = getattr(module, "compute", None)  # the dtype of a `Backbone`
             add(name, type(module).__name__, module.get_config_dict(), compute)
+            add(_written(getattr(module, "tokenizer", None)))
         elif isinstance(module, PreTrainedModel):
             add({**module.config.to_dict(), **UNTELLING})
         elif isinstance(module, BaseTunerLayer):
             add(name, module.disable_adapters, module.active_adapters, module.scaling)
-    tokenizer = getattr(model.tokenizer, "backend_tokenizer", model.tokenizer)
-    add({**json.loads(tokenizer.to_str()), **UNTELLING})
-    add(getattr(model.tokenizer, "padding_side", None))
     for name, tensor in sorted(model.state_dict().items()):
         if isinstance(tensor, torch.Tensor):
             add(name, tensor.dtype, tuple(tensor.shape))
@@ -62,32 +63,45 @@ def fingerprint(model: SentenceTransformer) -> str:
     return digest.hexdigest()[:16]
 
 
+def _written(tokenizer) -> tuple:
+    """All of a tokenizer that changes a token, whichever library it is of."""
+    fast = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if hasattr(fast, "to_str"):
+        own = {**json.loads(fast.to_str()), **UNTELLING}
+        return own, getattr(tokenizer, "padding_side", None)
+    own = vars(tokenizer) if hasattr(tokenizer, "__dict__") else {}
+    own = {name: sorted(v) if isinstance(v, set) else v for name, v in own.items()}
+    told = {k: v for k, v in own.items() if isinstance(v, str | int | list | dict)}
+    return type(tokenizer).__name__, {**told, **UNTELLING}
+
+
 def embed(
     model: SentenceTransformer,
     texts: Sequence[str],
     settings: Settings,
     prompt: str | None = None,
     *,
+    role: str = "",
     cache: Path | str | None = "default",
 ) -> np.ndarray:
     """Unit vectors of `texts`, float32 (texts, dimension), in their order.
 
-    `prompt` is the instruction (None: the model's default prompt, if it has one). Equal
-    texts are encoded once; vectors already in `cache` (a folder; None: no cache) under
-    the model's fingerprint and the dtype of its products are read instead. LabError
-    names a text whose vector is not finite.
+    `role` is "query", "document" or neither: the vectors are those of the model's
+    `encode_query`, `encode_document` or `encode`, with the prompt and the route that it
+    has for them, unless `prompt` is given. Equal texts are encoded once; vectors in
+    `cache` (a folder; None: no cache) under the model's fingerprint and the dtype of
+    its products are read instead. LabError names a text whose vector is not finite.
     """
     device = model.device.type
     dtype = compute_dtype(settings.encoder.compute_dtype, device)
-    if prompt is None:
-        prompt = model.prompts.get(model.default_prompt_name) or ""
+    make = getattr(model, f"encode_{role}" if role else "encode")
     folder = VECTORS if cache == "default" else cache
     path = Path(folder, f"{fingerprint(model)}-{dtype}.sqlite") if folder else None
 
     def encode(new: list[str]) -> Iterator[np.ndarray]:
         low = dtype == torch.bfloat16
         with quiet(), torch.autocast(device, torch.bfloat16, enabled=low):
-            vectors = model.encode(
+            vectors = make(
                 new,
                 prompt=prompt,
                 batch_size=settings.encoder.encode_batch,
@@ -97,7 +111,8 @@ def embed(
             )
         yield torch.nn.functional.normalize(vectors.float(), dim=-1).cpu().numpy()
 
-    return kept(path, texts, prompt, encode, model.get_embedding_dimension())
+    said = repr((role, prompt))
+    return kept(path, texts, said, encode, model.get_embedding_dimension())
 
 
 def kept(

@@ -1,15 +1,13 @@
-"""Long runs: what notebook 05 trains once, for several seeds (`python -m nbutils
-train`), and the runs of a sweep (`python -m nbutils study`).
+"""Long runs: several seeds of one training (`python -m nbutils train`) and the
+variants of a study (`python -m nbutils study`), each made once and kept.
 """
 
 from __future__ import annotations
 
-import fcntl
 import itertools
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -20,12 +18,14 @@ from nbutils.core import processes, statistics
 from nbutils.core.errors import LabError
 from nbutils.core.fields import Settings
 from nbutils.core.files import (
+    alone,
     read_jsonl,
     read_table,
     verify,
     write_json,
     write_table,
 )
+from nbutils.core.machine import check_machine
 from nbutils.core.records import Records, TrainingInstance, read_records
 from nbutils.core.retrieval import HELD_OUT, RetrievalSet, read_set
 from nbutils.core.settings import DATA, resolve
@@ -37,98 +37,9 @@ from nbutils.mining.teachers import load_teachers
 from nbutils.training import loop
 from nbutils.training.instances import MINED, set_instances, training_data
 
-SEEDS = DATA / "results" / "held_out_by_seed.csv"
 SCIFACT = DATA / "scifact"
-CLAIMS = DATA / "results" / "claims.csv"
 CLAIM = "Given a scientific claim, retrieve documents that support or refute the claim"
 """mteb's instruction for SciFact."""
-
-
-def run_seed(
-    settings: Settings,
-    checkpoint_folder: Path | None = None,
-    student_folder: Path | None = None,
-) -> pd.DataFrame:
-    """Train one seed and score the held-out sets before and after.
-
-    A stopped run goes on from `checkpoint_folder`; the trained student goes to
-    `student_folder` before it is scored (`training.save_run`). Returns one row a query:
-    seed, split, query_id, and ndcg and beats_n1, each `_before` and `_after`.
-    """
-    processes.place()  # each process takes its own device before anything is loaded
-    records = read_records(settings)
-    student = build_student(settings)
-    before = per_query_scores(student, settings, records)
-    data = training_data(records, known=settings.training.known_positives)
-    score = development(records, settings)
-    log = loop.train(
-        student, data, settings, evaluate=score, checkpoint_folder=checkpoint_folder
-    )
-    if student_folder and processes.is_main():
-        loop.save_run(student, student_folder, log, data, settings)
-    after = per_query_scores(student, settings, records)
-    both = before.merge(after, on=["split", "query_id"], suffixes=("_before", "_after"))
-    return both.assign(seed=settings.seed)
-
-
-def read_claims(path: Path = CLAIMS) -> pd.DataFrame:
-    """Claims, comparisons and verdicts, as `python -m nbutils claims` writes them."""
-    return read_table(path)
-
-
-def other_settings(settings: Settings, path: Path = SEEDS) -> dict[str, Any]:
-    """Names and values of the settings beside a table that are not these.
-
-    They stand in a json file, all but the seed; {} where there is none. A setting that
-    the file does not know yet had no part in what it is beside.
-    """
-    beside, ours = path.with_suffix(".settings.json"), settings.flat()
-    stored = json.loads(beside.read_text()) if beside.is_file() else {}
-    return {name: value for name, value in stored.items() if ours.get(name) != value}
-
-
-def check_rows(path: Path, settings: Settings) -> None:
-    """LabError if the csv file of seeds holds rows of other settings."""
-    known = path.with_suffix(".settings.json").is_file()
-    if path.is_file() and (not known or other_settings(settings, path)):
-        raise LabError(
-            f"{path} holds rows of other settings: give another --out, or remove it"
-        )
-
-
-def add_rows(path: Path, rows: pd.DataFrame, settings: Settings) -> None:
-    """Add a seed's rows to a csv file, replacing older rows of the same seed."""
-    check_rows(path, settings)
-    if path.is_file():
-        kept = read_table(path)
-        kept = kept[~kept["seed"].isin(rows["seed"])]
-        rows = pd.concat([kept, rows]).sort_values(["seed", "split", "query_id"])
-    alike = {name: value for name, value in settings.flat().items() if name != "seed"}
-    write_json(path.with_suffix(".settings.json"), alike)
-    write_table(path, rows.round(5))
-
-
-def report(path: Path) -> list[str]:
-    """One line a split and metric: the gain over seeds and queries, with interval."""
-    table = read_table(path)
-    told = []
-    for split, metric in itertools.product(HELD_OUT, ("ndcg", "beats_n1")):
-        gain = statistics.in_words(gains(table, split, metric))
-        told.append(f"{split}, {metric}, {table['seed'].nunique()} seeds: {gain}")
-    return told
-
-
-def gains(table: pd.DataFrame, split: str, metric: str) -> dict[str, float]:
-    """Gain of `metric` (ndcg, beats_n1) on a split, over seeds and queries.
-
-    Returns mean, low, high, distinguishable as `statistics.paired_difference` does;
-    LabError for an empty split.
-    """
-    times = ("before", "after")
-    parts = [table.assign(variant=t, score=table[f"{metric}_{t}"]) for t in times]
-    compared = studies.compare(pd.concat(parts), "before", split, "score")
-    after = compared.set_index("variant").loc["after"]
-    return {"mean": after["difference"], **after[["low", "high", "distinguishable"]]}
 
 
 def run_study(
@@ -137,63 +48,87 @@ def run_study(
     folder: Path,
     profile: str = "workshop",
     overrides: Mapping[str, Any] | None = None,
+    *,
     say: Callable[[str], None] = print,
+    checkpoints: Path | None = None,
 ) -> None:
     """Make the runs of a study that `folder` does not hold yet, seed after seed.
 
-    Writes scores, steps and curve (parquet, column `run`), and the settings that the
-    variants change beside them: LabError if the folder was made under others, or while
-    another process makes runs in it.
+    Writes scores, steps and curve (parquet, column `run`), students where the study
+    keeps them, and the settings that the variants change: LabError if the folder was
+    made under others, or while another process makes runs in it. A stopped training
+    goes on from `checkpoints`. Several processes make one run together.
     """
-    study = studies.study_of(name)
+    study, count = studies.study_of(name), processes.place()[1]
     base = resolve(profile, overrides)
-    with _owned(folder, base.flat()):
+    check_machine(base)
+    ours = base.flat()
+    with alone(folder, processes.is_main()):
+        processes.from_main(partial(_own, folder, ours))
         for seed, variant in itertools.product(seeds, study.variants):
             changes = {**study.changes(variant, overrides), "seed": seed}
             settings = resolve(profile, changes)
             for own in (None, seed):
-                key, tables = study.key(variant, own), studies.read_tables(folder)
+                key = study.key(variant, own)
                 due = ["scores", "curve"] if study.curve and own == seed else ["scores"]
-                if all(key in set(tables[table]["run"]) for table in due):
+                if processes.from_main(partial(_is_made, folder, key, due)):
                     continue
-                made = _run(settings, study, folder, trained=own is not None)
-                for table, rows in made.items():
-                    kept = tables[table][tables[table]["run"] != key]
-                    both = pd.concat([kept, rows.assign(run=key)], ignore_index=True)
-                    write_table(folder / f"{table}.parquet", both)
-                say(f"{name}, {variant}, seed {seed}: {key}")
+                kept = checkpoints and checkpoints / f"{variant}-seed{seed}"
+                made = _run(settings, study, folder, own is not None, kept)
+                if processes.is_main():
+                    _add(folder, key, made)
+                    together = f" ({count} processes)" if count > 1 else ""
+                    say(f"{name}, {variant}, seed {seed}{together}: {key}")
+                processes.wait()
 
 
-@contextmanager
-def _owned(folder: Path, ours: dict[str, Any]) -> Iterator[None]:
-    """A folder of runs with these settings, for one process at a time."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise LabError(
-                f"another process makes runs in {folder}: wait for it, or give another "
-                "--out"
-            ) from None
-        path = folder / "settings.json"
-        stored = json.loads(path.read_text()) if path.is_file() else ours
-        told = [
-            f"{name}={value!r} (now {ours.get(name)!r})"
-            for name, value in stored.items()
-            if ours.get(name) != value
-        ]
-        if told:
-            raise LabError(
-                f"{folder} holds runs made with {', '.join(told)}: give another --out"
-            )
-        if not path.is_file():
-            write_json(path, ours)
-        yield
+def _own(folder: Path, ours: dict[str, Any]) -> None:
+    """LabError if a folder of runs was made under other settings; else notes them."""
+    stored = studies.settings_of(folder)
+    told = [
+        f"{name}={value!r} (now {ours[name]!r})"
+        for name, value in stored.items()
+        if ours.get(name, value) != value  # a setting that went had no part in it
+    ]
+    if told:
+        raise LabError(
+            f"{folder} holds runs made with {', '.join(told)}: give another --out"
+        )
+    if not stored:
+        write_json(folder / "settings.json", ours)
+
+
+def _is_made(folder: Path, key: str, due: list[str]) -> bool:
+    tables = studies.read_tables(folder)
+    return all(key in set(tables[table]["run"]) for table in due)
+
+
+def _add(folder: Path, key: str, made: dict[str, pd.DataFrame]) -> None:
+    """Put a run's rows into the folder's tables, in place of older ones."""
+    tables = studies.read_tables(folder)
+    for table, rows in made.items():
+        kept = tables[table][tables[table]["run"] != key]
+        both = pd.concat([kept, rows.assign(run=key)], ignore_index=True)
+        write_table(folder / f"{table}.parquet", both)
+
+
+def report(name: str, folder: Path) -> list[str]:
+    """A line a variant, split and metric: its gain over the untrained student."""
+    scores, told = studies.read_study(name, folder)[0], []
+    for variant, split in itertools.product(studies.STUDIES[name].variants, HELD_OUT):
+        for metric in ("ndcg", "beats_n1"):
+            gain = studies.difference(scores, variant, "untrained", split, metric)
+            seeds = f"{gain['seeds']} seeds"
+            told.append(f"{split}, {metric}, {seeds}: {statistics.in_words(gain)}")
+    return told
 
 
 def _run(
-    settings: Settings, study: studies.Study, folder: Path, trained: bool
+    settings: Settings,
+    study: studies.Study,
+    folder: Path,
+    trained: bool,
+    checkpoints: Path | None = None,
 ) -> dict[str, pd.DataFrame]:
     """A run's tables; scores come last, so that a run that has some is whole."""
     records, student = read_records(settings), build_student(settings)
@@ -206,16 +141,21 @@ def _run(
             data = training_data(records, mined, settings.training.known_positives)
         data = [one for one in data if one.graded or not study.graded]
         score = development(records, settings) if study.curve else None
-        steps, curve = loop.train(
-            student, data, settings, evaluate=score, progress=False
-        )
-        made = {"curve": curve, "steps": steps} if study.curve else {"steps": steps}
+        log = loop.train(
+            student, data, settings, evaluate=score, progress=study.keeps,
+            checkpoint_folder=checkpoints,
+        )  # fmt: skip
+        if study.keeps and processes.is_main():
+            kept = folder / "students" / f"seed{settings.seed}"
+            loop.save_run(student, kept, log, data, settings)
+        made = dict(zip(("steps", "curve"), log, strict=True))
+        if not study.curve:
+            del made["curve"]
     if study.on == "scifact":
-        return {
-            **made,
-            "scores": set_scores(student, settings, read_set(SCIFACT, "test")),
-        }
-    return {**made, "scores": per_query_scores(student, settings, records)}
+        scores = set_scores(student, settings, read_set(SCIFACT, "test"))
+    else:
+        scores = per_query_scores(student, settings, records)
+    return {**made, "scores": scores}
 
 
 def _scifact_data(mined: pd.DataFrame) -> list[TrainingInstance]:

@@ -44,25 +44,31 @@ class CachedEncoder(AbsEncoder):
     """
 
     def __init__(self, model: SentenceTransformer, settings: Settings, name: str):
+        self.section = getattr(model[0], "section", None)  # None: not of this lab
+        # other people's encoders are scored again and again: their vectors are kept
+        self.cache = "default" if self.section is None else None
         self.mteb_model_meta = model_meta(name, fingerprint(model))
         packed = model.device.type == "cpu"
         self.model = unpack_student(model) if packed else model  # half of the time
         self.settings = settings
-        section = getattr(model[0], "section", None)
-        self.instructed = section is not None and section.text_format != "plain"
         self.known: dict[tuple[str | None, str], np.ndarray] = {}
 
     def encode(self, inputs, *, task_metadata, prompt_type=None, **kwargs):
         """Unit vectors (texts, dim) of mteb's batches of texts."""
         texts = [text for batch in inputs for text in batch["text"]]
-        prompt = None
-        if self.instructed and prompt_type == PromptType.query:
+        prompt, role = None, ""
+        if self.section is None and prompt_type:  # with a prompt or route of its own
+            role = PromptType(prompt_type).value
+        elif prompt_type == PromptType.query and self.section.text_format != "plain":
             written = task_metadata.prompt
             prompt = written.get("query") if isinstance(written, dict) else written
-        new = list({t for t in texts if (prompt, t) not in self.known})
-        vectors = embed(self.model, new, self.settings, prompt, cache=None)
-        self.known |= {(prompt, t): v for t, v in zip(new, vectors, strict=True)}
-        return np.stack([self.known[prompt, text] for text in texts])
+        said = prompt or role
+        new = list({t for t in texts if (said, t) not in self.known})
+        vectors = embed(
+            self.model, new, self.settings, prompt, role=role, cache=self.cache
+        )
+        self.known |= {(said, t): v for t, v in zip(new, vectors, strict=True)}
+        return np.stack([self.known[said, text] for text in texts])
 
 
 class BM25Search:

@@ -18,11 +18,12 @@ import pandas as pd
 from nbutils.core import statistics
 from nbutils.core.errors import LabError, known
 from nbutils.core.fields import PLACES
-from nbutils.core.files import read_table
+from nbutils.core.files import read_json, read_table
 from nbutils.core.sections import MINILM
 from nbutils.core.settings import DATA, ROOT, resolve
 
 SHIPPED = DATA / "results" / "studies"
+CLAIMS = DATA / "results" / "claims.csv"
 TABLES = ("scores", "steps", "curve")
 SHORT = {"steps_per_level": 6, "warmup_steps": 4}
 """Half the page's steps: what many runs can afford on two cores."""
@@ -44,7 +45,7 @@ class Study:
     `on`: recordings or scifact, which it trains on and is scored on. `graded`: on
     instances with a ladder only. `curve`: the development set is scored after each
     level. `mines`: each variant mines its own negatives, filled up at random, instead
-    of reading the shipped ones.
+    of reading the shipped ones. `keeps`: trained students are saved, each with its log.
     """
 
     variants: Mapping[str, Mapping[str, Any]]
@@ -53,6 +54,7 @@ class Study:
     graded: bool = False
     curve: bool = False
     mines: bool = False
+    keeps: bool = False
 
     def changes(
         self, variant: str, overrides: Mapping[str, Any] | None = None
@@ -84,6 +86,9 @@ SCHEDULES = (
     "fixed-4",
 )  # fmt: skip
 STUDIES = {
+    # the page's own run, by the settings; and those of two students that are shipped
+    "train": Study({"trained": {}}, {}, curve=True, keeps=True),
+    "seeds": Study({"SmolLM2": {}, "MiniLM": {"student": MINILM}}, {}),
     # the language model, on the ladder's negatives alone
     "schedule": Study(_each("schedule", *SCHEDULES), GRADED, graded=True),
     "pooling": Study(_each("pooling", "ata", "mean", "last"), GRADED, graded=True),
@@ -161,13 +166,23 @@ STUDIES = {
     ),
     "temperature": Study(_each("temperature", 0.01, 0.02, 0.05, 0.1)),
 }
-"""Every study by name. Three seeds, or as many as were made."""
 
 
 def study_of(name: str) -> Study:
     """The study of that name; LabError naming the nearest for another."""
     known("study", name, STUDIES)
     return STUDIES[name]
+
+
+def settings_of(folder: Path = SHIPPED) -> dict[str, Any]:
+    """The settings (flat) that a folder's runs change; {} where there is none yet."""
+    path = Path(folder, "settings.json")
+    return read_json(path) if path.is_file() else {}
+
+
+def read_claims(path: Path = CLAIMS) -> pd.DataFrame:
+    """Claims, comparisons and verdicts, as `python -m nbutils claims` writes them."""
+    return read_table(path)
 
 
 def read_tables(folder: Path) -> dict[str, pd.DataFrame]:
@@ -237,6 +252,15 @@ def compare(
             row |= {"difference": found.pop("mean"), **found}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def difference(
+    scores: pd.DataFrame, variant: str, base: str, split: str, metric: str = "ndcg"
+) -> dict[str, Any]:
+    """One variant minus another, as `compare` has it; the difference is `mean`."""
+    both = scores[scores["variant"].isin([variant, base])]
+    row = compare(both, base, split, metric).set_index("variant").loc[variant]
+    return {**row, "mean": row["difference"], "seeds": int(row["seeds"])}
 
 
 def _paired(ours: pd.DataFrame, theirs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

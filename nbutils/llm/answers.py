@@ -35,29 +35,34 @@ def read_reply(data: bytes) -> dict[str, Any]:
             raise NoAnswer("a stream of events (SSE)", False, True) from None
         page = begin.startswith(b"<")
         raise NoAnswer("an HTML page" if page else "broken JSON") from None
-    choice_of(body)
+    said(body)
     return body
 
 
-def choice_of(body: Any) -> dict[str, Any]:
-    """The first choice of a chat completion, checked. Raises NoAnswer.
+def said(body: Any) -> tuple[str, str]:
+    """The text of a chat completion and why it ended; NoAnswer where there is none.
 
+    The text is a string, or parts some of which are text; of blanks alone it is "".
     Empty choices that were paid for, by their usage, are not worth asking for again.
     """
-    if not isinstance(body, dict):
-        raise NoAnswer("JSON of another form", False, True)
-    if body.get("error"):
-        raise NoAnswer(f"an error, {error_text(body['error'])}")
-    if body.get("choices") == []:
-        raise NoAnswer("empty choices", again=not sum(usage_of(body).values()))
     try:
+        if body.get("error"):
+            raise NoAnswer(f"an error, {error_text(body['error'])}")
+        if body.get("choices") == []:
+            raise NoAnswer("empty choices", again=not sum(usage_of(body).values()))
         choice = body["choices"][0]
-        _text(choice["message"])
+        message, finish = choice["message"], choice.get("finish_reason")
+        content, refusal = message.get("content") or "", message.get("refusal")
+        parts = content if isinstance(content, list) else [content]
+        texts = [p if isinstance(p, str) else p.get("text") or "" for p in parts]
+        text = _whole("".join(texts))
     except (LookupError, TypeError, AttributeError):
         raise NoAnswer("JSON of another form", False, True) from None
-    if choice.get("error") or choice.get("finish_reason") == "error":
+    if choice.get("error") or finish == "error":
         raise NoAnswer(f"an error, {error_text(choice.get('error'))}")
-    return choice
+    if text.strip():
+        return text, _whole(str(finish or ""))
+    return "", "refusal" if refusal else _whole(str(finish or ""))
 
 
 def answer_of(
@@ -65,45 +70,41 @@ def answer_of(
 ) -> Answer:
     """The answer in a chat completion; NoAnswer where it has none.
 
-    An answer of blanks alone has the text "". Tokens that the server did not count are
-    guessed, and marked so.
+    Tokens that the server did not count are guessed, and marked so.
     """
-    choice = choice_of(body)
-    text, finish = _text(choice["message"]), choice.get("finish_reason")
-    if not text.strip():
-        text = ""
-        finish = "refusal" if choice["message"].get("refusal") else finish
+    text, finish = said(body)
     guess = {"prompt_tokens": request.tokens, "completion_tokens": rough_tokens(text)}
     return Answer(
         key=request.key,
         text=text,
         usage=usage_of(body) or {**guess, "guessed": 1},
-        model=str(body.get("model") or request.model),
+        model=_whole(str(body.get("model") or request.model)),
         latency=latency,
         time=datetime.now(UTC).isoformat(timespec="seconds"),
-        finish=str(finish or ""),
+        finish=finish,
     )
+
+
+def filtered(code: str) -> dict[str, Any]:
+    """The chat completion that a prompt refused by a content filter stands for."""
+    return {"choices": [{"message": {"content": ""}, "finish_reason": code}]}
 
 
 def usage_of(body: Mapping[str, Any]) -> dict[str, int]:
     """The numbers of tokens that the server counted, by name."""
     usage = body.get("usage")
-    counted = usage.items() if isinstance(usage, dict) else ()
-    return {k: int(v) for k, v in counted if isinstance(v, int | float)}
+    rows = usage.items() if isinstance(usage, dict) else ()
+    numbers = ((name, n) for name, n in rows if isinstance(n, int | float))
+    return {name: int(n) for name, n in numbers if 0 <= n < 1e12}  # not Infinity
 
 
 def error_text(error: Any) -> str:
     """An error's code and message in one line."""
     if isinstance(error, dict):
         error = " ".join(str(error[k]) for k in ("code", "message") if error.get(k))
-    return " ".join(str(error or "without a word").split())[:200]
+    return _whole(" ".join(str(error or "without a word").split())[:200])
 
 
-def _text(message: Mapping[str, Any]) -> str:
-    """The text of a message: a string, its parts that are text, or none."""
-    content = message.get("content")
-    parts = content if isinstance(content, list) else [content or ""]
-    texts = [
-        part if isinstance(part, str) else part.get("text") or "" for part in parts
-    ]
-    return "".join(texts).encode(errors="replace").decode()  # no half a character
+def _whole(text: str) -> str:
+    """A text without half a character, which no file and no terminal takes."""
+    return text.encode(errors="replace").decode()

@@ -1,7 +1,6 @@
 """The provider's batch files: many requests in one file, cheaper, within a day.
 
-Written, submitted, polled, fetched and merged into the same store as live answers. A
-batch is noted in a file beside the store before it is submitted, so a run that was
+A batch is noted in a file beside the store before it is submitted, so a run that was
 broken off waits for the batch it began and does not submit it again. What a batch left
 without an answer is named with the provider's reason, and asked live, at the full
 price, only where the user said so.
@@ -22,31 +21,20 @@ import openai
 
 from nbutils.core.errors import LabError
 from nbutils.core.files import read_json, write_json
-from nbutils.llm.answers import NoAnswer, answer_of, error_text
+from nbutils.llm.answers import NoAnswer, answer_of, error_text, filtered
 from nbutils.llm.client import Client
-from nbutils.llm.sdk import filtered
 from nbutils.llm.store import Answer, ChatRequest
 
 ENDPOINT = "/v1/chat/completions"
-MOST = 50_000
-"""Requests in one file: the provider's limit."""
-
-FEWEST = 20
-"""With `live`, fewer than so many are asked live: a batch may take a day."""
-
+MOST = 50_000  # requests in one file: the provider's limit
+FEWEST = 20  # with `live`, fewer are asked live: a batch may take a day
 ENDED = ("completed", "failed", "expired", "cancelled")
-
-
-def line(request: ChatRequest, body: Mapping[str, Any]) -> str:
-    """One line of a batch file; its `custom_id` is the request's key."""
-    value = {"custom_id": request.key, "method": "POST", "url": ENDPOINT, "body": body}
-    return json.dumps(value, ensure_ascii=False)
 
 
 def answers_in(
     text: str, requests: Mapping[str, ChatRequest]
 ) -> Iterator[tuple[str, Answer | str]]:
-    """(key, answer or the reason why there is none) of an output or error file's lines.
+    """(key, answer or why there is none) of the lines of an output or error file.
 
     Lines that are cut, foreign, or of no request (by key) are left out.
     """
@@ -59,23 +47,22 @@ def answers_in(
             fault = value.get("error") or body.get("error")
             code = isinstance(fault, dict) and fault.get("code")
             if code == "content_filter":  # an answer, as it is when asked live
-                body = filtered(code)
+                yield request.key, answer_of(request, filtered(code))
             elif fault or response.get("status_code") != 200:
                 yield request.key, error_text(fault)
-                continue
-            yield request.key, answer_of(request, body)
+            else:
+                yield request.key, answer_of(request, body)
         except NoAnswer as fault:
             yield request.key, str(fault)
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             continue
 
 
 class Batches:
     """Batch files of one client; set its `prefetch` to `run` to use them.
 
-    `live`: what is left without an answer, and few requests, may be asked live. The
-    file of notes (STORE.batches.json) is a list of {file, batch, keys}. `poll_s`
-    seconds pass between two looks.
+    `live`: what is left without an answer, and few requests, may be asked live.
+    `poll_s` seconds pass between two looks.
     """
 
     def __init__(
@@ -86,39 +73,45 @@ class Batches:
         poll_s: float = 30.0,
     ):
         self.client, self.say, self.live, self.poll_s = client, say, live, poll_s
-        self.notes = Path(f"{client.store.path}.batches.json")
+        self.notes = Path(f"{client.store.path}.batches.json")  # {file, batch, keys}
 
     def run(self, requests: list[ChatRequest]) -> None:
         """Bring answers of `requests` into the store by batch files.
 
-        LabError where some are left without an answer, unless they may be asked live.
+        A batch of other requests than these is left for the run that asked. LabError
+        where some are left without an answer, unless they may be asked live.
         """
         by_key = {request.key: request for request in requests}
-        for noted in self._read():  # begun by an earlier run
-            self._finish(noted, by_key)
-        left = self._left(requests)
+        for noted in self._noted():  # begun by an earlier run
+            if set(noted["keys"]) <= set(by_key):
+                self._finish(noted, by_key)
+        left = [request for request in requests if not self.client.find(request)]
         if self.live and len(left) < FEWEST:
             return
         for start in range(0, len(left), MOST):
             self._finish(self._submit(left[start : start + MOST]), by_key)
-        if (left := self._left(requests)) and not self.live:
+        left = [request for request in left if not self.client.find(request)]
+        if left and not self.live:
             raise LabError(
                 f"{len(left)} of {len(requests)} requests have no answer from batch "
                 "files, for the reasons above: run again with --batch to submit them "
                 "again, or with --batch --live to ask them live at the full price"
             )
 
-    def _left(self, requests: list[ChatRequest]) -> list[ChatRequest]:
-        return [request for request in requests if not self.client.find(request)]
-
     def _submit(self, requests: list[ChatRequest]) -> dict[str, Any]:
-        body = self.client.server.arguments
-        rows = "".join(line(one, body(one)) + "\n" for one in requests)
-        upload = ("requests.jsonl", io.BytesIO(rows.encode()))
+        """The note of a new batch of these requests; its file is noted before it."""
+        server = self.client.server
+        rows = [
+            {"custom_id": one.key, "method": "POST", "url": ENDPOINT,
+             "body": server.arguments(one)}
+            for one in requests
+        ]  # fmt: skip
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        upload = ("requests.jsonl", io.BytesIO(text.encode()))
         with self._faults_named("could not be submitted"):
-            file = self.client.server.sdk.files.create(file=upload, purpose="batch").id
+            file = server.sdk.files.create(file=upload, purpose="batch").id
             noted = {"file": file, "batch": "", "keys": [r.key for r in requests]}
-            write_json(self.notes, [*self._read(), noted])
+            self._note(noted)
             noted = self._started(noted)
         self.say(f"batch {noted['batch']}: {len(requests)} requests submitted")
         return noted
@@ -130,53 +123,44 @@ class Batches:
         name = known.get(file) or batches.create(
             input_file_id=file, endpoint=ENDPOINT, completion_window="24h"
         ).id  # fmt: skip
-        noted = {**noted, "batch": name}
-        write_json(self.notes, [*(n for n in self._read() if n["file"] != file), noted])
-        return noted
+        return self._note({**noted, "batch": name})
 
     def _finish(self, noted: dict[str, Any], requests: Mapping[str, ChatRequest]):
-        """Wait for a batch and merge what it brought; then its note is dropped.
-
-        A batch of other requests than the ones at hand stays for the run that asked.
-        """
-        if not set(noted["keys"]) <= set(requests):
-            return
+        """Wait for a batch and merge what it brought; then its note is dropped."""
+        sdk = self.client.server.sdk
         with self._faults_named("could not be fetched"):
             noted = noted if noted["batch"] else self._started(noted)
-            batch = self._wait(noted["batch"])
+            while (batch := sdk.batches.retrieve(noted["batch"])).status not in ENDED:
+                counts = batch.request_counts
+                done = f"{counts.completed} of {counts.total}" if counts else "no count"
+                self.say(f"batch {batch.id} {batch.status}: {done}")
+                time.sleep(self.poll_s)
             files = filter(None, (batch.output_file_id, batch.error_file_id))
-            texts = [self.client.server.sdk.files.content(name).text for name in files]
-        found = dict(pair for text in texts for pair in answers_in(text, requests))
-        reasons = Counter(w for w in found.values() if isinstance(w, str))
-        for key, answer in found.items():
-            if isinstance(answer, Answer):
-                self.client.store.keep(requests[key], answer)
-                reasons["an answer without text"] += not answer.text
-        answers = [key for key in noted["keys"] if self.client.find(requests[key])]
-        write_json(
-            self.notes, [n for n in self._read() if n["batch"] != noted["batch"]]
-        )
-        lost = len(noted["keys"]) - len(answers)
+            texts = [sdk.files.content(name).text for name in files]
+        reasons = Counter()
+        for key, found in (p for text in texts for p in answers_in(text, requests)):
+            if isinstance(found, Answer):
+                self.client.store.keep(requests[key], found)
+                found = "" if found.text else "an answer without text"
+            reasons[found] += bool(found)
+        self._note(noted, ended=True)
+        lost = sum(not self.client.find(requests[key]) for key in noted["keys"])
         for error in getattr(batch.errors, "data", None) or ():
             reasons[error_text(error.model_dump())] = lost
         self.say(
-            f"batch {noted['batch']} {batch.status}: {len(answers)} answers"
+            f"batch {batch.id} {batch.status}: {len(noted['keys']) - lost} answers"
             + (f", {lost} without one" if lost else "")
             + "".join(f"; {n}: {why}" for why, n in reasons.most_common(3) if n)
         )
 
-    def _wait(self, name: str):
-        while True:
-            batch = self.client.server.sdk.batches.retrieve(name)
-            if batch.status in ENDED:
-                return batch
-            counts = batch.request_counts
-            done = f"{counts.completed} of {counts.total}" if counts else "no count"
-            self.say(f"batch {name} {batch.status}: {done}")
-            time.sleep(self.poll_s)
-
-    def _read(self) -> list[dict[str, Any]]:
+    def _noted(self) -> list[dict[str, Any]]:
         return read_json(self.notes) if self.notes.is_file() else []
+
+    def _note(self, noted: dict[str, Any], ended: bool = False) -> dict[str, Any]:
+        """Write a batch's note in the place of its older one, or drop it."""
+        others = [other for other in self._noted() if other["file"] != noted["file"]]
+        write_json(self.notes, others if ended else [*others, noted])
+        return noted
 
     @contextmanager
     def _faults_named(self, what: str) -> Iterator[None]:

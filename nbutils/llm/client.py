@@ -22,22 +22,6 @@ from nbutils.llm.store import Answer, ChatRequest, Store, Unanswered
 Arrived = Callable[[ChatRequest, Answer], None]
 
 
-def chat_request(
-    id: str,
-    prompt: str,
-    schema: str,
-    settings: Settings,
-    sample: int = 0,
-    json_schema: Mapping[str, Any] | None = None,
-) -> ChatRequest:
-    """A one-message request under the model and decoding settings in force."""
-    messages = ({"role": "user", "content": prompt},)
-    names = ("temperature", "top_p", "max_tokens")
-    decoding = {name: getattr(settings.llm, name) for name in names}
-    model = settings.llm.model
-    return ChatRequest(id, messages, schema, model, decoding, sample, json_schema)
-
-
 class Client:
     """Answers requests: from the recordings, then the store, then (live) a server.
 
@@ -63,24 +47,22 @@ class Client:
         self._lock = threading.Lock()
         self._request_pace = Pace(settings.llm.requests_per_minute)
         self._token_pace = Pace(settings.llm.tokens_per_minute)
-        self._attempt = threading.local()
 
     def find(self, request: ChatRequest) -> Answer | None:
         """The recorded or stored answer, if there is one; nothing is asked.
 
-        One without text is replayed; a live client asks for it again, unless a filter
-        kept it back.
+        A live client takes one without text only where a filter kept it back.
         """
         found = self.recorded.get(request.key) or self.store.answer(request.key)
         whole = found and (found.text.strip() or found.finish == "content_filter")
         return found if whole or not self.live else None
 
     def complete(self, request: ChatRequest) -> Answer:
-        """The answer to one request, the same call for replay and live.
+        """The answer to one request; one that was cut off or filtered is one, too.
 
         LabError for a request that is not stored in replay mode, a server that gives
         no answer (Unanswered) or refuses, and (BudgetReached) where it might cost too
-        much. One that was cut off or filtered is an answer: its parser names the fault.
+        much.
         """
         answer = self.find(request)
         if answer is None and not self.live:
@@ -96,33 +78,24 @@ class Client:
         """Answers in the order of the requests, `llm_in_flight` at a time.
 
         A request that occurs twice is asked once. `arrived` is called with each answer
-        as it comes, in this thread. A request without an answer does not keep the
-        others from theirs; it is reported at the end, as LabError. After a refusal, at
-        the budget, after `llm_give_up` failures in a row or Ctrl-C nothing new is
-        asked; what is under way arrives and is stored.
+        as it comes, in this thread. Requests without an answer are reported at the end,
+        as LabError. After a refusal, at the budget, after `llm_give_up` failures in a
+        row or Ctrl-C nothing new is asked; what is under way arrives and is stored.
         """
-        requests = list(requests)
-        left = {request.key: request for request in requests}
-        answers: dict[str, Answer] = {}
+        requests, answers = list(requests), {}
+        unique = list({request.key: request for request in requests}.values())
+        left = [request for request in unique if not self.find(request)]
+        if left and not self.live:
+            raise LabError(_missing(left[0]))
+        if left:
+            self.prefetch(left)
 
         def take(request: ChatRequest, answer: Answer) -> None:
             answers[request.key] = answer
-            del left[request.key]
             if arrived:
                 arrived(request, answer)
 
-        def take_found() -> None:
-            for request in list(left.values()):
-                if found := self.find(request):
-                    take(request, found)
-
-        take_found()
-        if left and not self.live:
-            raise LabError(_missing(next(iter(left.values()))))
-        if left:
-            self.prefetch(list(left.values()))
-            take_found()
-        self._ask_all(list(left.values()), take)
+        self._ask_all(unique, take)
         return [answers[request.key] for request in requests]
 
     def close(self) -> None:
@@ -185,7 +158,6 @@ class Client:
         with self._lock:
             self.attempts += 1
         self._request_pace.take()
-        self._token_pace.take(getattr(self._attempt, "tokens", 0))  # files: none
 
     def _ask(self, request: ChatRequest) -> Answer:
         """The server's answer, asked for within the limits on tokens and money."""
@@ -193,19 +165,17 @@ class Client:
         with self._lock:
             server, budget = self.server, self._budget  # made by the first thread
         held = budget.hold(asked, most) if budget else 0.0
+        self._token_pace.take(asked + most)
         with self._lock:
             self.requested += 1
-        self._attempt.tokens = unused = asked + most
         used = (0, 0)
         try:
             answer = server.complete(request)
-            used = [
-                answer.usage.get(f"{k}_tokens", 0) for k in ("prompt", "completion")
-            ]
-            unused -= sum(used)
+            names = "prompt_tokens", "completion_tokens"
+            used = [answer.usage.get(name, 0) for name in names]
+            self._token_pace.give_back(asked + most - sum(used))
             return answer
         finally:
-            self._token_pace.give_back(unused if any(used) else 0)
             if budget:
                 budget.settle(held, *used)
 

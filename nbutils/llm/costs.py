@@ -42,39 +42,35 @@ def price_table(path: str = "") -> pd.DataFrame:
 
     LabError for a file that is missing, lacks a column or holds no numbers.
     """
-    own = [_read(Path(ROOT, path))] if path else []
-    return pd.concat([*own, _read(TABLE)]).drop_duplicates("model", ignore_index=True)
-
-
-def _read(path: Path) -> pd.DataFrame:
-    rows = read_table(path).to_dict("records")
-    try:
-        return pd.DataFrame([Price(**row).model_dump() for row in rows])
-    except ValidationError as error:
-        first = error.errors()[0]
-        fault = f"{first['loc'][0]}: {first['msg']}"
-        raise LabError(f"price table {path}, column {fault}") from None
+    rows = []
+    for table in [Path(ROOT, path), TABLE] if path else [TABLE]:
+        try:
+            rows += [Price(**row) for row in read_table(table).to_dict("records")]
+        except ValidationError as error:
+            first = error.errors()[0]
+            fault = f"{first['loc'][0]}: {first['msg']}"
+            raise LabError(f"price table {table}, column {fault}") from None
+    table = pd.DataFrame([row.model_dump() for row in rows])
+    return table.drop_duplicates("model", ignore_index=True)
 
 
 def price_of(settings: Settings, model: str = "") -> Price:
     """The price of `model` (the one in force). LabError that says how to give one."""
     model = model or settings.llm.model
     table = price_table(settings.llm.prices)
-    rows = table[table["model"] == model]
-    if rows.empty:
-        raise LabError(
-            f"no price is known of model {model!r}{nearest(model, table['model'])}: "
-            "name a csv with llm_prices, of the columns "
-            f"{','.join(Price.model_fields)} (0 is a price)"
-        )
-    return Price(**rows.iloc[0].to_dict())
+    for row in table[table["model"] == model].to_dict("records"):
+        return Price(**row)
+    raise LabError(
+        f"no price is known of model {model!r}{nearest(model, table['model'])}: "
+        "name a csv with llm_prices, of the columns "
+        f"{','.join(Price.model_fields)} (0 is a price)"
+    )
 
 
 class Pace:
     """Spreads units evenly over time: a token bucket without a burst.
 
-    Of `per_minute` units (0: no limit) each lot starts when the ones before it have
-    been paid for in time: no minute sees more than `per_minute` and one lot.
+    No minute sees more than `per_minute` units (0: no limit) and one lot of them.
     """
 
     def __init__(self, per_minute: float):
@@ -104,9 +100,8 @@ class BudgetReached(LabError):
 class Budget:
     """Lets requests through while what they may cost at most still fits `limit`.
 
-    A request under way holds back its dearest outcome (the longest answer allowed),
-    until it is answered. The limit may be passed only by a prompt of more tokens than
-    guessed, and by attempts that were billed and brought no answer.
+    The limit may be passed only by a prompt of more tokens than guessed, and by
+    attempts that were billed and brought no answer.
     """
 
     def __init__(self, limit: float, price: Price, spent: float):
@@ -117,7 +112,7 @@ class Budget:
     def hold(self, asked: int, answered: int) -> float:
         """Hold back the cost of so many tokens; waits for others to be settled.
 
-        Raises BudgetReached where it does not fit and nothing is under way.
+        BudgetReached where it does not fit and nothing is under way.
         """
         cost = self.price.cost(asked, answered)
         with self._changed:

@@ -18,46 +18,40 @@ import openai
 from nbutils.core.access import network_names, open_sdk
 from nbutils.core.errors import LabError
 from nbutils.core.fields import Settings
-from nbutils.llm.answers import NoAnswer, answer_of, read_reply
+from nbutils.llm.answers import NoAnswer, answer_of, filtered, read_reply
 from nbutils.llm.store import Answer, ChatRequest, Unanswered
-
-LOOSER = {"json_schema": "json_object", "json_object": "none"}
-"""How a server is told the form of an answer, and what it is told if it refuses."""
 
 PARAMETERS = ("top_p", "temperature", "max_tokens")
 """What a model may refuse to be told; where two exclude each other, the first goes."""
-
 NOT_TAKEN = re.compile(
-    r"un(supported|recognized|known|expected)|not (support|permit|allow|accept)|both"
-    r"|deprecated|only the default|instead",
-    re.IGNORECASE,
+    r"(?i)un(supported|recognized|known|expected)|not (support|permit|allow|accept)"
+    r"|both|deprecated|only the default|instead"
 )
 NO_FORM = re.compile(r"response_format|json_schema|grammar|requested parameters")
 """How servers say, with other codes than 400, that they take no form of answers."""
 
-REFUSED = {
-    openai.AuthenticationError: "refused the key: check OPENAI_API_KEY",
-    openai.PermissionDeniedError: "does not permit this: check key and llm_model",
-    openai.NotFoundError: "knows no such model or path: check llm_model and "
-    "OPENAI_BASE_URL",
-}
-"""Faults after which no other request would fare better, and what to do."""
-
-FAILED = {
-    openai.APITimeoutError: "did not answer in time: raise llm_timeout_s",
-    openai.APIConnectionError: "cannot be reached: check OPENAI_BASE_URL",
-    openai.RateLimitError: "limits the rate: lower llm_in_flight or set "
-    "llm_requests_per_minute",
-    Exception: "failed: see its message, and run again to resume",
-}
+MEANT = (
+    (openai.AuthenticationError, "refused the key: check OPENAI_API_KEY"),
+    (openai.PermissionDeniedError, "does not permit this: check key and llm_model"),
+    (openai.NotFoundError, "knows no such model or path: check llm_model and "
+     "OPENAI_BASE_URL"),
+    (openai.APITimeoutError, "did not answer in time: raise llm_timeout_s"),
+    (openai.APIConnectionError, "cannot be reached: check OPENAI_BASE_URL"),
+    (openai.RateLimitError, "limits the rate: lower llm_in_flight or set "
+     "llm_requests_per_minute"),
+    (Exception, "failed: see its message, and run again to resume"),
+)  # fmt: skip
+"""Of the first kind of an error that fits: what to do. After the first three, no other
+request would fare better."""
 
 
 class Server:
     """The server that the environment names, through the SDK (`sdk`).
 
-    `before` is called ahead of every attempt, the SDK's retries included; `transport`
-    replaces the network (measurements). LabError as of `open_sdk`, or where no model
-    is named.
+    `without` holds what the model does not take, by setting or by its word: names of
+    `PARAMETERS`, "response_format", or "json_schema", the strictest form alone.
+    `before` is called ahead of every attempt; `transport` replaces the network.
+    LabError as of `open_sdk`, or where no model is named.
     """
 
     def __init__(
@@ -71,7 +65,8 @@ class Server:
                 "live mode needs the name of a model: set llm_model "
                 "(the name 'recorded' is that of the shipped answers)"
             )
-        self.form, self.without = settings.llm.structured, set(settings.llm.without)
+        loose = {"json_object": {"json_schema"}, "none": {"response_format"}}
+        self.without = {*settings.llm.without, *loose.get(settings.llm.structured, ())}
         self.sdk = open_sdk(
             timeout=settings.llm.timeout_s,
             max_retries=settings.llm.retries,
@@ -80,56 +75,58 @@ class Server:
         )
 
     def arguments(
-        self, request: ChatRequest, form: str = "", without: set[str] = frozenset()
+        self, request: ChatRequest, refused: set[str] = frozenset()
     ) -> dict[str, Any]:
         """What a call sends, without what the model does not take.
 
-        The limit of an answer is never left out: it goes by its other name.
+        The limit of an answer is never left out: it goes by its other name. Servers
+        want an object at the root of a form, so an answer that is a list is asked for
+        by the prompt alone.
         """
-        without = self.without | without
+        without = self.without | refused
         sent = {"model": request.model, "messages": list(request.messages)}
-        sent |= request.decoding | response_format(request, form or self.form)
+        sent |= request.decoding
         if "max_tokens" in without:
-            sent["max_completion_tokens"] = sent.pop("max_tokens")
+            sent["max_completion_tokens"] = sent["max_tokens"]
+        schema = request.json_schema
+        if schema and schema.get("type") == "object":
+            named = {"name": request.schema, "schema": schema, "strict": True}
+            sent["response_format"] = {"type": "json_schema", "json_schema": named}
+            if "json_schema" in without:
+                sent["response_format"] = {"type": "json_object"}
         return {name: value for name, value in sent.items() if name not in without}
 
     def complete(self, request: ChatRequest) -> Answer:
         """Ask once, and where the server refuses a parameter or the form, without it.
 
-        What was taken in the end is kept for all later calls. Raises Unanswered, or
-        another LabError where no other request would fare better.
+        What was refused is not sent any more once an answer came. Raises Unanswered,
+        or another LabError where no other request would fare better.
         """
-        began, form, without = time.monotonic(), self.form, set()
+        began, refused = time.monotonic(), set()
         while True:
-            sent = self.arguments(request, form, without)
+            sent = self.arguments(request, refused)
             try:
                 reply = self.sdk.chat.completions.with_raw_response.create(
                     # a server that knows this header bills a repeated asking once
                     extra_headers={"Idempotency-Key": request.key},
                     **sent,
                 )
-                spent = time.monotonic() - began
-                answer = answer_of(request, read_reply(reply.content), spent)
+                body, spent = read_reply(reply.content), time.monotonic() - began
                 break
             except openai.OpenAIError as error:
                 if getattr(error, "code", None) == "content_filter":  # an answer, too
                     return answer_of(request, filtered(error.code))
-                if (name := refused_by(error, sent)) == "response_format":
-                    form = LOOSER[form]
-                elif name:
-                    without.add(name)
-                else:
+                if not (name := refused_by(error, sent)):
                     raise self._failure(request, error) from None
-        if without:
+                refused.add(name)
+        if refused - self.without:
             warnings.warn(
-                f"{request.model} does not take {', '.join(sorted(without))} as set "
+                f"{request.model} does not take {', '.join(sorted(refused))} as set "
                 "(see llm_without); it is not sent so any more",
                 stacklevel=2,
             )
-        self.without |= without
-        if response_format(request, self.form):
-            self.form = form
-        return answer
+        self.without |= refused
+        return answer_of(request, body, spent)
 
     def in_short(self, error: Exception) -> str:
         """An error's name and the beginning of its text, without the key."""
@@ -146,33 +143,18 @@ class Server:
             kind = LabError if fault.for_all else Unanswered
             said = f"sent {fault} in place of an answer: check OPENAI_BASE_URL"
             return kind(f"the server {host} {said} (request {request.id}).")
-        reasons = (REFUSED | FAILED).items()
-        found, reason = next((k, r) for k, r in reasons if isinstance(error, k))
+        row = next(row for row in MEANT if isinstance(error, row[0]))
+        found, reason = row
         if found is openai.APIConnectionError:
             reason += network_names()
-        return (LabError if found in REFUSED else Unanswered)(
+        return (LabError if row in MEANT[:3] else Unanswered)(
             f"the server {host} {reason} (request {request.id}; "
             f"{self.in_short(error)}). What had arrived is stored."
         )
 
 
-def response_format(request: ChatRequest, form: str) -> dict[str, Any]:
-    """The `response_format` argument of a call, as a dict of keywords; may be empty.
-
-    Servers want an object at the root, so an answer that is a list is asked for by
-    the prompt alone.
-    """
-    schema = request.json_schema
-    if schema is None or form == "none" or schema.get("type") != "object":
-        return {}
-    if form == "json_object":
-        return {"response_format": {"type": "json_object"}}
-    named = {"name": request.schema, "schema": schema, "strict": True}
-    return {"response_format": {"type": "json_schema", "json_schema": named}}
-
-
 def refused_by(error: Exception, sent: dict[str, Any]) -> str:
-    """The name of what a server's error refuses of what was sent, or "".
+    """What a server's error refuses of what was sent, by its name in `without`, or "".
 
     A 400 that names nothing may be about the form of the answer.
     """
@@ -184,12 +166,8 @@ def refused_by(error: Exception, sent: dict[str, Any]) -> str:
                 return name
     elif not (status in (404, 500, 501) and NO_FORM.search(told)):
         return ""
-    return "response_format" if "response_format" in sent else ""
-
-
-def filtered(code: str) -> dict[str, Any]:
-    """The chat completion that a prompt refused by a content filter stands for."""
-    return {"choices": [{"message": {"content": ""}, "finish_reason": code}]}
+    form = sent.get("response_format", {}).get("type", "")
+    return "response_format" if form == "json_object" else form
 
 
 def _name_the_fault(response: Any) -> None:

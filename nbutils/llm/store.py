@@ -1,7 +1,6 @@
-"""Requests, answers, and the shelf that keeps every answer as it arrives.
+"""Requests, answers, and the store that keeps every answer as it arrives.
 
-An answer's key is a hash of the whole request. Answers are stored raw, as they come;
-reading them as records is a separate, pure step that can be repeated for nothing.
+Answers are kept raw; reading them as records is a pure step, repeated for nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nbutils.core.errors import LabError
+from nbutils.core.fields import Settings
 from nbutils.core.shelf import Shelf
 
 
@@ -23,9 +23,9 @@ from nbutils.core.shelf import Shelf
 class ChatRequest:
     """What is asked. `id` is for people; the key does not depend on it.
 
-    `messages` are {"role", "content"} dicts; `schema` is the name of the answer's form
-    or "", `json_schema` the form itself, for servers that take one; `decoding` holds
-    temperature, top_p and max_tokens; `sample` tells repeated askings apart.
+    `messages` are {"role", "content"} dicts; `schema` names the answer's form (or ""),
+    `json_schema` is the form; `decoding` holds temperature, top_p and max_tokens;
+    `sample` tells repeated askings apart.
     """
 
     id: str = field(compare=False)
@@ -38,16 +38,12 @@ class ChatRequest:
 
     def canonical(self) -> str:
         """The request as JSON with sorted keys and no spaces: what the key hashes."""
-        value = {
-            "messages": list(self.messages),
-            "schema": self.schema,
-            "model": self.model,
-            "decoding": {name: float(v) for name, v in self.decoding.items()},
-            "sample": self.sample,
-        }
-        return json.dumps(
-            value, sort_keys=True, ensure_ascii=False, separators=(",", ":")
-        )
+        decoding = {name: float(v) for name, v in self.decoding.items()}
+        value = {"messages": list(self.messages), "schema": self.schema,
+                 "model": self.model, "decoding": decoding,
+                 "sample": self.sample}  # fmt: skip
+        form = {"sort_keys": True, "ensure_ascii": False, "separators": (",", ":")}
+        return json.dumps(value, **form)
 
     @cached_property
     def key(self) -> str:
@@ -58,6 +54,22 @@ class ChatRequest:
     def tokens(self) -> int:
         """A guess, rather too high, of the prompt's tokens: for limits and budgets."""
         return sum(rough_tokens(message["content"]) for message in self.messages)
+
+
+def chat_request(
+    id: str,
+    prompt: str,
+    schema: str,
+    settings: Settings,
+    sample: int = 0,
+    json_schema: Mapping[str, Any] | None = None,
+) -> ChatRequest:
+    """A one-message request under the model and decoding settings in force."""
+    messages = ({"role": "user", "content": prompt},)
+    names = ("temperature", "top_p", "max_tokens")
+    decoding = {name: getattr(settings.llm, name) for name in names}
+    model = settings.llm.model
+    return ChatRequest(id, messages, schema, model, decoding, sample, json_schema)
 
 
 def rough_tokens(text: str) -> int:
@@ -86,8 +98,7 @@ class Store(Shelf):
     """Every answer of a live model, with its request. No credential is among them.
 
     An answer with a text stays, also one that was cut off: it was paid for, and what
-    it leads to is another request. `rejections` (id, reason, detail) says of an answer
-    by its key why it became no record.
+    it leads to is another request.
     """
 
     COLUMNS = ("id", "request", "text", "usage", "model", "latency", "time", "finish")
@@ -95,7 +106,6 @@ class Store(Shelf):
     def __init__(self, path: str | Path):
         advice = "move it away or set llm_store to another file"
         super().__init__(path, "answers", self.COLUMNS, advice)
-        self.rejections = Shelf(path, "rejections", ("id", "reason", "detail"), advice)
 
     def answer(self, key: str) -> Answer | None:
         """The stored answer of `key`, or None. LabError if the file is no store."""
@@ -123,10 +133,6 @@ class Store(Shelf):
             "coalesce(json_extract(usage, '$.prompt_tokens'), 0), "
             "coalesce(json_extract(usage, '$.completion_tokens'), 0) FROM answers"
         )
-
-    def close(self) -> None:
-        self.rejections.close()
-        super().close()
 
     def __len__(self) -> int:
         return sum(count for (count,) in self.read("SELECT count(*) FROM answers"))

@@ -1,8 +1,7 @@
 """What was mined, checked: the faults that other miners ship, and the known truth.
 
 A false negative is a mined document that answers the query. Where unlabelled positives
-were planted, their share is counted exactly; NV-Retriever has to estimate it with a
-language model as judge.
+were planted, their share is counted; NV-Retriever estimates it with a judge.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ FAULTS = (
     "own positive", "equal to own positive", "equal to query", "duplicate",
     "at or above ceiling",
 )  # fmt: skip
-"""Checks that no row may fail; the others inform."""
+"""Checks that no row may fail; the others inform, but not every query may lack all."""
 
 
 def check_mined(
@@ -30,19 +29,21 @@ def check_mined(
     """Check mined negatives (`methods.Mined.negatives`) of a set.
 
     wanted: negatives a query should have. Returns one row a check: check, count, of,
-    share, passed (always, where it only informs), example. With `fail`, LabError names
-    every check that did not pass.
+    share, passed (always, where it only informs; where nothing at all was mined, the
+    shortfall is a fault), example. With `fail`, LabError names every check that did not
+    pass.
     """
     checks = _row_checks(negatives, data)
     counts = negatives[~negatives["backfilled"]].groupby("query_id").size()
     checks["shortfall"] = counts.reindex(list(data.queries), fill_value=0) < wanted
+    faults = FAULTS if len(counts) else (*FAULTS, "shortfall")
     report = pd.DataFrame(
         {
             "check": check,
             "count": int(holds.sum()),
             "of": len(holds),
             "share": float(holds.mean()) if len(holds) else 0.0,
-            "passed": check not in FAULTS or not holds.any(),
+            "passed": check not in faults or not holds.any(),
             "example": next(iter(holds.index[holds]), ""),
         }
         for check, holds in checks.items()
@@ -131,11 +132,9 @@ def reduction(
         raise LabError("two counts are compared on the same queries: give both alike")
     columns = ["planted", "negatives"]
     sums = np.concatenate([counts[columns], baseline[columns]], axis=1)
-
-    def gone(totals: np.ndarray) -> np.ndarray:
-        return 1 - ratio(totals[..., :2]) / ratio(totals[..., 2:])
-
-    return bootstrap(gone, sums, samples, seed)
+    return bootstrap(
+        lambda t: 1 - ratio(t[..., :2]) / ratio(t[..., 2:]), sums, samples, seed
+    )
 
 
 def hardness(negatives: pd.DataFrame, planted: Mapping[str, Sequence[str]]) -> float:

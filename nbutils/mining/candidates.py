@@ -1,8 +1,7 @@
 """The candidate table: every query's best documents under one teacher, found once.
 
 NV-Retriever's methods differ only in which candidates they keep, so the expensive part
-(score every document for every query) is done once and stored, with a fingerprint of
-all that it depends on; `methods` then filters.
+is done once and stored, with a fingerprint of all that it depends on.
 """
 
 from __future__ import annotations
@@ -47,19 +46,16 @@ class Candidates:
         names, documents = pd.Index(list(data.queries)), pd.Index(data.corpus["id"])
         query = names.get_indexer(table["query_id"])
         column = np.arange(len(query)) - np.searchsorted(query, query)
-        shape = len(names), column.max(initial=0) + 1
-        grids = (
-            np.full(shape, -1, dtype=np.int32),
-            np.full(shape, -np.inf, dtype=np.float32),
-            np.zeros(shape, dtype=np.int32),
-        )
-        place = documents.get_indexer(table["document_id"])
-        for grid, values in zip(
-            grids, (place, table["score"], table["rank"]), strict=True
+        grids = []
+        for values, empty, kind in (
+            (documents.get_indexer(table["document_id"]), -1, np.int32),
+            (table["score"], -np.inf, np.float32),
+            (table["rank"], 0, np.int32),
         ):
-            grid[query, column] = values
-        labelled = documents.get_indexer(positives["document_id"])
+            grids.append(np.full((len(names), column.max(initial=0) + 1), empty, kind))
+            grids[-1][query, column] = values
         own = names.get_indexer(positives["query_id"])
+        labelled = documents.get_indexer(positives["document_id"])
         scores = positives["score"].to_numpy(np.float32)
         return cls(data, teacher, *grids, own, labelled, scores)
 
@@ -102,10 +98,9 @@ class Search:
     """The search of a set's queries in its corpus with one teacher.
 
     depth: candidates a query. index: empty for exact search, or the faiss factory
-    string of an approximate one, of which `recall` says what it misses. rescorer: a
-    cross-encoder that has the last word on candidates and positives (`rescoring`).
-    LabError for a set without queries or documents, a document id that stands twice and
-    a query without a positive.
+    string of an approximate one (`recall` says what it misses). rescorer: a
+    cross-encoder that has the last word. LabError for a set without queries or
+    documents, a document id that stands twice and a query without a positive.
     """
 
     teacher: Teacher
@@ -171,10 +166,9 @@ class Search:
     def deepen(self, found: Candidates, needs: pd.DataFrame) -> Candidates:
         """Add, for queries that ran out, the next documents below their ceiling.
 
-        needs: query_id and ceiling. This is what masking before the cut asks for: a
-        query whose whole table lies above its ceiling still gets the `depth` best
-        documents under it, by exact search; none is repeated. A cross-encoder's ceiling
-        cannot be searched below: nothing is added.
+        needs: query_id and ceiling. A query whose whole table lies above its ceiling
+        gets the `depth` best documents under it, by exact search; none is repeated. A
+        cross-encoder's ceiling cannot be searched below: nothing is added.
         """
         if self.rescorer:
             return found
@@ -183,19 +177,16 @@ class Search:
         deep = min(len(self.data.corpus), self.depth + known.shape[1])
         below = needs["ceiling"].to_numpy(np.float32)
         more, values = self._scores.top(rows, deep, below)
-        more[(more[:, :, None] == known[:, None, :]).any(axis=2)] = -1
-        values[more < 0] = -np.inf
-        best = np.argsort(-values, axis=1, kind="stable")[:, : self.depth]
-        new = {
-            "documents": (np.take_along_axis(more, best, axis=1), -1),
-            "scores": (np.take_along_axis(values, best, axis=1), -np.inf),
-            "ranks": ((best + 1) * np.isinf(below)[:, None], 0),  # nothing is above
-        }
+        repeated = (more[:, :, None] == known[:, None, :]).any(axis=2) | (more < 0)
+        ranks = np.where(np.isinf(below)[:, None], np.arange(1, deep + 1), 0)
+        best = np.argsort(repeated, axis=1, kind="stable")[:, : self.depth]
         grids = {}
-        for name, (part, empty) in new.items():
-            old = getattr(found, name)
+        for name, part, empty in (
+            ("documents", more, -1), ("scores", values, -np.inf), ("ranks", ranks, 0)
+        ):  # fmt: skip
+            old, part = getattr(found, name), np.where(repeated, empty, part)
             wide = np.full((len(old), best.shape[1]), empty, dtype=old.dtype)
-            wide[rows] = part
+            wide[rows] = np.take_along_axis(part, best, axis=1)
             grids[name] = np.concatenate([old, wide], axis=1)
         # an index may have left gaps: what fills them belongs before what follows
         order = np.lexsort((grids["documents"], -grids["scores"]), axis=1)

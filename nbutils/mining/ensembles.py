@@ -25,21 +25,17 @@ def cross_sample(
     The draw is keyed by (seed, query), among the teachers that mined anything for it,
     in the mapping's order. k: at most so many a query.
     """
-    of_query: dict[str, list[str]] = {}
-    for name, table in mined.items():
-        for query in table["query_id"].unique():
-            of_query.setdefault(query, []).append(name)
+    found = pd.concat(mined, names=["whose", None]).reset_index("whose")
+    whose = found.groupby("query_id", sort=False)["whose"].unique()
     drawn = {
         query: names[np.random.default_rng([seed, key(query)]).integers(len(names))]
-        for query, names in of_query.items()
+        for query, names in whose.items()
     }
-    chosen = (
-        table[table["query_id"].map(drawn) == name] for name, table in mined.items()
-    )
-    found = pd.concat(chosen)
+    found = found[found["whose"] == found["query_id"].map(drawn)]
+    found = found.drop(columns="whose")
     if k is not None:
         found = found[found.groupby("query_id").cumcount() < k]
-    return _by_query(found, list(of_query))
+    return _by_query(found, whose.index)
 
 
 def intra_sample(
@@ -54,21 +50,19 @@ def intra_sample(
     teacher as there are teachers); without it a repeat stays, and weighs twice in the
     loss. texts: document id to text, so that equal texts count as repeats too.
     """
-    taken: set[tuple[str, str]] = set()
-    parts, queries = [], {}
-    for table in mined.values():
-        names = table["document_id"]
-        if texts is not None:
-            names = names.map({name: normalise(texts[name]) for name in names.unique()})
-        rows, served = [], set()
-        for row, pair in enumerate(zip(table["query_id"], names, strict=True)):
-            if pair[0] not in served and not (dedup and pair in taken):
-                served.add(pair[0])
-                taken.add(pair)
-                rows.append(row)
-        parts.append(table.iloc[rows])
-        queries |= dict.fromkeys(table["query_id"])
-    return _by_query(pd.concat(parts), list(queries))
+    every = pd.concat(mined.values(), ignore_index=True)
+    names, taken, chosen = every["document_id"], set(), []
+    if texts is not None:
+        names = names.map({name: normalise(texts[name]) for name in names.unique()})
+    whose = np.repeat(np.arange(len(mined)), [len(table) for table in mined.values()])
+    served = set()
+    for row, (query, name) in enumerate(zip(every["query_id"], names, strict=True)):
+        turn = query, whose[row]
+        if turn not in served and not (dedup and (query, name) in taken):
+            served.add(turn)
+            taken.add((query, name))
+            chosen.append(row)
+    return _by_query(every.iloc[chosen], every["query_id"].unique())
 
 
 def jaccard(mined: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -88,8 +82,7 @@ def jaccard(mined: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["query_id", "one", "other", "jaccard"])
 
 
-def _by_query(table: pd.DataFrame, queries: list[str]) -> pd.DataFrame:
+def _by_query(table: pd.DataFrame, queries) -> pd.DataFrame:
     """Rows by query in the given order, each query's own order kept."""
-    places = {query: place for place, query in enumerate(queries)}
-    order = np.argsort(table["query_id"].map(places).to_numpy(), kind="stable")
-    return table.iloc[order].reset_index(drop=True)
+    order = pd.Index(queries).get_indexer(table["query_id"])
+    return table.iloc[np.argsort(order, kind="stable")].reset_index(drop=True)

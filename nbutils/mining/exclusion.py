@@ -57,18 +57,24 @@ def prepare(candidates: Candidates) -> Pool:
     document = found.documents[query, place]
     positive = found.positive_query, found.positive
     excluded = pairs_of(data, data.excluded)
-    asked, texts = _text_codes(data, document, positive[1], excluded[1])
-    ids, count = np.arange(len(texts)), len(data.queries) + len(texts)
-    shared = np.bincount(texts[texts >= 0])[texts[document]] > 1  # others are unique
-    repeats = np.zeros(len(document), dtype=bool)
-    pairs = query[shared] * count + texts[document[shared]]
-    repeats[shared] = pd.Series(pairs).duplicated()
+    # texts are told apart by 64-bit keys: no second copy of them is kept
+    used = np.unique(np.concatenate([document, positive[1], excluded[1]]))
+    every = itertools.chain(data.queries.values(), data.corpus["text"].take(used))
+    keys = (key(normalise(text)) for text in every)
+    codes = pd.factorize(np.fromiter(keys, np.uint64, len(data.queries) + len(used)))[0]
+    asked, texts = codes[: len(data.queries)], np.full(len(data.corpus), -1)
+    texts[used] = codes[len(data.queries) :]
+    ids, count = np.arange(len(texts)), len(codes) + len(texts)
 
     def meets(pairs, codes) -> np.ndarray:
         """Whether a candidate has the code of a document of its query's pairs."""
         own = pairs[0] * count + codes[pairs[1]]
         return pd.Series(query * count + codes[document]).isin(own).to_numpy()
 
+    shared = np.bincount(texts[used])[texts[document]] > 1  # others are unique
+    repeats = np.zeros(len(document), dtype=bool)
+    pairs = query[shared] * count + texts[document[shared]]
+    repeats[shared] = pd.Series(pairs).duplicated()
     tests = {
         "positive_id": meets(positive, ids),
         "equal_text_to_positive": meets(positive, texts),
@@ -86,18 +92,3 @@ def prepare(candidates: Candidates) -> Pool:
     names = np.array(list(data.queries), dtype=object)
     documents = data.corpus["id"].to_numpy(dtype=object)
     return Pool(candidates, names, documents, rules, texts, own)
-
-
-def _text_codes(data, *used) -> tuple[np.ndarray, np.ndarray]:
-    """Codes of the normalised texts of queries (Q,) and documents (N,), -1 unused.
-
-    Texts are told apart by 64-bit keys, so that no second copy of them is kept.
-    """
-    used = np.unique(np.concatenate(used))
-    texts = itertools.chain(data.queries.values(), data.corpus["text"].take(used))
-    count = len(data.queries)
-    keys = np.fromiter((key(normalise(t)) for t in texts), np.uint64, count + len(used))
-    codes = pd.factorize(keys)[0]
-    documents = np.full(len(data.corpus), -1)
-    documents[used] = codes[count:]
-    return codes[:count], documents

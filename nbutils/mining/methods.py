@@ -1,8 +1,8 @@
 """Positive-aware mining: every method of NV-Retriever over a stored candidate table.
 
 A method is a rule about which candidates may be negatives; a selection says which of
-those are taken. Rules are applied before anything is cut, so a query gets its negatives
-as long as its table holds any; `mine_until_full` deepens the table where it does not.
+those are taken. Rules come before any cut, so a query gets its negatives as long as its
+table holds any; `mine_until_full` deepens the table where it does not.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class Mined:
     negatives: one row each, in the order of selection, with query_id, positive_id (the
     anchor), document_id, method, selection, teacher, rank, score, positive_score (the
     anchor's), ceiling, backfilled. queries: one row each, with query_id, positive_id,
-    positive_score, ceiling, kept, needed, found, wanted. rules (Q, K): codes of RULES.
+    positive_score, ceiling, kept, needed, found (without backfill), wanted. rules
+    (Q, K): codes of RULES.
     """
 
     negatives: pd.DataFrame
@@ -42,20 +43,11 @@ class Mined:
 
     @property
     def shortfalls(self) -> pd.DataFrame:
-        """The queries that got fewer negatives than wanted, backfill not counted."""
+        """The queries that got fewer negatives than wanted."""
         return self.queries[self.queries["found"] < self.queries["wanted"]]
 
-    @property
-    def shallow(self) -> pd.DataFrame:
-        """The queries whose table left fewer candidates than the selection needs."""
-        return self.queries[self.queries["kept"] < self.queries["needed"]]
-
     def explain(self) -> pd.DataFrame:
-        """Every candidate with its rule: `kept`, or the first rule that rejected it.
-
-        Columns query_id, positive_id, document_id, rank, score, positive_score, ceiling
-        and rule.
-        """
+        """Every candidate with its rule: `kept`, or the first rule that rejected it."""
         at = np.nonzero(self.rules != EMPTY)
         rules = np.array(RULES)[self.rules[at]]
         return _rows(self.pool, self.queries, *at).assign(rule=rules)
@@ -85,24 +77,34 @@ def mine(
     """Mine negatives from a prepared candidate table.
 
     recipe: the settings' section `mining`; changes: of its settings, by name. Nothing
-    here depends on the order of the queries or on how the table was cut into blocks.
-    LabError for an unknown name or an impossible value.
+    depends on the order of the queries. `shifted` drops the first `shift` ranks of the
+    corpus, labelled positives counted, as the paper shifts the retrieved list;
+    sentence-transformers' `range_min` counts ranks without the positives. LabError for
+    an unknown name or an impossible value.
     """
     recipe = changed(recipe or Mining(), **changes)
-    positive, anchor_score = _anchors(pool, recipe.anchor)
+    found, method = pool.candidates, recipe.mining_method
+    # each query's lowest or highest positive is its anchor
+    sign = 1 if recipe.anchor == "min" else -1
+    order = np.lexsort(
+        (sign * found.positive_score.astype(float), found.positive_query)
+    )
+    order = order[np.diff(found.positive_query[order], prepend=-1) > 0]
+    anchor_score = found.positive_score[order].astype(float)
     limits = recipe.model_dump(include={"abs_threshold", "margin", "perc"})
-    ceilings = ceiling(recipe.mining_method, anchor_score, **limits)
+    ceilings = ceiling(method, anchor_score, **limits)
     rules = pool.rules.copy()
-    breaks = ~(pool.candidates.scores < ceilings[:, None])
-    if recipe.mining_method == "shifted":
-        breaks = pool.candidates.ranks <= recipe.shift
-    if recipe.mining_method != "naive":
-        rules[(rules == CODE["kept"]) & breaks] = CODE[recipe.mining_method]
+    breaks = ~(found.scores < ceilings[:, None])
+    if method == "shifted":
+        breaks = found.ranks <= recipe.shift
+    if method != "naive":
+        rules[(rules == CODE["kept"]) & breaks] = CODE[method]
     query, place = select(pool, recipe, rules, seed)
+    positives = pool.document_ids[found.positive[order]]
     queries = pd.DataFrame(
         {
             "query_id": pd.Series(pool.query_ids, dtype="str"),
-            "positive_id": pd.Series(pool.document_ids[positive], dtype="str"),
+            "positive_id": pd.Series(positives, dtype="str"),
             "positive_score": anchor_score,
             "ceiling": ceilings,
             "kept": (rules == CODE["kept"]).sum(axis=1),
@@ -115,15 +117,16 @@ def mine(
     if recipe.backfill == "random":
         missing = (queries["wanted"] - queries["found"]).to_numpy()
         more, document = random_documents(pool, missing, seed)
-        extra = _rows(pool, queries, more, 0 * more).assign(backfilled=True)
         ids = pd.Series(pool.document_ids[document], dtype="str")
-        extra = extra.assign(document_id=ids, rank=np.int32(0), score=np.nan)
+        extra = _rows(pool, queries, more, 0 * more).assign(
+            document_id=ids, rank=np.int32(0), score=np.nan, backfilled=True
+        )
         negatives = pd.concat([negatives, extra], ignore_index=True)
-        order = np.argsort(np.r_[query, more], kind="stable")
-        negatives = negatives.iloc[order].reset_index(drop=True)
-    negatives.insert(3, "method", recipe.mining_method)
+        by_query = np.argsort(np.r_[query, more], kind="stable")
+        negatives = negatives.iloc[by_query].reset_index(drop=True)
+    negatives.insert(3, "method", method)
     negatives.insert(4, "selection", recipe.selection)
-    negatives.insert(5, "teacher", pool.candidates.teacher)
+    negatives.insert(5, "teacher", found.teacher)
     return Mined(negatives, queries, rules, pool)
 
 
@@ -137,36 +140,21 @@ def mine_until_full(
     ceiling it has gaps.
     """
     mined = mine(pool, recipe, **options)
-    while len(mined.shallow):
-        deeper = search.deepen(pool.candidates, mined.shallow)
-        if len(deeper) == len(pool.candidates):
+    while (ran_out := mined.queries["kept"] < mined.queries["needed"]).any():
+        deeper = search.deepen(mined.pool.candidates, mined.queries[ran_out])
+        if len(deeper) == len(mined.pool.candidates):
             break
-        pool = prepare(deeper)
-        mined = mine(pool, recipe, **options)
+        mined = mine(prepare(deeper), recipe, **options)
     return mined
-
-
-def _anchors(pool: Pool, anchor: str) -> tuple[np.ndarray, np.ndarray]:
-    """Place and score of each query's lowest (`min`) or highest (`max`) positive."""
-    found = pool.candidates
-    score = found.positive_score.astype(float)
-    order = np.lexsort((score if anchor == "min" else -score, found.positive_query))
-    first = np.flatnonzero(np.diff(found.positive_query[order], prepend=-1))
-    return found.positive[order][first], score[order][first]
 
 
 def _rows(pool: Pool, queries: pd.DataFrame, query, place) -> pd.DataFrame:
     """Some candidates, by places of the table, beside what is known of their query."""
-    found, about = pool.candidates, queries.iloc[query].reset_index(drop=True)
+    found = pool.candidates
+    about = queries[["query_id", "positive_id", "positive_score", "ceiling"]]
+    rows = about.iloc[query].reset_index(drop=True)
     ids = pool.document_ids[found.documents[query, place]]
-    return pd.DataFrame(
-        {
-            "query_id": about["query_id"],
-            "positive_id": about["positive_id"],
-            "document_id": pd.Series(ids, dtype="str"),
-            "rank": found.ranks[query, place],
-            "score": found.scores[query, place].astype(float),
-            "positive_score": about["positive_score"],
-            "ceiling": about["ceiling"],
-        }
-    )
+    rows.insert(2, "document_id", pd.Series(ids, dtype="str"))
+    rows.insert(3, "rank", found.ranks[query, place])
+    rows.insert(4, "score", found.scores[query, place].astype(float))
+    return rows

@@ -47,21 +47,21 @@ def mine_set(
         _embed(teacher, data.corpus["text"].tolist())
     number, processes = place()
     names = np.array_split(list(data.queries), processes)[number].tolist()
-    negatives = recall = None
+    recipe, seed = settings.mining, settings.seed
+    part = None  # of a process without a query
     if names:
         own = replace(data, queries={name: data.queries[name] for name in names})
-        recipe, seed = settings.mining, settings.seed
         depth, rescorer = recipe.candidate_depth, load_rescorer(settings)
         search = Search(teacher, own, depth, recipe.index, rescorer)
         found = search.candidates()
         recall = search.recall(found, seed=seed) if recipe.index else 1.0
         mined = mine_until_full(prepare(found), search, recipe, seed=seed)
-        negatives = mined.negatives
-    parts = [part for part in gather((negatives, recall)) if part[0] is not None]
-    if settings.mining.index and number == 0:
-        share = np.mean([part[1] for part in parts])
-        say(f"index {settings.mining.index}: {share:.1%} of the exact candidates found")
-    return pd.concat([part[0] for part in parts], ignore_index=True)
+        part = mined.negatives, recall
+    tables, recalls = zip(*filter(None, gather(part)), strict=True)
+    if recipe.index and number == 0:
+        found = np.mean(recalls)
+        say(f"index {recipe.index}: {found:.1%} of the exact candidates found")
+    return pd.concat(tables, ignore_index=True)
 
 
 def _embed(teacher: TextTeacher, texts: list[str], *, queries: bool = False) -> None:

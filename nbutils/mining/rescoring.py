@@ -1,8 +1,7 @@
 """A second opinion on candidates: a cross-encoder reads query and document together.
 
-RocketQA's filter, which NV-Retriever names. It sees what vectors cannot, and costs one
-reading a pair, so it scores only the candidates that a cheaper teacher found, and the
-positives, on its own scale.
+RocketQA's filter, which NV-Retriever names. It costs one reading a pair, so it scores
+only the candidates that a cheaper teacher found, and the positives, on its own scale.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ class Rescorer:
         """The same candidates with the model's scores, ranked by them.
 
         Positives are scored too, so every ceiling is on the model's scale; ranks count
-        among the candidates only. Equal scores keep their order. LabError for scores
-        that are not one finite number a pair.
+        among the candidates only. LabError for scores that are not one finite number a
+        pair.
         """
         found, data = candidates, candidates.data
         there = found.documents >= 0
@@ -61,18 +60,13 @@ class Rescorer:
 
 
 def load_rescorer(settings: Settings) -> Rescorer | None:
-    """The cross-encoder of the setting `rescore_with`; None where it is empty.
-
-    LabError where it cannot be loaded.
-    """
+    """The cross-encoder of `rescore_with`, None where it is empty; LabError without."""
     from sentence_transformers import CrossEncoder
 
-    name = settings.mining.rescore_with
-    if not name:
+    if not (name := settings.mining.rescore_with):
         return None
     try:
-        model = CrossEncoder(name, device=device_of(settings))
+        return Rescorer(Path(name).name, CrossEncoder(name, device=device_of(settings)))
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise LabError(f"cross-encoder {name!r} cannot be loaded: {reason}") from None
-    return Rescorer(Path(name).name, model)

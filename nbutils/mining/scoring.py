@@ -55,8 +55,8 @@ class RowScores:
 
     def __init__(self, score: Callable, data: RetrievalSet, floor: float | None):
         self._score, self._texts = score, list(data.queries.values())
-        self._size = max(1, BYTES // (4 * len(data.corpus)))
         self._floor = -np.inf if floor is None else floor
+        self._size = max(1, BYTES // (4 * len(data.corpus)))
 
     def first(self, depth: int, query, document):
         """As `VectorScores.first`; each row of scores is made once."""
@@ -67,17 +67,15 @@ class RowScores:
         """As `VectorScores.top`; pairs: places by query, and room for their scores."""
         documents = np.full((len(rows), depth), -1, dtype=np.int32)
         found = np.full((len(rows), depth), -np.inf, dtype=np.float32)
+        below = np.full(len(rows), np.inf) if below is None else below
         for row, number in enumerate(rows):
             if row % self._size == 0:
                 part = [self._texts[n] for n in rows[row : row + self._size]]
                 block = np.asarray(self._score(part), dtype=np.float32)
                 if np.isnan(block).any():
                     raise LabError("the teacher gave scores that are not numbers")
-            scores, limit = (
-                block[row % self._size],
-                np.inf if below is None else below[row],
-            )
-            best = best_of(scores, depth, above=self._floor, below=limit)
+            scores = block[row % self._size]
+            best = best_of(scores, depth, above=self._floor, below=below[row])
             documents[row, : len(best)], found[row, : len(best)] = best, scores[best]
             if pairs is not None:
                 own = slice(*np.searchsorted(pairs[0], [number, number + 1]))

@@ -10,22 +10,19 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
 from nbutils.core.errors import LabError
 from nbutils.encoder.models import compute_dtype
 
 BLOCK = {"cpu": 512, "cuda": 4096}
 """Queries searched at once by one worker."""
-
 TILE = 2**12
 """Documents scored at once; more would not be faster, only larger."""
-
 GROUP = 8
 """Documents whose best score decides whether any of them is looked at (measured)."""
 
@@ -52,9 +49,14 @@ def nearest(
             f"query vectors have {queries.shape[1]} numbers and document vectors "
             f"{documents.shape[1]}: take both from one model"
         )
-    kind = torch.device(device).type
+    kind, threads = torch.device(device).type, torch.get_num_threads()
+    workers = 1 if kind == "cuda" else threads
     low = torch.float32 if kind == "cuda" else compute_dtype(dtype, device)
-    extent = _extent(documents, low)
+    size = min(BLOCK[kind], max(16, -(-len(queries) // workers)))
+    # the longest document vector, and the longest loss of one by rounding
+    parts = range(0, len(documents), 2**10)
+    extent = [_rounded(documents[n : n + 2**10], low)[1:] for n in parts]
+    extent = np.max([np.max(part, axis=1) for part in extent], axis=0)
     places = np.full((len(queries), k), -1, dtype=np.int32)
     scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
     below = np.full(len(queries), np.inf) if below is None else below
@@ -70,9 +72,14 @@ def nearest(
             best = best_of(every, k, below=below[row])
             places[row, : len(best)], scores[row, : len(best)] = best, every[best]
 
-    with _workers(kind) as (run, count):
-        size = min(BLOCK[kind], max(16, -(-len(queries) // count)))
-        list(run(search, range(0, len(queries), size)))
+    one = {"initializer": torch.set_num_threads, "initargs": (1,)}
+    try:  # one thread a worker: no barriers
+        with ThreadPoolExecutor(workers, **one) as pool:
+            list(pool.map(search, range(0, len(queries), size)))
+    finally:
+        torch.set_num_threads(threads)
+        if sys.platform == "linux":  # glibc keeps memory for workers that have ended
+            getattr(ctypes.CDLL(None), "malloc_trim", bool)(0)
     return places, scores
 
 
@@ -138,9 +145,7 @@ def _first_pass(queries, documents, k, below, dtype, extent, device):
     where[np.isneginf(best)] = -1
     exact = pair_scores(queries, documents, where)
     exact[(where < 0) | (exact >= below[:, None])] = -np.inf
-    order = np.lexsort((where, -exact), axis=1)[:, :k]
-    exact = np.take_along_axis(exact, order, axis=1)
-    found = np.where(exact > -np.inf, np.take_along_axis(where, order, axis=1), -1)
+    found, exact = _in_order(where, exact, k)
     last = best.min(axis=1)
     whole = np.isneginf(last)  # nothing was left out
     last[whole] = 0
@@ -153,24 +158,38 @@ def _merge(best, where, scores: torch.Tensor, start: int) -> None:
 
     best and where (queries, wide) are changed in place, in no order. A group's best
     costs one pass over the scores; only the groups that hold something better than the
-    least so far are looked at, or the `wide` best groups if these are more.
+    least so far are looked at. Where too little is known, the `wide` best groups hold
+    at least `wide` documents as good as the last of them.
     """
     if short := -len(scores) % GROUP:
-        scores = torch.nn.functional.pad(scores, (0, 0, 0, short), value=-torch.inf)
+        scores = pad(scores, (0, 0, 0, short), value=-torch.inf)
     grouped = scores.unflatten(0, (GROUP, -1))
-    highest = grouped.amax(dim=0)
-    hits = highest > best.amin(dim=1).to(scores.dtype)
-    count = min(best.shape[1], int(hits.sum(dim=0).max()))
-    if not count:
-        return
-    group = torch.topk(highest.T.float(), count, dim=1, sorted=False).indices.T
-    values = torch.gather(grouped, 1, group.expand(GROUP, *group.shape))
-    member = torch.arange(GROUP, device=scores.device)[:, None, None]
-    place = start + group + len(highest) * member
-    values = torch.cat([best, values.flatten(0, 1).T.float()], dim=1)
-    place = torch.cat([where, place.flatten(0, 1).T.int()], dim=1)
-    best[:], kept = torch.topk(values, best.shape[1], dim=1, sorted=False)
-    where[:] = torch.gather(place, 1, kept)
+    highest, (count, wide) = grouped.amax(dim=0), best.shape
+    least, beats = best.amin(dim=1).to(scores.dtype), torch.gt
+    if len(highest) >= wide and torch.isneginf(least).any():
+        last = torch.topk(highest.T.float(), wide, dim=1).values[:, -1]
+        last = last.clamp(torch.finfo(scores.dtype).min).to(scores.dtype)
+        least, beats = torch.maximum(least, last), torch.ge
+    hits = beats(highest, least).T.contiguous()  # by query
+    query, group = torch.nonzero(hits, as_tuple=True)
+    values = grouped[:, group, query].T
+    hit, member = torch.nonzero(beats(values, least[query, None]), as_tuple=True)
+    query, found = query[hit], torch.bincount(query[hit], minlength=count)
+    column = torch.arange(wide, wide + len(query), device=query.device)
+    column -= (found.cumsum(0) - found)[query]
+    every = pad(best, (0, int(found.max())), value=-torch.inf)
+    places = pad(where, (0, int(found.max())), value=-1)
+    every[query, column] = values[hit, member].float()
+    places[query, column] = (start + group[hit] + len(highest) * member).int()
+    best[:], kept = torch.topk(every, wide, dim=1, sorted=False)
+    where[:] = torch.gather(places, 1, kept)
+
+
+def _in_order(places: np.ndarray, scores: np.ndarray, k: int):
+    """The k best of each row, equal ones by place; -1 where the score is -inf."""
+    places = np.where(scores > -np.inf, places, -1)
+    order = np.lexsort((places, -scores), axis=1)[:, :k]
+    return tuple(np.take_along_axis(part, order, axis=1) for part in (places, scores))
 
 
 def _tensor(vectors: np.ndarray) -> torch.Tensor:
@@ -187,34 +206,6 @@ def _rounded(vectors: np.ndarray, dtype):
     return low, length, lost
 
 
-def _extent(documents: np.ndarray, dtype) -> np.ndarray:
-    """The longest document vector, and the longest loss of one by rounding."""
-    parts = [
-        np.max(_rounded(documents[start : start + 2**10], dtype)[1:], axis=1)
-        for start in range(0, len(documents), 2**10)
-    ]
-    return np.max(parts, axis=0)
-
-
-@contextmanager
-def _workers(kind: str) -> Iterator[tuple]:
-    """(map, count): blocks go to single-threaded workers, without barriers on a CPU."""
-    if kind == "cuda":
-        yield map, 1
-        return
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(
-            threads, initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool:
-            yield pool.map, threads
-    finally:
-        torch.set_num_threads(threads)
-        if sys.platform == "linux":  # glibc keeps memory for workers that have ended
-            getattr(ctypes.CDLL(None), "malloc_trim", bool)(0)
-
-
 def approximate(
     queries: np.ndarray, documents: np.ndarray, k: int, factory: str
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -224,10 +215,9 @@ def approximate(
     """
     import faiss
 
+    metric = faiss.METRIC_INNER_PRODUCT
     try:
-        index = faiss.index_factory(
-            documents.shape[1], factory, faiss.METRIC_INNER_PRODUCT
-        )
+        index = faiss.index_factory(documents.shape[1], factory, metric)
     except RuntimeError:
         raise LabError(
             f"faiss knows no index {factory!r}: try 'IVF256,Flat' or 'HNSW32'"
@@ -240,8 +230,4 @@ def approximate(
     places = index.search(np.ascontiguousarray(queries), k)[1].astype(np.int32)
     scores = pair_scores(queries, documents, places)
     scores[places < 0] = -np.inf
-    order = np.lexsort((places, -scores), axis=1)
-    return (
-        np.take_along_axis(places, order, axis=1),
-        np.take_along_axis(scores, order, axis=1),
-    )
+    return _in_order(places, scores, k)

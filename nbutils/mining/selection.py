@@ -1,7 +1,6 @@
 """Which of the candidates that are left are taken, and what fills a gap.
 
-Draws are keyed by (seed, query, document): order, blocks and resuming cannot change
-them.
+Draws are keyed by (seed, query, document): no order of the work can change them.
 """
 
 from __future__ import annotations
@@ -33,8 +32,10 @@ def select(pool: Pool, recipe: Mining, rules: np.ndarray, seed: int):
     if recipe.selection == "top_k":
         return query, place
     document = pool.candidates.documents[query, place]
-    keys = _keys(pool.query_ids[query]), _keys(pool.document_ids[document])
-    drawn = uniform(seed, *keys)
+    names = pool.query_ids[query], pool.document_ids[document]
+    drawn = uniform(
+        seed, *(np.fromiter(map(key, own), np.uint64, len(own)) for own in names)
+    )
     scores = pool.candidates.scores[query, place]
     sort = draw_keys(scores, recipe.sampling_temperature, drawn)
     if recipe.selection == "top1_sampled":
@@ -44,10 +45,6 @@ def select(pool: Pool, recipe: Mining, rules: np.ndarray, seed: int):
     chosen = np.arange(len(query)) - np.searchsorted(query, query)
     chosen = chosen < recipe.negatives_per_query
     return query[chosen], place[chosen]
-
-
-def _keys(names: np.ndarray) -> np.ndarray:
-    return np.fromiter(map(key, names), np.uint64, len(names))
 
 
 def random_documents(pool: Pool, missing: np.ndarray, seed: int):

@@ -7,33 +7,35 @@ a set's documents for the set's queries: products of vectors, or whole rows of n
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, partial
+import re
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 
 import bm25s
 import numpy as np
 import pandas as pd
 
-from nbutils.core.access import open_sdk
 from nbutils.core.draws import key, uniform
 from nbutils.core.errors import LabError
 from nbutils.core.fields import Settings
 from nbutils.core.retrieval import RetrievalSet
+from nbutils.core.text import SIGNS
 from nbutils.encoder.models import device_of
 from nbutils.encoder.student import load_encoder, unpack_student
 from nbutils.encoder.vectors import VECTORS, embed, fingerprint, kept
+from nbutils.mining import server
 from nbutils.mining.scoring import RowScores, Teacher, VectorScores, digest, places
 
 SERVER, GIVEN = "server:", "vectors:"
 """What stands before a server's model and before a folder of vectors."""
 
-SERVER_BATCH = 128
-"""Texts in one request to an embeddings server."""
-
 QUERY_PROMPTS = ("query", "web_search_query", "retrieval.query", "s2p_query")
 """Names under which published encoders store the prompt that queries get."""
+
+UNSPACED = re.compile(f"[{SIGNS}]+")
 
 
 class RowTeacher:
@@ -49,8 +51,10 @@ class RowTeacher:
 class BM25Teacher(RowTeacher):
     """Lexical teacher: Lucene's BM25 over lower-cased words without English stop words.
 
-    Scores are not cosines: absolute thresholds and margins made for cosines have no
-    meaning for them, shares of the positive's score (`perc_pos`) do.
+    In scripts without spaces (Chinese, Japanese, Thai and their like) every two signs
+    that stand together are a word, as in Lucene's analyzer of them. Scores are not
+    cosines: absolute thresholds and margins made for cosines have no meaning for them,
+    shares of the positive's score (`perc_pos`) do.
     """
 
     name = "bm25"
@@ -58,7 +62,8 @@ class BM25Teacher(RowTeacher):
 
     def __init__(self, k1: float = 1.5, b: float = 0.75) -> None:
         self.k1, self.b = k1, b
-        self.fingerprint = digest(self.name, version("bm25s"), k1, b, "lucene", "en")
+        parts = self.name, version("bm25s"), k1, b, "lucene", "en", "pairs of signs"
+        self.fingerprint = digest(*parts)
 
     def scorer(self, texts: Sequence[str]) -> Callable:
         """Index the documents; LabError where none has a word to search by."""
@@ -80,9 +85,13 @@ class BM25Teacher(RowTeacher):
 
     @staticmethod
     def _words(texts: Sequence[str]) -> list[list[str]]:
-        return bm25s.tokenize(
-            list(texts), stopwords="en", return_ids=False, show_progress=False
-        )
+        spaced = [UNSPACED.sub(" ", text) for text in texts]
+        named = {"stopwords": "en", "return_ids": False, "show_progress": False}
+        found = bm25s.tokenize(spaced, **named)
+        for words, text in zip(found, texts, strict=True):
+            for run in UNSPACED.findall(text):
+                words += map("".join, pairwise(run)) if len(run) > 1 else [run]
+        return found
 
 
 class RandomTeacher(RowTeacher):
@@ -126,22 +135,26 @@ class TextTeacher:
 class EncoderTeacher(TextTeacher):
     """Dense teacher: the cosine of a SentenceTransformer's vectors.
 
-    Vectors come through `encoder.embed`, which caches them by weights, prompt, length
-    and text, so a changed weight is never served old vectors.
+    They are those of its `encode_query` and `encode_document`: its own prompts, routes
+    and modules. `embed` caches them by all that changes them. query_prompt: in place of
+    the model's own; where it has none called `query`, the first of QUERY_PROMPTS.
     """
 
     def __init__(self, model, settings, *, name: str, query_prompt: str | None = None):
         self.model, self.settings, self.name = model, settings, name
+        own = (model.prompts.get(name) for name in QUERY_PROMPTS)
+        if query_prompt is None:
+            query_prompt = next(filter(None, own), None)
         self.query_prompt, self.device = query_prompt, device_of(settings)
         self.fingerprint = digest(
             fingerprint(model), query_prompt, settings.encoder.max_length
         )
 
     @classmethod
-    def of_student(cls, model, settings, *, name: str) -> EncoderTeacher:
-        """A 4-bit student as teacher, on a CPU with its weights unpacked once.
+    def of_student(cls, model, settings: Settings, *, name: str) -> EncoderTeacher:
+        """A student as teacher, on a CPU with its 4-bit weights unpacked.
 
-        There that halves the time; vectors are equal to bfloat16's rounding.
+        That halves the time; the vectors are equal to bfloat16's rounding.
         """
         if model.device.type == "cpu":
             model = unpack_student(model)
@@ -150,7 +163,8 @@ class EncoderTeacher(TextTeacher):
     def vectors(self, texts: Sequence[str], *, queries: bool = False) -> np.ndarray:
         """Unit vectors of texts, float32 (texts, D)."""
         prompt = self.query_prompt if queries else None
-        return embed(self.model, list(texts), self.settings, prompt=prompt)
+        role = "query" if queries else "document"
+        return embed(self.model, list(texts), self.settings, prompt, role=role)
 
 
 class ServerTeacher(TextTeacher):
@@ -158,7 +172,7 @@ class ServerTeacher(TextTeacher):
 
     The client reads OPENAI_API_KEY and OPENAI_BASE_URL and retries by itself. A server
     does not show its weights: the cache is keyed by model name, prompt and text, so
-    give a changed model another name. Raises LabError where the server refuses.
+    give a changed model another name. LabError as of `server.ask`.
     """
 
     def __init__(self, model: str, *, prompt: str = "", cache=VECTORS):
@@ -170,30 +184,11 @@ class ServerTeacher(TextTeacher):
     def vectors(self, texts: Sequence[str], *, queries: bool = False) -> np.ndarray:
         """Unit vectors of texts; asks for those that no answer holds yet."""
         prompt = self.prompt if queries else ""
-        asked = partial(self._ask, prompt)
+
+        def asked(new: list[str]):
+            return server.ask(self.model, [prompt + text for text in new])
+
         return _unit(kept(self._path, texts, prompt, asked))
-
-    def _ask(self, prompt: str, texts: Sequence[str]) -> Iterator[list[list[float]]]:
-        """Vectors of batches of texts, as they come."""
-        import openai
-
-        for start in range(0, len(texts), SERVER_BATCH):
-            part = [prompt + text for text in texts[start : start + SERVER_BATCH]]
-            try:
-                answer = open_sdk().embeddings.create(
-                    model=self.model, input=part, encoding_format="float"
-                )
-            except openai.OpenAIError as error:
-                raise LabError(
-                    f"the embeddings server gave no vectors ({error}): check "
-                    "OPENAI_BASE_URL, OPENAI_API_KEY and the model's name"
-                ) from None
-            rows = sorted(answer.data, key=lambda row: row.index)
-            if len(rows) != len(part):
-                raise LabError(
-                    f"the embeddings server gave {len(rows)} vectors of {len(part)}"
-                )
-            yield [row.embedding for row in rows]
 
 
 class VectorTeacher:
@@ -238,14 +233,14 @@ class VectorTeacher:
 
     def scores(self, data: RetrievalSet) -> VectorScores:
         """Scores of a set's documents; LabError for an id that has no vector."""
-        asked = self._of("queries", list(data.queries))
-        return VectorScores(asked, self._of("corpus", data.corpus["id"]), self.device)
-
-    def _of(self, kind: str, names) -> np.ndarray:
-        if self.ids[kind].equals(pd.Index(names)):
-            return self.rows[kind]
-        fault = f"teacher {self.name!r} has no vector in its {kind} of {{!r}}"
-        return self.rows[kind][places(self.ids[kind], names, fault)]
+        rows = []
+        for kind, names in ("queries", list(data.queries)), ("corpus", data.corpus.id):
+            own = self.rows[kind]
+            if not self.ids[kind].equals(pd.Index(names)):
+                fault = f"teacher {self.name!r} has no vector in its {kind} of {{!r}}"
+                own = own[places(self.ids[kind], names, fault)]
+            rows.append(own)
+        return VectorScores(*rows, self.device)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
@@ -261,14 +256,13 @@ def load_teachers(settings: Settings) -> dict[str, Teacher]:
     """Every teacher of the settings under a name of its own, in their order.
 
     The name is the last part of the model's; where two share it, the whole of it with
-    `--` for `/`, so that neither takes the other's place or file. Raises LabError where
-    an encoder cannot be found, and for one model named twice.
+    `--` for `/`. LabError as of `load_teacher`, and for one model named twice.
     """
-    parts = [_parts(name) for name in settings.mining.teachers]
-    last = [part[-1] for part in parts]
+    names = settings.mining.teachers
+    last = [_parts(name)[-1] for name in names]
     found: dict[str, Teacher] = {}
-    for name, part in zip(settings.mining.teachers, parts, strict=True):
-        called = part[-1] if last.count(part[-1]) == 1 else "--".join(part)
+    for name, called in zip(names, last, strict=True):
+        called = called if last.count(called) == 1 else "--".join(_parts(name))
         if called in found:
             raise LabError(f"`teachers` names {called!r} twice: name each teacher once")
         found[called] = load_teacher(name, settings)
@@ -284,7 +278,7 @@ def load_teacher(name: str, settings: Settings) -> Teacher:
     """The teacher `name`: `bm25`, `random`, a hub name, a folder (a trained student,
     say), `server:MODEL`, an OpenAI-compatible embeddings server, or `vectors:FOLDER`.
 
-    Raises LabError where the encoder or the vectors cannot be found.
+    LabError where the encoder or the vectors cannot be found.
     """
     if name == "bm25":
         return BM25Teacher()
@@ -295,6 +289,4 @@ def load_teacher(name: str, settings: Settings) -> Teacher:
     if name.startswith(GIVEN):
         return VectorTeacher.read(name.removeprefix(GIVEN), device_of(settings))
     model = load_encoder(settings, name)
-    prompts = getattr(model, "prompts", None) or {}
-    prompt = next((prompts[key] for key in QUERY_PROMPTS if prompts.get(key)), None)
-    return EncoderTeacher(model, settings, name=_parts(name)[-1], query_prompt=prompt)
+    return EncoderTeacher(model, settings, name=_parts(name)[-1])

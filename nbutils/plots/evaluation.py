@@ -7,19 +7,25 @@ import re
 import numpy as np
 import pandas as pd
 
-from nbutils.plots.style import REFERENCE, Plot, canvas, forest, readable, told
+from nbutils.plots.style import PALETTE, REFERENCE, Plot, canvas, forest, readable, told
 
 
 def task_scores(table: pd.DataFrame) -> Plot:
-    """mteb's main score by task and model: columns task, model, metric, score."""
+    """mteb's main score, a panel a metric: columns task, model, metric, score."""
     table = table.assign(task=table["task"].map(_in_words))
-    named = table.assign(row=table["task"] + "\n" + table["metric"].map(readable))
-    fig, axis = canvas(height=1 + 0.42 * table["task"].nunique())
-    forest(axis, named, "row", "score", "model", gap=0.16)
-    axis.set_xlabel("score, in the metric that is named at the left")
+    metrics = table.groupby("metric", sort=False)["task"].nunique()
+    height = 1.0 + 0.55 * metrics.sum() + 0.35 * len(metrics)
+    ratios = {"height_ratios": [*metrics]}
+    fig, axes = canvas(7.6, height, len(metrics), squeeze=False, gridspec_kw=ratios)
+    for axis, metric in zip(axes[:, 0], metrics.index, strict=True):
+        own = table[table["metric"] == metric]
+        forest(axis, own, "task", "score", "model", gap=0.16)
+        axis.set_xlabel(readable(metric))
+        if axis is not axes[0, 0]:
+            axis.get_legend().remove()
     ndcg = table[table["metric"] == "ndcg_at_10"].groupby("task", sort=False)
     found = "; ".join(f"{task}: {told(part, 'model', 'score')}" for task, part in ndcg)
-    return fig, f"mteb scores by task and model; NDCG@10 of {found}."
+    return fig, f"mteb scores by metric, task and model; NDCG@10 of {found}."
 
 
 def _in_words(task: str) -> str:
@@ -39,11 +45,54 @@ def paired_gains(table: pd.DataFrame) -> Plot:
     return fig, f"Gain from training: {told(table, 'name', form='+.3f')}."
 
 
-def published_average(table: pd.DataFrame, title: str) -> Plot:
-    """A paper's own averages: columns model, average; MGH has a look of its own."""
-    whose = np.where(table["model"].str.startswith("MGH"), "the paper's own", "others")
-    fig, axis = canvas(height=1.2 + 0.3 * len(table))
-    forest(axis, table.assign(whose=whose), "model", "average", "whose", gap=0)
-    axis.set(xlabel="MTEB average (56 tasks), as published", title=title)
-    found = told(table, "model", "average", ".1f")
-    return fig, f"{title}, published MTEB averages: {found}."
+def gains_by_split(table: pd.DataFrame) -> Plot:
+    """Gains on SciFact: columns negatives, claims (the split), mean, low, high."""
+    fig, axis = canvas(height=1.2 + 0.5 * table["negatives"].nunique())
+    axis.axvline(0, **REFERENCE)
+    forest(axis, table, "negatives", series="claims")
+    axis.set_xlabel("NDCG@10 after training − before, with 95 % interval")
+    parts = table.groupby("claims", sort=False)
+    found = "; ".join(f"{n}: {told(p, 'negatives', form='+.3f')}" for n, p in parts)
+    return fig, f"Gain on SciFact by negatives trained on. {found}."
+
+
+def claims_forest(table: pd.DataFrame) -> Plot:
+    """The comparisons of the claims table that are in NDCG@10, a line each.
+
+    A filled mark decides (outcome holds or fails), an open one does not.
+    """
+    table = table[table["unit"] == "NDCG@10"].reset_index(drop=True)
+    fig, axis = canvas(height=1.2 + 0.24 * len(table))
+    axis.axvline(0, **REFERENCE)
+    for place, row in table.iterrows():
+        look = {"holds": PALETTE[0], "fails": PALETTE[3]}.get(row["outcome"], "0.45")
+        whiskers = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
+        axis.errorbar(
+            [row["value"]], [place], xerr=whiskers, color=look, capsize=2,
+            marker={"holds": "o", "fails": "X"}.get(row["outcome"], "s"),
+            markerfacecolor="white" if row["outcome"] == "open" else look,
+        )  # fmt: skip
+    labels = table["number"] + ": " + table["comparison"]
+    axis.set_yticks(range(len(table)), labels)
+    axis.set_ylim(len(table) - 0.5, -0.5)
+    axis.set_xlabel("difference in NDCG@10, with 95 % interval")
+    counts = table["outcome"].value_counts()
+    found = ", ".join(f"{counts.get(n, 0)} {n}" for n in ("holds", "fails", "open"))
+    return fig, f"Comparisons behind the verdicts, in NDCG@10: {found}."
+
+
+def published_average(table: pd.DataFrame) -> Plot:
+    """The paper's MTEB averages, a panel a kind of data: model, average."""
+    halves = table.groupby("training_data", sort=False)
+    ratios = {"height_ratios": [*halves.size()]}
+    height = 1.2 + 0.3 * len(table)
+    fig, axes = canvas(7.6, height, len(halves), sharex=True, gridspec_kw=ratios)
+    for axis, (data, part) in zip(np.atleast_1d(axes), halves, strict=True):
+        whose = np.where(
+            part["model"].str.startswith("MGH"), "the paper's own", "others"
+        )
+        forest(axis, part.assign(whose=whose), "model", "average", "whose", gap=0)
+        axis.set(title=f"training data: {data}")
+    axis.set_xlabel("MTEB average (56 tasks), as published")
+    parts = "; ".join(f"{n}: {told(p, 'model', 'average', '.1f')}" for n, p in halves)
+    return fig, f"Published MTEB averages. {parts}."

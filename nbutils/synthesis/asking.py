@@ -11,7 +11,7 @@ from nbutils.core.fields import Settings
 from nbutils.core.records import Rejection
 from nbutils.llm.client import Client
 from nbutils.llm.store import Answer, ChatRequest
-from nbutils.synthesis.parsing import REASONS, parse, shortest, without_thought
+from nbutils.synthesis.parsing import REASONS, parse, without_thought
 from nbutils.synthesis.replies import Planned, templates
 
 Watch = Callable[[Any], None]
@@ -29,14 +29,14 @@ def fulfil(
     A rejected answer is asked for again at most `llm_reasks` times, as a request of
     its own that holds the failed answer and its fault; so a run that was broken off
     goes on where it stood, and replay takes the same way as far as it is stored. The
-    last outcome counts. `watch` is called with each outcome as it arrives. LabError,
-    before anything is asked, where no answer can be long enough to be let through.
+    last outcome counts. LabError, before anything is asked, where no answer can be
+    long enough to be let through (half the words asked for).
     """
-    least, most = max(map(shortest, requests), default=0), settings.llm.max_tokens
-    if client.live and least > most:
+    least = max((request.words for request in requests), default=0) / 2
+    if client.live and least > settings.llm.max_tokens:
         raise LabError(
             f"an answer that is let through has {least:.0f} words or more, and "
-            f"llm_max_tokens is {most}: raise it"
+            f"llm_max_tokens is {settings.llm.max_tokens}: raise it"
         )
     outcomes: list[Any] = [None] * len(requests)
     asked = [(place, request.chat(settings)) for place, request in enumerate(requests)]
@@ -52,9 +52,6 @@ def fulfil(
             outcome = parse(requests[place], answer.text, answer.finish)
             outcomes[place] = outcome
             if isinstance(outcome, Rejection):
-                if client.live:
-                    noted = (chat.key, chat.id, outcome.reason, outcome.detail)
-                    client.store.rejections.put([noted])
                 # what does not count as answered is asked as it was
                 told = client.find(chat) is not None
                 then = reask(chat, answer, outcome, again + 1) if told else chat

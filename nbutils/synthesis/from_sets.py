@@ -1,7 +1,6 @@
 """Graded negatives for the samples of a retrieval set (Negative Matters, stage 2).
 
-The paper seeds its examples with brainstormed tasks or with samples of public retrieval
-sets. Here a sample keeps its query and its positive and gets the four negatives (our
+A sample of the set keeps its query and its positive and gets the four negatives (our
 reading): in one call for the whole ladder, or in one call for each level.
 """
 
@@ -21,7 +20,7 @@ from nbutils.core.settings import ROOT
 from nbutils.llm.client import Client
 from nbutils.llm.store import Store
 from nbutils.synthesis import recording
-from nbutils.synthesis.asking import Watch, fulfil
+from nbutils.synthesis.asking import fulfil
 from nbutils.synthesis.parsing import Rejected, check_texts, ladder_texts
 from nbutils.synthesis.replies import LadderReply, LevelReply, Planned, Prompt
 
@@ -47,29 +46,26 @@ def seeded_requests(
     """
     texts = dict(zip(data.corpus["id"], data.corpus["text"], strict=True))
     languages = settings.synthesis.languages
+    set_of = {"family": data.name, "group": "retrieval", "split": "train"}
+    set_of |= {"task_id": f"{data.name}/retrieval", "task": TASK}
     requests = []
     for number, query in enumerate(list(data.queries)[: limit or None]):
-        variables = {
-            "query": data.queries[query],
-            "positive": texts[data.positives[query][0]],
-            "language": languages[number % len(languages)],
-        }
-        name = f"{data.name}/{STAGE}/{query}"
+        text, positive = data.queries[query], texts[data.positives[query][0]]
+        given = {"query": text, "positive": positive}
+        variables = {**given, "language": languages[number % len(languages)]}
+        name, known = f"{data.name}/{STAGE}/{query}", set_of | given
         if settings.synthesis.mgh_calls == "ladder":
-            requests.append(Planned(name, LADDER, variables))
+            requests.append(Planned(name, LADDER, variables, known=known))
         else:
             requests += [
-                Planned(f"{name}/{level}", LEVEL, {**variables, "level": words})
-                for level, words in LEVEL_TEXTS.items()
+                Planned(f"{name}/{n}", LEVEL, variables | {"level": words}, known=known)
+                for n, words in LEVEL_TEXTS.items()
             ]
     return requests
 
 
 def graded(
-    requests: Sequence[Planned],
-    settings: Settings,
-    client: Client,
-    watch: Watch | None = None,
+    requests: Sequence[Planned], settings: Settings, client: Client, watch=None
 ) -> tuple[list[GradedExample], list[Rejection]]:
     """Ask `seeded_requests`: the graded examples, and what was rejected for good.
 
@@ -78,43 +74,31 @@ def graded(
     made, rejections = fulfil(requests, settings, client, watch)
     if all(request.prompt is LADDER for request in requests):
         return made, rejections
-    texts = dict(made)
-    examples = []
+    texts, examples = dict(made), []
     for first in requests[:: len(LEVELS)]:
-        name = first.id.removesuffix(f"/{LEVELS[0]}")
-        ladder = [texts.get(f"{name}/{level}") for level in LEVELS]
+        whole = replace(first, id=first.id.removesuffix(f"/{LEVELS[0]}"))
+        negatives = [texts.get(f"{whole.id}/{level}") for level in LEVELS]
         try:
-            if None not in ladder:
-                examples.append(_example(replace(first, id=name), ladder))
+            if None not in negatives:
+                examples.append(_example(whole, negatives))
         except Rejected as fault:  # two levels are the same text
             reason, detail = fault.args
-            rejections.append(Rejection(id=name, reason=reason, detail=detail))
+            rejections.append(Rejection(id=whole.id, reason=reason, detail=detail))
     return examples, rejections
 
 
-def _given(request: Planned) -> list[str]:
-    """The user's own texts: no negative repeats them, and they are not judged."""
-    return [request.variables["query"], request.variables["positive"]]
+def _check(request: Planned, texts: Sequence[str]) -> None:
+    """The user's own texts are not judged, and no negative repeats them."""
+    check_texts(texts, given=[request.known["query"], request.known["positive"]])
 
 
 def _example(request: Planned, negatives: Sequence[str]) -> GradedExample:
-    query, positive = given = _given(request)
-    check_texts(negatives, given=given)
-    return GradedExample(
-        id=request.id,
-        family=request.family,
-        group="retrieval",
-        task_id=f"{request.family}/retrieval",
-        task=TASK,
-        query=query,
-        positive=positive,
-        negatives=tuple(negatives),
-        split="train",
-    )
+    _check(request, negatives)
+    return GradedExample(id=request.id, negatives=tuple(negatives), **request.known)
 
 
 def _level(request: Planned, reply: LevelReply) -> tuple[str, str]:
-    check_texts([reply.text], given=_given(request))
+    _check(request, [reply.text])
     return request.id, reply.text
 
 
@@ -126,7 +110,7 @@ LEVEL = Prompt("mgh_level", LevelReply, _level)
 
 def estimate(requests: Sequence[Planned], settings: Settings) -> pd.DataFrame:
     """What grading would ask and cost: each negative as long as the positive."""
-    positives = recording.token_counter()(r.variables["positive"] for r in requests)
+    positives = recording.count_tokens(r.known["positive"] for r in requests)
     lengths = [
         (4 if request.prompt is LADDER else 1) * (count + 12)  # 12: keys and quotes
         for request, count in zip(requests, positives, strict=True)

@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from nbutils.core.errors import LabError
 from nbutils.core.fields import Settings
 from nbutils.core.files import write_jsonl, write_sums
 from nbutils.core.records import (
@@ -22,7 +21,6 @@ from nbutils.core.records import (
     RetrievalItem,
     SynegExample,
     Task,
-    split_of,
     spread,
 )
 from nbutils.core.settings import resolve
@@ -31,19 +29,14 @@ from nbutils.synthesis import plan
 from nbutils.synthesis.asking import Watch, fulfil
 from nbutils.synthesis.overlap import near_duplicates, repeats, without
 from nbutils.synthesis.parsing import SYNEG
-from nbutils.synthesis.recordings import recorded_answers
-from nbutils.synthesis.replies import Planned
 
 
 def open_client(settings: Settings) -> Client:
     """The client over the recorded answers of the settings' families.
 
-    LabError for a recording that is missing, truncated or changed, and for settings
-    that would fail after other requests were paid for.
+    LabError for a recording that is missing, truncated or changed.
     """
-    if settings.synthesis.bitext and len(settings.synthesis.languages) < 2:
-        raise LabError("bitext needs two languages: name them in `languages`")
-    return Client(settings, recorded_answers(settings))
+    return Client(settings, plan.recorded_answers(settings))
 
 
 def brainstorm(
@@ -72,20 +65,13 @@ def graded_examples(
     requests = []
     for family, groups in by_family.items():
         planned = list(plan.mgh_requests(family, groups, chosen.languages))
-        requests += spread(planned, chosen.max_items, _group_and_split)
-        if chosen.bitext:
-            requests += plan.bitext_requests(family, chosen.languages)
-    made, rejections = fulfil(requests, settings, client, watch)
-    kept, again = without(made, repeats([e.query for e in made]), "duplicate_query")
+        requests += spread(
+            planned, chosen.max_items, lambda r: (r.known["group"], r.known["split"])
+        )
+    kept, rejections = _once(fulfil(requests, settings, client, watch))
     close = near_duplicates([e.query for e in kept], chosen.near_duplicate)
     kept, near = without(kept, close, "near_duplicate")
-    return kept, rejections + again + near
-
-
-def _group_and_split(request: Planned) -> tuple[str, str]:
-    family, _, group, number, example = request.id.split("/")
-    tasks = request.variables["num_tasks"]
-    return group, split_of(family, int(number), tasks, int(example))
+    return kept, rejections + near
 
 
 def retrieval_items(
@@ -96,9 +82,15 @@ def retrieval_items(
     for family in settings.synthesis.families:
         planned = list(plan.seed_requests(family))
         requests += planned[: settings.synthesis.max_items or None]
-    made, rejections = fulfil(requests, settings, client, watch)
-    kept, again = without(made, repeats([i.query for i in made]), "duplicate_query")
-    return kept, rejections + again
+    return _once(fulfil(requests, settings, client, watch))
+
+
+def _once(made: tuple[list, list[Rejection]]) -> tuple[list, list[Rejection]]:
+    """Without the records whose query an earlier one has."""
+    records, rejections = made
+    again = repeats([record.query for record in records])
+    kept, gone = without(records, again, "duplicate_query")
+    return kept, rejections + gone
 
 
 def syneg_examples(
@@ -120,10 +112,7 @@ def syneg_examples(
 
 
 def load(settings: Settings) -> Records:
-    """All records of the settings' families, asked for in one call.
-
-    What the recorded answers hold is shipped as records, too (`core.read_records`).
-    """
+    """All records of the settings' families (shipped: `core.read_records`)."""
     client = open_client(settings)
     tasks, refused = brainstorm(settings, client)
     graded, more = graded_examples(tasks, settings, client)

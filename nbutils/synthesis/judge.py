@@ -1,8 +1,7 @@
 """A language model as judge: does this passage answer this query?
 
 NV-Retriever counts false negatives so (section on false negatives, a 70B model as
-judge), and SyNeg's negatives can be checked so. Verdicts are answers like any other:
-asked through the client, stored as they arrive, replayed for nothing.
+judge), and SyNeg's negatives can be checked so.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from nbutils.core.records import Verdict
 from nbutils.core.statistics import bootstrap, ratio
 from nbutils.llm.client import Client
 from nbutils.llm.costs import Price, price_table
-from nbutils.synthesis.recording import token_counter
+from nbutils.synthesis.recording import count_tokens
 from nbutils.synthesis.replies import JudgeReply, Planned, Prompt
 
 ANSWER_TOKENS = 60
@@ -26,13 +25,8 @@ ANSWER_TOKENS = 60
 
 
 def _verdict(request: Planned, reply: JudgeReply) -> Verdict:
-    return Verdict(
-        id=request.id,
-        query_id=request.variables["query_id"],
-        document_id=request.variables["document_id"],
-        answers=reply.answers,
-        reason=reply.reason.strip(),
-    )
+    said = {"answers": reply.answers, "reason": reply.reason.strip()}
+    return Verdict(id=request.id, **request.known, **said)
 
 
 JUDGE = Prompt("judge", JudgeReply, _verdict)
@@ -41,8 +35,8 @@ JUDGE = Prompt("judge", JudgeReply, _verdict)
 def judge_request(query_id: str, query: str, document_id: str, passage: str) -> Planned:
     """The request for one verdict; `asking.fulfil` asks for it."""
     ids = {"query_id": query_id, "document_id": document_id}
-    variables = {"query": query, "passage": passage, **ids}
-    return Planned(f"judge/{query_id}/{document_id}", JUDGE, variables)
+    texts = {"query": query, "passage": passage}
+    return Planned(f"judge/{query_id}/{document_id}", JUDGE, texts, known=ids)
 
 
 def judge_requests(
@@ -52,15 +46,18 @@ def judge_requests(
 ) -> list[Planned]:
     """One request a different (query id, document id) pair.
 
-    queries, texts: id to text. Raises LabError for an id without a text.
+    queries, texts: id to text. LabError for an id without a text.
     """
-    pairs = list(dict.fromkeys(pairs))
+    asked = {}
     for query, document in pairs:
-        if query not in queries:
-            raise LabError(f"query {query!r} has no text: it cannot be judged")
-        if document not in texts:
-            raise LabError(f"document {document!r} has no text: it cannot be judged")
-    return [judge_request(q, queries[q], d, texts[d]) for q, d in pairs]
+        for kind, name, known in (
+            ("query", query, queries), ("document", document, texts)
+        ):  # fmt: skip
+            if name not in known:
+                raise LabError(f"{kind} {name!r} has no text: it cannot be judged")
+        one = judge_request(query, queries[query], document, texts[document])
+        asked[query, document] = one
+    return list(asked.values())
 
 
 def unanswered(
@@ -73,12 +70,11 @@ def unanswered(
 def judge_cost(asked: Sequence[Planned], settings: Settings) -> pd.DataFrame:
     """What these requests would cost each model of the price table, told before.
 
-    One row a model: requests, prompt_tokens (word pieces of MiniLM's tokenizer; others
-    differ by 10 to 20 %), answer_tokens (ANSWER_TOKENS each), cost, batch_cost,
-    currency and as_of, the month of the prices.
+    One row a model: requests, prompt_tokens (as of `count_tokens`), answer_tokens
+    (ANSWER_TOKENS each), cost, batch_cost, currency and as_of, the month of the prices.
     """
     table = price_table(settings.llm.prices)
-    prompt = sum(token_counter()(one.text for one in asked))
+    prompt = sum(count_tokens(one.text for one in asked))
     answer = ANSWER_TOKENS * len(asked)
     cost = [Price(**row).cost(prompt, answer) for row in table.to_dict("records")]
     made = table[["model"]].assign(
@@ -89,21 +85,19 @@ def judge_cost(asked: Sequence[Planned], settings: Settings) -> pd.DataFrame:
 
 
 def share_answering(
-    verdicts: Sequence[Verdict], samples: int = 2000, seed: int = 0
+    verdicts: Sequence[Verdict], **draws: int
 ) -> tuple[float, float, float]:
     """Share of the judged passages that answer, with its 95 % interval over queries.
 
-    For mined negatives: the false-negative rate as the judge sees it.
+    For mined negatives: the false-negative rate as the judge sees it. `draws` are the
+    `samples` and the `seed` of the interval.
     """
     per_query = _table(verdicts).groupby("query_id")["answers"].agg(["sum", "size"])
-    return bootstrap(ratio, per_query, samples, seed)
+    return bootstrap(ratio, per_query, **draws)
 
 
 def agreement(
-    verdicts: Sequence[Verdict],
-    right: Iterable[tuple[str, str]],
-    samples: int = 2000,
-    seed: int = 0,
+    verdicts: Sequence[Verdict], right: Iterable[tuple[str, str]], **draws: int
 ) -> pd.DataFrame:
     """How a judge compares with what is known: one row a measure.
 
@@ -117,7 +111,10 @@ def agreement(
     said, true = table["answers"], pd.Series([pair in known for pair in pairs])
     cells = pd.concat([said & true, said, true, said == said], axis=1)
     per_query = cells.groupby(table["query_id"], sort=False).sum()
-    rows = [(n, *bootstrap(m, per_query, samples, seed)) for n, m in MEASURES.items()]
+    rows = []
+    for name in ("accuracy", "precision", "recall", "kappa"):
+        found = bootstrap(lambda c, n=name: _measures(c)[n], per_query, **draws)
+        rows.append((name, *found))
     return pd.DataFrame(rows, columns=["measure", "value", "low", "high"])
 
 
@@ -127,21 +124,11 @@ def _table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     return pd.DataFrame([verdict.model_dump() for verdict in verdicts])
 
 
-def _accuracy(counts: np.ndarray) -> np.ndarray:
+def _measures(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Of counts (..., 4): pairs that both call an answer, the judge, the truth; all."""
     both, said, true, total = np.moveaxis(counts, -1, 0)
-    return (total - said - true + 2 * both) / total
-
-
-def _kappa(counts: np.ndarray) -> np.ndarray:
-    _, said, true, total = np.moveaxis(counts, -1, 0)
+    accuracy = (total - said - true + 2 * both) / total
     chance = (said * true + (total - said) * (total - true)) / total**2
-    return (_accuracy(counts) - chance) / (1 - chance)
-
-
-MEASURES = {
-    "accuracy": _accuracy,
-    "precision": lambda counts: counts[..., 0] / counts[..., 1],
-    "recall": lambda counts: counts[..., 0] / counts[..., 2],
-    "kappa": _kappa,
-}
-"""Of counts (..., 4): pairs that both call an answer, the judge, the truth; all."""
+    kappa = (accuracy - chance) / (1 - chance)
+    measured = {"accuracy": accuracy, "precision": both / said, "recall": both / true}
+    return {**measured, "kappa": kappa}

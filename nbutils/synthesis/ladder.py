@@ -1,6 +1,7 @@
 """The ladder of graded negatives: is it in order, is it diverse, does it leak?
 
 Similarities go in as arrays of (examples × 5) cosines, columns P, N1, N2, N3, N4.
+`draws` are the `samples` and the `seed` of an interval (`statistics.bootstrap`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from nbutils.core.text import distinct_n, words
 
 RUNGS = ("P", *LEVELS)
 """The columns of every array of similarities, from most to least similar."""
+RULES = ("monotone", "positive_first")
+"""`monotone`: no inversion at all; `positive_first`: every negative is below P."""
 
 
 def ladder(similarities):
@@ -70,10 +73,7 @@ def cosines(vectors: np.ndarray, to: str = "query") -> np.ndarray:
 
 
 def summarise(
-    similarities: np.ndarray,
-    by: Sequence[str] | None = None,
-    samples: int = 2000,
-    seed: int = 0,
+    similarities: np.ndarray, by: Sequence[str] | None = None, **draws: int
 ) -> pd.DataFrame:
     """Means with 95 % intervals: columns by, measure, value, low, high, n.
 
@@ -84,17 +84,12 @@ def summarise(
     frame[list(RUNGS)] = similarities
     frame["P above N1"] = frame["margin"] > 0
     frame["by"] = "all" if by is None else list(by)
-    measures = [*RUNGS, "inversions", "monotone", "P above N1", "margin"]
     rows = [
-        (name, measure, *interval(part[measure], samples, seed), len(part))
+        (name, measure, *interval(part[measure], **draws), len(part))
         for name, part in frame.groupby("by", sort=False)
-        for measure in measures
+        for measure in (*RUNGS, "inversions", "monotone", "P above N1", "margin")
     ]
     return pd.DataFrame(rows, columns=["by", "measure", "value", "low", "high", "n"])
-
-
-RULES = ("monotone", "positive_first")
-"""`monotone`: no inversion at all; `positive_first`: every negative is below P."""
 
 
 def in_order(
@@ -104,30 +99,27 @@ def in_order(
 ) -> tuple[list[GradedExample], list[Rejection]]:
     """The examples whose ladder stands under a teacher, and why the others do not.
 
-    similarities: (examples × 5), P, N1 … N4. A rejected example names its order and
-    its margin (P − N1). LabError for an unknown rule.
+    A rejected example names its order and its margin (P − N1). LabError for an unknown
+    rule.
     """
     scores, table = np.asarray(similarities, dtype=float), ladder(similarities)
     first = scores[:, 0] > scores[:, 1:].max(axis=1)
     by_rule = {"monotone": table["monotone"], "positive_first": first}
-    good = by_rule[known("rule", rule, RULES)]
+    good = np.asarray(by_rule[known("rule", rule, RULES)])
     kept = [example for example, fine in zip(examples, good, strict=True) if fine]
-    rejections = [
-        Rejection(
-            id=examples[row.Index].id,
-            reason="ladder",
-            detail=f"{rule}: the order is {row.order}, P above N1 by {row.margin:.3f}",
-        )
-        for row in table[~good].itertuples()
-    ]
+    rejections = []
+    for row in table[~good].itertuples():
+        told = f"{rule}: the order is {row.order}, P above N1 by {row.margin:.3f}"
+        name = examples[row.Index].id
+        rejections.append(Rejection(id=name, reason="ladder", detail=told))
     return kept, rejections
 
 
+# -- diversity
+
+
 def compare_diversity(
-    one: Mapping[str, Sequence[str]],
-    other: Mapping[str, Sequence[str]],
-    samples: int = 2000,
-    seed: int = 0,
+    one: Mapping[str, Sequence[str]], other: Mapping[str, Sequence[str]], **draws: int
 ) -> pd.DataFrame:
     """Two generators' texts for the same prompts: how different are each one's own?
 
@@ -136,10 +128,8 @@ def compare_diversity(
     self_overlap (the mean Jaccard overlap of two texts' words: lower is more diverse);
     columns measure, one, other, difference, low, high (intervals over prompts).
     """
-    lengths = {n: min(len(one[n]), len(other.get(n, ()))) for n in one}
-    pairs = [
-        (one[n][:count], other[n][:count]) for n, count in lengths.items() if count
-    ]
+    both = [(one[name], other[name]) for name in one if name in other]
+    pairs = [(a[: len(b)], b[: len(a)]) for a, b in both if a and b]
     if len(pairs) < 2:
         raise LabError("diversity is compared over two prompts or more that both have")
     measures = {f"distinct_{n}": partial(distinct_n, n=n) for n in (1, 2, 3)}
@@ -148,8 +138,8 @@ def compare_diversity(
         values = np.array([[measure(texts) for texts in pair] for pair in pairs])
         values = values[np.isfinite(values).all(axis=1)]
         if len(values):
-            differences = interval(values[:, 1] - values[:, 0], samples, seed)
-            rows.append((name, *values.mean(axis=0), *differences))
+            gain = interval(values[:, 1] - values[:, 0], **draws)
+            rows.append((name, *values.mean(axis=0), *gain))
     columns = ["measure", "one", "other", "difference", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -162,17 +152,14 @@ def self_overlap(texts: Sequence[str]) -> float:
 
 
 def diversity(
-    examples: Sequence[GradedExample],
-    vectors: np.ndarray,
-    samples: int = 2000,
-    seed: int = 0,
+    examples: Sequence[GradedExample], vectors: np.ndarray, **draws: int
 ) -> pd.DataFrame:
     """How different the texts of a rung are from each other, one row a rung.
 
-    `distinct_2` and `distinct_3` over all texts of the rung (as many for each rung);
-    `words` is the mean length. `alike` (low, high) is the mean cosine of two texts of
-    the same task and rung, averaged over tasks; `minus_P` (minus_low, minus_high) its
-    difference to the positives', task by task. Intervals from resampled tasks.
+    `vectors` as of `cosines`. `distinct_2` and `distinct_3` over all texts of the rung
+    (as many for each); `words` is the mean length. `alike` (low, high) is the mean
+    cosine of two texts of the same task and rung, averaged over tasks; `minus_P`
+    (minus_low, minus_high) its difference to the positives', task by task.
     """
     blocks = vectors.reshape(-1, 6, vectors.shape[1]).astype(np.float64)
     tasks = pd.Series([e.task_id for e in examples])
@@ -181,26 +168,19 @@ def diversity(
         if (n := len(places)) > 1:  # of unit vectors, each with itself is 1
             total = np.square(blocks[places, 1:].sum(axis=0)).sum(axis=1)
             sums.append((total - n) / (n * (n - 1)))
-    alike = np.array(sums)
-    rows = []
+    alike, rows = np.array(sums), []
     for column, rung in enumerate(RUNGS):
         texts = texts_of(examples)[column + 1 :: 6]
         lengths = np.mean([len(words(text)) for text in texts])
-        own = interval(alike[:, column], samples, seed)
-        minus = interval(alike[:, column] - alike[:, 0], samples, seed)
+        own = interval(alike[:, column], **draws)
+        minus = interval(alike[:, column] - alike[:, 0], **draws)
         distinct = distinct_n(texts, 2), distinct_n(texts, 3)
         rows.append((rung, *distinct, lengths, *own, *minus))
-    columns = ["rung", "distinct_2", "distinct_3", "words", "alike", "low", "high"]
-    columns += ["minus_P", "minus_low", "minus_high"]
-    return pd.DataFrame(rows, columns=columns)
+    columns = "rung distinct_2 distinct_3 words alike low high minus_P minus_low"
+    return pd.DataFrame(rows, columns=[*columns.split(), "minus_high"])
 
 
-VECTORIZERS = {
-    "words": TfidfVectorizer(sublinear_tf=True),
-    "characters": TfidfVectorizer(
-        analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True, min_df=2
-    ),
-}
+# -- the leak: can a negative be told without its query?
 
 
 def text_only_auc(
@@ -210,8 +190,7 @@ def text_only_auc(
     negative_items: Sequence[str],
     *,
     kind: str = "words",
-    samples: int = 2000,
-    seed: int = 0,
+    **draws: int,
 ) -> tuple[float, float, float]:
     """AUC with which negatives are told from genuine texts without any query.
 
@@ -227,25 +206,20 @@ def text_only_auc(
         raise LabError("a text-only check needs two items or more: raise max_items")
     if kind == "length":
         scores = np.array([-len(words(text)) for text in texts], dtype=float)
-        return auc_interval(labels, scores, items, samples, seed)
+        return auc_interval(labels, scores, items, **draws)
+    signs = {"analyzer": "char_wb", "ngram_range": (2, 4), "min_df": 2}
     model = make_pipeline(
-        VECTORIZERS[kind],
+        TfidfVectorizer(sublinear_tf=True, **{"characters": signs, "words": {}}[kind]),
         LogisticRegression(C=10.0, max_iter=300, class_weight="balanced"),
     )
-    folds, of = GroupKFold(min(5, count)), "decision_function"
+    folds = {"cv": GroupKFold(min(5, count)), "method": "decision_function"}
     with threadpool_limits(1):  # many tiny products: threads only get in the way
-        scores = cross_val_predict(
-            model, texts, labels, groups=items, cv=folds, method=of
-        )
-    return auc_interval(labels, scores, items, samples, seed)
+        scores = cross_val_predict(model, texts, labels, groups=items, **folds)
+    return auc_interval(labels, scores, items, **draws)
 
 
 def auc_interval(
-    labels: np.ndarray,
-    scores: np.ndarray,
-    items: np.ndarray,
-    samples: int = 2000,
-    seed: int = 0,
+    labels: np.ndarray, scores: np.ndarray, items: np.ndarray, **draws: int
 ) -> tuple[float, float, float]:
     """Area under the ROC curve (ties half) with a 95 % interval over items."""
     above, below = scores[labels == 1], scores[labels == 0]
@@ -260,4 +234,4 @@ def auc_interval(
         total = np.einsum("...i,...i", up @ wins, down)
         return total / np.maximum(up.sum(-1) * down.sum(-1), 1)
 
-    return bootstrap(area, np.eye(unit.max() + 1), samples, seed)
+    return bootstrap(area, np.eye(unit.max() + 1), **draws)

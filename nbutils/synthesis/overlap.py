@@ -1,13 +1,9 @@
-"""Texts that repeat others, exactly or nearly, and training texts that leak.
-
-Both rules can be read and checked: a share of word 3-grams in common, and a run of
-words in common.
-"""
+"""Texts that repeat others, exactly or nearly, and training texts that leak."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -16,9 +12,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from nbutils.core.records import Record, Rejection
 from nbutils.core.text import normalise, words
 
-R = TypeVar("R", bound=Record)
-BLOCK = 2048
-"""Texts that are compared with all earlier ones at once."""
+BLOCK = 2048  # texts that are compared with all earlier ones at once
 
 
 def shingles(text: str, n: int = 3) -> list[str]:
@@ -52,28 +46,25 @@ def near_duplicates(texts: Sequence[str], least: float) -> np.ndarray:
         row, other = common.row + start, common.col
         union = sizes[row] + sizes[other] - common.data
         near = (common.data >= least * union) & (other < row)
-        order = np.lexsort((other[near], row[near]))
-        for one, earlier in zip(row[near][order], other[near][order], strict=True):
+        for one, earlier in sorted(zip(row[near], other[near], strict=True)):
             if repeats[one] < 0 and repeats[earlier] < 0:
                 repeats[one] = earlier
     return repeats
 
 
 def without(
-    records: Sequence[R], first: np.ndarray, reason: str
-) -> tuple[list[R], list[Rejection]]:
+    records: Sequence[Record], first: np.ndarray, reason: str
+) -> tuple[list, list[Rejection]]:
     """The records that repeat none, and for the others which one they repeat.
 
     first: per record the place of the one that it repeats, or -1.
     """
-    kept, rejections = [], []
-    for record, n in zip(records, first, strict=True):
-        if n < 0:
-            kept.append(record)
-        else:
-            detail = f"repeats {records[n].id}"
-            rejections.append(Rejection(id=record.id, reason=reason, detail=detail))
-    return kept, rejections
+    pairs = list(zip(records, first, strict=True))
+    return [record for record, n in pairs if n < 0], [
+        Rejection(id=record.id, reason=reason, detail=f"repeats {records[n].id}")
+        for record, n in pairs
+        if n >= 0
+    ]
 
 
 def shared_runs(
@@ -84,14 +75,15 @@ def shared_runs(
     Texts map ids to texts. One row a pair and its first shared run: id,
     evaluation_id, run. Texts of fewer than `n` words are compared whole.
     """
-    runs: dict[str, list[str]] = {}
+    owners: dict[str, list[str]] = defaultdict(list)
     for name, text in evaluation.items():
         for run in dict.fromkeys(shingles(text, n)):
-            runs.setdefault(run, []).append(name)
-    first: dict[tuple[str, str], str] = {}
-    for name, text in texts.items():
-        for run in filter(None, shingles(text, n)):
-            for other in runs.get(run, ()):
-                first.setdefault((name, other), run)
-    rows = [(*pair, run) for pair, run in first.items()]
-    return pd.DataFrame(rows, columns=["id", "evaluation_id", "run"])
+            owners[run].append(name)
+    rows = [
+        (name, other, run)
+        for name, text in texts.items()
+        for run in filter(None, shingles(text, n))
+        for other in owners.get(run, ())
+    ]
+    table = pd.DataFrame(rows, columns=["id", "evaluation_id", "run"])
+    return table.drop_duplicates(["id", "evaluation_id"], ignore_index=True)

@@ -131,15 +131,15 @@ def find_json(text: str, kind: type) -> Any:
 
 def check_texts(
     texts: Sequence[str],
-    wanted: int | None = None,
+    wanted: int = 0,
     repeats: bool = False,
     given: Sequence[str] = (),
 ) -> None:
     """Refuse empty, self-referring, repeated or badly sized texts of the model.
 
-    `wanted` is the number of words asked for: half to twice as many are let through,
-    where words can be counted. `repeats` leaves repeated texts to the caller. Of the
-    `given` texts none may be repeated; nothing else is asked of them.
+    `wanted` is the number of words asked for (0: none said): half to twice as many are
+    let through, where words can be counted. `repeats` leaves repeated texts to the
+    caller. Of the `given` texts none may be repeated; nothing else is asked of them.
     """
     seen = set(map(normalise, given))
     most = max([MAX_WORDS, *(2 * len(words(text)) for text in given)])
@@ -174,35 +174,19 @@ def _short(text: str, limit: int = 60) -> str:
     return repr(flat if len(flat) <= limit else flat[: limit - 1] + "…")
 
 
-def _words_asked_for(spec: str) -> int | None:
-    found = re.search(r"about (\d+) words", spec)
-    return found and int(found[1])
-
-
-def shortest(request: Planned) -> float:
-    """Words of the shortest answer that is let through: half of what is asked for."""
-    v = request.variables
-    if "document_spec" in v:
-        query, document = v["query_spec"], v["document_spec"]
-        asked = (_words_asked_for(query) or 0) + 5 * (_words_asked_for(document) or 0)
-    elif "num_negatives" in v:
-        asked = v["num_negatives"] * len(words(v["positive"]))
-    else:
-        asked = 3 * v.get("num_words", 0)
-    return asked / 2
+# -- one reader a record: what the answer says joins what the plan knows
 
 
 def _tasks(request: Planned, reply: replies.TasksReply) -> list[Task]:
     """The tasks of one group in one family, in the order of the answer."""
-    family, wanted = request.family, request.variables["num_tasks"]
-    if len(reply.root) != wanted:
-        raise Rejected("wrong_count", f"{len(reply.root)} tasks instead of {wanted}")
-    check_texts(reply.root, repeats=True)
-    group, tasks = request.variables["group"], []
-    for index, text in enumerate(map(str.strip, reply.root)):
-        own = {"id": f"{request.id}/{index}", "family": family, "group": group}
-        split = split_of(family, index, wanted, 0)
-        tasks.append(Task(**own, index=index, text=text, split=split))
+    texts, wanted = reply.root, request.variables["num_tasks"]
+    if len(texts) != wanted:
+        raise Rejected("wrong_count", f"{len(texts)} tasks instead of {wanted}")
+    check_texts(texts, repeats=True)
+    own, tasks = request.known, []
+    for index, text in enumerate(texts):
+        split, name = split_of(own["family"], index, wanted, 0), f"{request.id}/{index}"
+        tasks.append(Task(id=name, index=index, text=text.strip(), split=split, **own))
     return tasks
 
 
@@ -211,56 +195,31 @@ def _item(request: Planned, reply: replies.SeedReply) -> RetrievalItem:
     check_texts(reply.positives, request.variables["num_words"])
     check_texts([reply.query], given=reply.positives)
     check_texts([reply.title])
-    return RetrievalItem(
-        id=request.id,
-        family=request.family,
-        domain=request.variables["domain"],
-        query=reply.query.strip(),
-        title=reply.title.strip(),
-        positives=tuple(reply.positives),
-        split=split_of(request.family, None, 0, 0),
-    )
+    query, title = reply.query.strip(), reply.title.strip()
+    made = {"query": query, "title": title, "positives": tuple(reply.positives)}
+    return RetrievalItem(id=request.id, **request.known, **made)
 
 
 def _graded(request: Planned, reply: replies.MghReply) -> GradedExample:
     """A query, its positive and N1 to N4 (Negative Matters, MGH's answer keys)."""
-    documents = (reply.positive_example, *ladder_texts(reply))
-    v = request.variables
-    check_texts([reply.query], _words_asked_for(v["query_spec"]))
-    check_texts(documents, _words_asked_for(v["document_spec"]), given=[reply.query])
-    family, _, group, number, example = request.id.split("/")
-    return GradedExample(
-        id=request.id,
-        family=family,
-        group=group,
-        task_id=f"{family}/brainstorm/{group}/{number}",
-        task=v["task"],
-        query=reply.query.strip(),
-        positive=documents[0],
-        negatives=documents[1:],
-        split=split_of(family, int(number), v["num_tasks"], int(example)),
-    )
+    negatives, positive = ladder_texts(reply), reply.positive_example
+    check_texts([reply.query], request.variables["query_words"])
+    wanted = request.variables["document_words"]
+    check_texts([positive, *negatives], wanted, given=[reply.query])
+    made = {"query": reply.query.strip(), "positive": positive, "negatives": negatives}
+    return GradedExample(id=request.id, **request.known, **made)
 
 
 def _syneg(request: Planned, reply: replies.SynegPlainReply) -> SynegExample:
     """Two hard negatives with the reasoning that led to them (SyNeg's format)."""
-    reasoning = getattr(reply, "reasoning", None)
-    if reasoning is not None and not reasoning.strip():
+    reasoning = getattr(reply, "reasoning", "")
+    if hasattr(reply, "reasoning") and not reasoning.strip():
         raise Rejected("empty_text", "the reasoning is empty")
-    v = request.variables
-    wanted = len(words(v["positive"])) if has_spaces(v["positive"]) else None
-    check_texts(reply.hard_negatives, wanted, given=[v["positive"]])
-    family, _, number = request.id.split("/")
-    return SynegExample(
-        id=request.id,
-        item_id=f"{family}/seed/{number}",
-        family=family,
-        attribute=v["attribute"],
-        level=v["difficult_level"],
-        reasoning=reasoning or "",
-        negatives=tuple(reply.hard_negatives),
-        split=split_of(family, None, 0, 0),
-    )
+    positive = request.variables["positive"]
+    wanted = len(words(positive)) if has_spaces(positive) else 0
+    check_texts(reply.hard_negatives, wanted, given=[positive])
+    made = {"reasoning": reasoning, "negatives": tuple(reply.hard_negatives)}
+    return SynegExample(id=request.id, **request.known, **made)
 
 
 BRAINSTORM = Prompt("brainstorm", replies.TasksReply, _tasks)

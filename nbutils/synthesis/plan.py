@@ -1,25 +1,35 @@
-"""The plan of requests: which prompt, filled with which variables.
+"""The plan of requests: which prompt, filled with which variables; and the recordings.
 
 Every draw is seeded by the request's own id, so a request can be rendered again alone,
 in any order. The attributes are those of E5-mistral's and SyNeg's prompts; the counts,
-the families and their domains are the lab's (`data/recordings/plan.json`).
+the families and their domains are the lab's (`data/recordings/plan.json`). What a large
+language model once said to the whole plan is shipped beside it.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
 from nbutils.core.errors import known
-from nbutils.core.files import read_json, verify
+from nbutils.core.fields import Settings, field_of
+from nbutils.core.files import read_json, read_jsonl, verify
+from nbutils.core.records import split_of
 from nbutils.core.settings import DATA
+from nbutils.core.text import words
+from nbutils.llm.store import Answer
 from nbutils.synthesis.parsing import BRAINSTORM, MGH, SEED, SYNEG
 from nbutils.synthesis.replies import Planned, Prompt
 
 RECORDINGS = DATA / "recordings"
+DRAWN = (
+    "query_type", "query_length", "num_words", "unit", "high_score", "difficulty",
+    "clarity",
+)  # fmt: skip
+"""What is drawn for a graded example, in this order: each draw moves the generator."""
 
 
 @cache
@@ -47,28 +57,28 @@ def brainstorm_requests(family: str) -> Iterator[Planned]:
             "group_definition": recording_plan()["groups"][group]["definition"],
             "domains": ", ".join(domains(family)),
         }
-        yield Planned(f"{family}/brainstorm/{group}", BRAINSTORM, variables)
+        own = {"family": family, "group": group}
+        yield Planned(f"{family}/brainstorm/{group}", BRAINSTORM, variables, known=own)
 
 
 def seed_requests(family: str) -> Iterator[Planned]:
     """One request per retrieval item: a query with three independent positives."""
     spec, own = recording_plan()["seed"], domains(family)
-    forms = spec["query_form"]
+    forms, split = spec["query_form"], split_of(family, None, 0, 0)
     for i in range(spec["per_family"]):
         draw = random.Random(f"{family}/seed/{i}")
         variables = {
-            "domain": own[i % len(own)],
-            "query_form": forms[i // len(own) % len(forms)],
-            "difficulty": draw.choice(spec["difficulty"]),
-            "num_words": draw.choice(spec["num_words"]),
+            name: draw.choice(spec[name]) for name in ("difficulty", "num_words")
         }
-        yield Planned(f"{family}/seed/{i:02d}", SEED, variables, sample=i)
+        variables["domain"] = own[i % len(own)]
+        variables["query_form"] = forms[i // len(own) % len(forms)]
+        given = {"family": family, "domain": variables["domain"], "split": split}
+        count = 3 * variables["num_words"]
+        yield Planned(f"{family}/seed/{i:02d}", SEED, variables, i, given, count)
 
 
 def mgh_requests(
-    family: str,
-    tasks: Mapping[str, Mapping[int, str]],
-    languages: Sequence[str] = ("English",),
+    family: str, tasks: Mapping[str, Mapping[int, str]], languages=("English",)
 ) -> Iterator[Planned]:
     """Requests for graded examples; `tasks` maps a group to {task number: text}.
 
@@ -82,60 +92,30 @@ def mgh_requests(
 
 
 def mgh_request(
-    family: str,
-    group: str,
-    number: int,
-    example: int,
-    task: str,
-    language: str = "English",
+    family: str, group: str, number: int, example: int, task: str, language="English"
 ) -> Planned:
     """The request for one graded example of one task (Negative Matters, MGH)."""
-    spec, kind = recording_plan()["mgh"], recording_plan()["groups"][group]
-    draw = random.Random(f"{family}/{group}/{number}/{example}")
+    plan, draw = recording_plan(), random.Random(f"{family}/{group}/{number}/{example}")
+    spec, kind, tasks = plan["mgh"], plan["groups"][group], plan["tasks_per_group"]
     lengths = spec["num_words"]
-    # The order of the draws is part of the plan: each moves the generator on.
-    chosen = {
-        "query_type": draw.choice(spec["query_type"]),
-        "query_length": draw.choice(spec["query_length"]),
-        "num_words": draw.choice(lengths.get(group, lengths["other"])),
-        "unit": draw.choice(spec["unit"]),
-        "high_score": draw.choice(spec["high_score"]),
-    }
-    variables = {
+    choices = {**spec, "num_words": lengths.get(group, lengths["other"])}
+    drawn = {name: draw.choice(choices[name]) for name in DRAWN}
+    variables = {"task": task, "group_definition": kind["definition"], **drawn}
+    variables["language"] = language
+    for part in ("query", "document"):
+        text = kind[f"{part}_spec"]
+        variables[f"{part}_spec"] = text.format(**drawn)
+        variables[f"{part}_words"] = drawn["num_words"] * ("{num_words}" in text)
+    own = {
+        "family": family,
+        "group": group,
+        "task_id": f"{family}/brainstorm/{group}/{number}",
         "task": task,
-        "num_tasks": recording_plan()["tasks_per_group"][group],
-        "group_definition": kind["definition"],
-        "query_spec": kind["query_spec"].format(**chosen),
-        "document_spec": kind["document_spec"].format(**chosen),
-        "language": language,
-        "difficulty": draw.choice(spec["difficulty"]),
-        "clarity": draw.choice(spec["clarity"]),
+        "split": split_of(family, number, tasks[group], example),
     }
+    count = variables["query_words"] + 5 * variables["document_words"]
     name = f"{family}/mgh/{group}/{number}/{example}"
-    return Planned(name, MGH, variables, sample=example)
-
-
-def bitext_requests(family: str, languages: Sequence[str]) -> Iterator[Planned]:
-    """Requests of the sixth group: a sentence and its translation, one a domain.
-
-    From the first to the second of `languages` (E5-mistral's bitext group; what a
-    graded negative of a translation is, is ours).
-    """
-    first, second = languages[:2]
-    for number, domain in enumerate(domains(family)):
-        variables = {
-            "task": f"Given a sentence in {first}, retrieve its translation into "
-            f"{second}",
-            "num_tasks": 0,  # none is brainstormed, and none held out
-            "group_definition": "bitext: the matching text is a translation of the "
-            "query, complete and exact",
-            "query_spec": f"a sentence in {first} of about 20 words on {domain}",
-            "document_spec": f"its translation into {second}",
-            "language": f"the query in {first}, every other text in {second}",
-            "difficulty": "college",
-            "clarity": "clear",
-        }
-        yield Planned(f"{family}/mgh/bitext/{number}/0", MGH, variables)
+    return Planned(name, MGH, variables, example, own, count)
 
 
 def syneg_requests(
@@ -165,8 +145,59 @@ def syneg_requests(
                 "example": json.dumps(example, indent=1, ensure_ascii=False),
                 "positive": positive,
                 "num_negatives": spec["num_negatives"],
-                "attribute": attribute,
                 "difficult_level": level,
                 "length": length,
             }
-            yield Planned(f"{family}/{stage}/{i:02d}", prompt, variables)
+            given = {
+                "item_id": f"{family}/seed/{i:02d}",
+                "family": family,
+                "attribute": attribute,
+                "level": level,
+                "split": split_of(family, None, 0, 0),
+            }
+            count = spec["num_negatives"] * len(words(positive))
+            name = f"{family}/{stage}/{i:02d}"
+            yield Planned(name, prompt, variables, known=given, words=count)
+
+
+def recorded(family: str) -> list[tuple[Planned, str]]:
+    """Every planned request of a family with the recorded text of its answer.
+
+    LabError for an unknown family, and for a file that is missing or changed.
+    """
+    domains(family)
+    path = RECORDINGS / f"answers/{family}.jsonl"
+    verify(path)
+    said = {row["id"]: row["response"] for row in read_jsonl(path)}
+    tasks = {
+        group: dict(enumerate(said[f"{family}/brainstorm/{group}"]))
+        for group in recording_plan()["groups"]
+    }
+    seeds = list(seed_requests(family))
+    items = {
+        number: (said[seed.id]["query"], said[seed.id]["positives"][0])
+        for number, seed in enumerate(seeds)
+    }
+    requests = [
+        *brainstorm_requests(family),
+        *seeds,
+        *mgh_requests(family, tasks),
+        *syneg_requests(family, items),
+    ]
+    return [(r, json.dumps(said[r.id], ensure_ascii=False)) for r in requests]
+
+
+def recorded_answers(settings: Settings) -> dict[str, Answer]:
+    """Key to recorded answer, the raw JSON text, of the settings' families.
+
+    The recordings stand for the model "recorded" and the default decoding settings;
+    under any others the same prompt is another request.
+    """
+    names = ("llm_model", "llm_temperature", "llm_top_p", "llm_max_tokens")
+    recorded_with = settings.changed(**{n: field_of(n).default for n in names})
+    answers = {}
+    for family in settings.synthesis.families:
+        for request, text in recorded(family):
+            key = request.chat(recorded_with).key
+            answers[key] = Answer(key, text, model="recorded", time="2026-11")
+    return answers

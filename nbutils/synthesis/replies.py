@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cache, cached_property
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 from nbutils.core.fields import Settings
 from nbutils.core.files import read_sums, verify
 from nbutils.core.settings import DATA
-from nbutils.llm.client import ChatRequest, chat_request
+from nbutils.llm.store import ChatRequest, chat_request
 
 TEMPLATES = DATA / "prompts"
 
@@ -37,29 +37,24 @@ class Prompt:
     reply: type[BaseModel]
     read: Callable[[Planned, Any], Any]
 
-    @cached_property
-    def schema(self) -> dict[str, Any]:
-        """The JSON schema of the reply, for servers with structured output."""
-        return self.reply.model_json_schema()
-
 
 @dataclass(frozen=True)
 class Planned:
     """A request before it is rendered: a prompt and what fills it.
 
-    `variables` may hold more than the template names: what the answer's reader needs.
-    `sample` numbers the askings of a stage: the draws of two examples of a task often
-    coincide, and the same text asked twice must not be answered once.
+    `variables` may hold more than the template names: what the answer is checked by.
+    `known` are the fields of its record that no answer decides; `words` how many words
+    are asked for in all (0: not said). `sample` numbers the askings of a stage: the
+    draws of two examples of a task often coincide, and the same text asked twice must
+    not be answered once.
     """
 
     id: str
     prompt: Prompt
     variables: Mapping[str, Any]
     sample: int = 0
-
-    @property
-    def family(self) -> str:
-        return self.id.split("/")[0]
+    known: Mapping[str, Any] = field(default_factory=dict)
+    words: int = 0
 
     @property
     def stage(self) -> str:
@@ -72,8 +67,14 @@ class Planned:
 
     def chat(self, settings: Settings) -> ChatRequest:
         """The request that goes to the client."""
-        name, schema = self.prompt.template, self.prompt.schema
+        name, schema = self.prompt.template, _schema(self.prompt.reply)
         return chat_request(self.id, self.text, name, settings, self.sample, schema)
+
+
+@cache
+def _schema(reply: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema of a reply, for servers with structured output."""
+    return reply.model_json_schema()
 
 
 class Reply(BaseModel):
@@ -101,17 +102,14 @@ LEVEL_NAMES = ["high", "medium", "medium", "low"]
 """What a prompt calls N1 to N4."""
 
 
-Ladder = Annotated[list[GradedText], Field(min_length=4, max_length=4)]
-
-
 class LadderReply(Reply):
-    hard_negative_examples: Ladder
+    hard_negative_examples: list[GradedText] = Field(min_length=4, max_length=4)
 
 
 class MghReply(Reply):  # in this order a server with structured output writes them
     query: str
     positive_example: str
-    hard_negative_examples: Ladder
+    hard_negative_examples: list[GradedText] = Field(min_length=4, max_length=4)
 
 
 class LevelReply(Reply):

@@ -1,8 +1,7 @@
 """Checkpoints: everything a run needs to go on exactly where it was stopped.
 
-One file, replaced whole or not at all: adapters, optimizer, every process's random
-state, the log (its length is the place in schedule and data), settings, versions.
-Every process calls `save` and `resume`; only the main one reads and writes.
+One file, replaced whole or not at all. Every process calls `save` and `resume`; only
+the main one reads and writes.
 """
 
 from __future__ import annotations
@@ -34,10 +33,8 @@ OF_MEMORY = {
 
 def data_digest(data: Sequence[TrainingInstance]) -> str:
     """Sixteen hex digits that change with any training text or its place."""
-    digest = hashlib.sha256()
-    for instance in data:
-        digest.update(instance.model_dump_json().encode() + b"\n")
-    return digest.hexdigest()[:16]
+    lines = "".join(f"{instance.model_dump_json()}\n" for instance in data)
+    return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
 
 def adapters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
@@ -91,10 +88,10 @@ def save(
 def read(folder: str | Path, settings: Settings, digest: str) -> dict[str, Any] | None:
     """The folder's checkpoint, None where there is none.
 
-    LabError for a damaged one and for one of other settings or other data: going on
-    from it would be neither run. Another mini-batch, which a run out of memory needs,
-    and other versions are only said. So is another number of processes, unless there
-    is dropout: its random states are one a process.
+    LabError for a damaged one and for one of other settings or data: going on from it
+    would be neither run. Another mini-batch, which a run out of memory needs, and other
+    versions are only said; so is another number of processes, unless dropout has a
+    random state in each.
     """
     path = Path(folder, NAME)
     for left in path.parent.glob(f".{path.stem}-*{path.suffix}"):
@@ -141,12 +138,13 @@ def resume(
     state = processes.from_main(lambda: read(folder, settings, digest))
     if state is None:
         return None
-    trained = adapters(model)
-    if trained.keys() != state["adapters"].keys():
+    trained, wrapped = adapters(model), ".base_model.model"  # in names of before
+    saved = {name.replace(wrapped, ""): p for name, p in state["adapters"].items()}
+    if trained.keys() != saved.keys():
         raise LabError("the checkpoint is of other adapters than this model's")
     with torch.no_grad():
         for name, parameter in trained.items():
-            parameter.copy_(state["adapters"][name])
+            parameter.copy_(saved[name])
     optimizer.load_state_dict(state["optimizer"])
     number, count = processes.place()
     if len(state["random"]) == count:

@@ -112,10 +112,9 @@ def negatives_for(
     synthetic one is the graded one of `level`, without levels one of SyNeg's; at level
     `all` every one there is.
 
-    A `synthetic_ratio` R above 0 gives 1 + `retrieved_per_query` negatives in every
-    mixing, R synthetic ones for each retrieved one: on average over steps in `hybrid`,
-    over instances in `direct` (that R is this ratio is our reading of SyNeg). Where a
-    kind has too few texts, they repeat, and weigh as often.
+    A `synthetic_ratio` R above 0 gives 1 + `retrieved_per_query` negatives, R synthetic
+    ones for each retrieved one (our reading of SyNeg): on average over steps in
+    `hybrid`, over instances in `direct`. Where a kind has too few texts, they repeat.
     """
     chosen = settings.training
     retrieved, ratio = chosen.retrieved_per_query, chosen.synthetic_ratio

@@ -15,7 +15,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from nbutils.core import processes
 from nbutils.core.fields import Settings
 from nbutils.core.records import TrainingInstance
-from nbutils.encoder.templates import MULTIPLE
+from nbutils.encoder.templates import padded_width
 from nbutils.training.curriculum import negatives_for
 from nbutils.training.losses import contrastive_loss, false_negatives
 
@@ -74,7 +74,13 @@ def batch_chunks(
     pairs = [(i.instruction if prompted else "", i.query) for i in batch.instances]
     pairs += [("", text) for text in batch.documents]
     unique = list(dict.fromkeys(pairs))
-    rows = _token_rows(model, unique)
+    rows = {}
+    for prompt in {prompt for prompt, _ in unique}:
+        texts = [text for own, text in unique if own == prompt]
+        made = model.preprocess(texts, prompt=prompt or None)
+        real = made["attention_mask"].bool()
+        for i, text in enumerate(texts):
+            rows[prompt, text] = {key: v[i][real[i]] for key, v in made.items()}
     size, tokens = settings.training.mini_batch, settings.training.mini_batch_tokens
     by_length = sorted(unique, key=lambda pair: len(rows[pair]["input_ids"]))
     groups: list[list[dict[str, Tensor]]] = []
@@ -87,23 +93,6 @@ def batch_chunks(
     fill = model.tokenizer.pad_token_id
     place = {pair: row for row, pair in enumerate(by_length)}
     return Chunks([_padded(group, fill) for group in groups], [place[p] for p in pairs])
-
-
-def padded_width(length: int) -> int:
-    """The width to which texts of at most `length` tokens are padded."""
-    return -(-length // MULTIPLE) * MULTIPLE
-
-
-def _token_rows(model: SentenceTransformer, pairs: Sequence[tuple[str, str]]) -> dict:
-    """(prompt, text) to its features, each (tokens,)."""
-    rows = {}
-    for prompt in {prompt for prompt, _ in pairs}:
-        texts = [text for own, text in pairs if own == prompt]
-        made = model.preprocess(texts, prompt=prompt or None)
-        real = made["attention_mask"].bool()
-        for i, text in enumerate(texts):
-            rows[prompt, text] = {key: v[i][real[i]] for key, v in made.items()}
-    return rows
 
 
 def _padded(rows: Sequence[dict[str, Tensor]], fill: int) -> dict[str, Tensor]:
@@ -155,16 +144,10 @@ def backward(model: SentenceTransformer, batch: Batch, settings: Settings) -> Te
                 parts[i] = group_vectors(model, chunks.groups[i])
         parts.pop(i).backward(gradients[i])
     if processes.place()[1] > 1:
-        _add_up_gradients(model)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        for parameter in trained:
+            if parameter.grad is None:  # this process had no mini-batch
+                parameter.grad = torch.zeros_like(parameter)
+        own = [parameter.grad for parameter in trained]
+        vector_to_parameters(processes.add_up(parameters_to_vector(own)), own)
     return loss.detach()
-
-
-def _add_up_gradients(model: torch.nn.Module) -> None:
-    """Add up every process's gradients, all of them in one exchange."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    for parameter in trained:
-        if parameter.grad is None:  # this process had no mini-batch
-            parameter.grad = torch.zeros_like(parameter)
-    gradients = [parameter.grad for parameter in trained]
-    total = processes.add_up(parameters_to_vector(gradients))
-    vector_to_parameters(total, gradients)

@@ -89,10 +89,7 @@ def train(
 
 
 def rate_share(step: int, steps: int, warmup: int) -> float:
-    """Share of the peak learning rate: linear warm-up, then linear decay to zero.
-
-    The libraries' schedule wastes its first step at a rate of 0; this one does not.
-    """
+    """Share of the peak learning rate: linear warm-up, then linear decay to zero."""
     if step < warmup:
         return (step + 1) / warmup
     return (steps - step) / max(1, steps - warmup)
@@ -106,9 +103,8 @@ def training_step(
 ) -> tuple[float, float]:
     """One step; returns the loss and the gradient norm.
 
-    The norm is that of all adapters' gradients together, at the weights before the
-    step, not clipped (SyNeg's V is then, by our reading, its variance over steps).
-    No weight moves where one of the two is not finite.
+    The norm is that of all adapters' gradients together, not clipped (SyNeg's V is, by
+    our reading, its variance over steps). No weight moves where one is not finite.
     """
     model.train()
     optimizer.zero_grad()
@@ -126,8 +122,8 @@ def named_memory_errors(settings: Settings):
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        told = ("out of memory" in str(error), "can't allocate memory" in str(error))
-        if not isinstance(error, MemoryError) and not any(told):
+        told = "out of memory" in str(error) or "can't allocate memory" in str(error)
+        if not (told or isinstance(error, MemoryError)):
             raise
         chosen = settings.training
         raise LabError(
@@ -166,10 +162,9 @@ def save_run(
     data: Sequence[TrainingInstance],
     settings: Settings,
 ) -> Path:
-    """Save a trained student with all that made it; whole or not at all.
+    """Save a trained student, whole or not at all, with what made it: `run.json`.
 
-    Beside the student: `log`, what `train` returned, as `steps.csv` and, where the run
-    was evaluated, `curve.csv`; what was trained on what in `run.json`.
+    `log`, what `train` returned, is `steps.csv` and, if evaluated, `curve.csv`.
     """
     steps, curve = log
     made = {

@@ -33,10 +33,9 @@ def test_ata_and_matrices_give_the_same_vectors(changes):
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
 def test_rows_have_both_sides_and_their_ratio(changes, quantization):
     chosen = {**changes, "quantization": quantization}
-    rows = pooling.timed_rows("ata_vs_mean", "ata", "mean", chosen, (512, 1024), 1)
-    assert [row["name"] for row in rows] == ["ata_vs_mean 512", "ata_vs_mean 1024"]
-    rows.append(pooling.throughput_row(chosen, count=8))
-    for row in rows:
+    rows = pooling.timed_rows("ata_vs_mean", "ata", "mean", chosen, (512,), 1)
+    assert rows[0]["name"] == "ata_vs_mean 512"
+    for row in (*rows, pooling.throughput_row(chosen, count=8)):
         assert row["value"] > 0 and row["ratio"] == row["value"] / row["peer"]
 
 

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from nbutils.core import machine
 from nbutils.core.errors import LabError
-from nbutils.core.settings import resolve
+from nbutils.core.settings import DATA, resolve
 from nbutils.pages import start
 from nbutils.pages.execute import run_all
 
 
-def test_too_little_memory_is_refused_with_the_numbers():
+def test_what_is_missing_is_refused_before_anything_starts(monkeypatch, tmp_path):
     with pytest.raises(LabError, match=r"only \d+\.\d GB .* min_memory_gb is 90000"):
         machine.check_machine(resolve("smoke", {"min_memory_gb": 90000.0}))
-
-
-def test_a_missing_gpu_names_the_profiles_for_a_cpu():
-    torch = pytest.importorskip("torch")
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(LabError, match="workshop and smoke run on a CPU"):
         machine.check_machine(resolve("smoke", {"device": "cuda"}))
+    published = shutil.copytree(DATA / "published", tmp_path / "published")
+    monkeypatch.setattr(machine, "DATA", tmp_path)
+    machine.check_machine(resolve("smoke"))
+    (published / "syneg_main.csv").write_text("a,b\n")
+    with pytest.raises(LabError, match=r"syneg_main\.csv is truncated or changed"):
+        machine.check_machine(resolve("smoke"))
 
 
 def test_live_mode_needs_a_key_or_a_server(monkeypatch, tmp_path):
@@ -58,6 +62,27 @@ def test_threads_wait_without_spinning_unless_the_user_wants_it(monkeypatch):
     assert machine.environment(resolve())["OMP_WAIT_POLICY"] == "PASSIVE"
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     assert machine.environment(resolve())["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+def test_a_checkout_that_cannot_be_written_has_its_cache_elsewhere(
+    monkeypatch, tmp_path
+):
+    monkeypatch.delenv("NBUTILS_CACHE", raising=False)
+    project, locked = tmp_path / "project", {tmp_path / "project"}
+    project.mkdir()
+    monkeypatch.setattr(machine, "ROOT", project)
+    monkeypatch.setattr("os.access", lambda path, _: Path(path) not in locked)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    for name, value in (("XDG_CACHE_HOME", ""), ("HOME", str(tmp_path / "home"))):
+        monkeypatch.setenv(name, value)
+    assert machine.cache_folder() == tmp_path / "home" / ".cache" / "nbutils"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "users"))
+    assert machine.cache_folder() == tmp_path / "users" / "nbutils"
+    locked.add(tmp_path)  # of which the user's cache would be made
+    assert machine.cache_folder() == tmp_path / "tmp" / "nbutils"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # nobody's home
+    assert machine.cache_folder() == tmp_path / "tmp" / "nbutils"
 
 
 def test_the_peak_of_memory_can_be_forgotten():

@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pandas as pd
 import pytest
 from pydantic import ValidationError
 
+from nbutils.core import files
 from nbutils.core.errors import LabError
-from nbutils.core.files import (
-    files_of,
-    read_json,
-    read_jsonl,
-    read_sums,
-    read_table,
-    sha256,
-    verify,
-    write_json,
-    write_jsonl,
-    write_sums,
-    write_table,
-)
-from nbutils.core.records import GradedExample, RetrievalItem, Task, split_of
+from nbutils.core.records import GradedExample, RetrievalItem, Task, split_of, spread
 from nbutils.core.settings import DATA
 
 TASK = Task(id="t/1", family="t", group="sts", index=0, text="Find é", split="train")
 GRADED = {
-    "id": "g/1",
-    "family": "health",
-    "group": "sts",
-    "task_id": "t/1",
-    "task": "a task",
-    "query": "q",
-    "positive": "p",
-    "negatives": ("n1", "n2", "n3", "n4"),
+    "id": "g/1", "family": "health", "group": "sts", "task_id": "t/1", "task": "a task",
+    "query": "q", "positive": "p", "negatives": ("n1", "n2", "n3", "n4"),
     "split": "train",
-}
+}  # fmt: skip
 
 
 # -- records ---------------------------------------------------------------------------
@@ -54,180 +40,190 @@ def test_documents_are_named_by_level_and_by_positive():
 
 @pytest.mark.parametrize(
     "change",
-    [
-        {"query": ""},
-        {"query": 3},
-        {"negatives": ("n1", "n2", "n3")},
-        {"split": "test"},
-        {"levels": 4},
-    ],
-)
+    [{"query": ""}, {"query": 3}, {"negatives": ("n1", "n2", "n3")}, {"split": "test"},
+     {"levels": 4}],
+)  # fmt: skip
 def test_a_record_that_does_not_fit_is_refused(change):
     with pytest.raises(ValidationError):
         GradedExample(**{**GRADED, **change})
 
 
-@pytest.mark.parametrize(
-    ("place", "split"),
-    [
-        (("industry", 0, 2, 0), "held-out-family"),
-        (("industry", None, 0, 0), "held-out-family"),
-        (("health", None, 0, 5), "train"),
-        (("health", 1, 2, 0), "held-out-tasks"),
-        (("health", 1, 2, 5), "held-out-tasks"),
-        (("health", 0, 2, 5), "dev"),
-        (("health", 0, 2, 4), "train"),
-    ],
-)
-def test_splits_hold_out_the_family_and_the_last_task(place, split):
-    assert split_of(*place) == split
+def test_splits_hold_out_the_family_and_the_last_task():
+    for task in (0, None):
+        assert split_of("industry", task, 2, 0) == "held-out-family"
+    assert {split_of("health", 1, 2, n) for n in (0, 5)} == {"held-out-tasks"}
+    assert split_of("health", 0, 2, 5) == "dev"
+    assert split_of("health", 0, 2, 4) == split_of("health", None, 0, 5) == "train"
 
 
-# -- atomic files ----------------------------------------------------------------------
+def test_a_short_run_holds_every_group_and_split_in_the_rows_order():
+    rows = [(g, s, n) for g in "abc" for n in range(4) for s in ("x", "y")][:-1]
+    for count in (6, 12, 20):
+        chosen = spread(rows, count, lambda row: row[:2])
+        assert len(chosen) == count and chosen == sorted(chosen, key=rows.index)
+        assert len({row[:2] for row in chosen}) == 6
+    assert {row[0] for row in spread(rows, 3, lambda row: row[:2])} == set("abc")
+    assert spread(rows, 0, len) == spread(rows, 99, len) == rows
+    assert spread([], 3, len) == []
+
+
+# -- writing ---------------------------------------------------------------------------
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "a.jsonl"
-    write_jsonl(path, [{"a": 1}])
+    files.write_jsonl(path, [{"a": 1}])
 
     def rows():
         yield {"a": 2}
         raise RuntimeError("the power went")
 
     with pytest.raises(RuntimeError):
-        write_jsonl(path, rows())
+        files.write_jsonl(path, rows())
     assert path.read_text() == '{"a": 1}\n'
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_failed_first_write_leaves_nothing(tmp_path):
     with pytest.raises(TypeError):
-        write_json(tmp_path / "new" / "a.json", {"a": object()})
-    assert list(tmp_path.iterdir()) == []
+        files.write_json(tmp_path / "b.json", {"a": object()})
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.stat().st_mode & 0o777 == 0o644, "others can read it"
 
 
-def test_a_written_file_can_be_read_by_others(tmp_path):
-    write_json(tmp_path / "a.json", {"é": 1})
-    assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o644
-    assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n "é": 1\n}\n'
+WRITE = """
+import resource, signal, sys
+from nbutils.core import files
+import pandas as pd
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+files.write_table(sys.argv[1], pd.DataFrame({"a": range(9999)}))
+"""
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder.csv").mkdir()
+    for path in (tmp_path / "file" / "a.csv", tmp_path / "folder.csv"):
+        with pytest.raises(LabError, match=rf"{path} cannot be written \(.*another"):
+            files.write_table(path, pd.DataFrame({"a": [1]}))
+    # a limit on the size of files makes the writing itself fail, as a full disk does
+    command = [sys.executable, "-c", WRITE, str(tmp_path / "full.csv")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1].startswith("nbutils.core.errors.LabError: ")
+    assert "full.csv cannot be written (File too large): make room" in done.stderr
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"file", "folder.csv"}
+
+
+def test_a_second_run_in_the_same_place_is_noticed(tmp_path):
+    with files.alone(tmp_path / "out"), files.alone(tmp_path / "other"):
+        with pytest.raises(LabError, match=r"another run is writing .*out: wait"):
+            files.alone(tmp_path / "out").__enter__()
+        files.alone(tmp_path / "out", asked=False).__enter__()  # of the same launch
+    if os.fork() == 0:  # one that dies leaves nothing behind
+        files.alone(tmp_path / "out").__enter__()
+        os._exit(0)
+    os.wait()
+    with files.alone(tmp_path / "out"):
+        pass
+
+
+# -- reading ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.csv"])
 def test_tables_come_back_as_they_went(name, tmp_path):
     table = pd.DataFrame({"name": ["a", "b"], "score": [0.1, 0.2], "n": [1, 2]})
-    write_table(tmp_path / name, table)
-    pd.testing.assert_frame_equal(read_table(tmp_path / name), table)
+    files.write_table(tmp_path / name, table)
+    pd.testing.assert_frame_equal(files.read_table(tmp_path / name), table)
+    files.write_sums(tmp_path)
+    files.write_table(tmp_path / name, table.assign(n=3))
+    with pytest.raises(LabError, match="truncated or changed"):
+        files.read_table(tmp_path / name)
 
 
-def test_a_damaged_or_missing_table_is_named(tmp_path):
+def test_a_damaged_or_missing_file_is_named(tmp_path):
     path = tmp_path / "a.parquet"
     with pytest.raises(LabError, match=r"a\.parquet does not exist$"):
-        read_table(path)
-    write_table(path, pd.DataFrame({"a": range(100)}))
+        files.read_table(path)
+    files.write_table(path, pd.DataFrame({"a": range(100)}))
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(LabError, match=r"a\.parquet cannot be read"):
-        read_table(path)
-
-
-def test_json_comes_back_or_is_named(tmp_path):
-    write_json(tmp_path / "a.json", {"é": [1]})
-    assert read_json(tmp_path / "a.json") == {"é": [1]}
+        files.read_table(path)
+    files.write_json(tmp_path / "a.json", {"é": [1]})
+    assert (tmp_path / "a.json").read_text("utf-8") == '{\n "é": [\n  1\n ]\n}\n'
+    assert files.read_json(tmp_path / "a.json") == {"é": [1]}
     (tmp_path / "a.json").write_bytes(b'{"a": \xff')
     with pytest.raises(LabError, match=r"a\.json is not JSON"):
-        read_json(tmp_path / "a.json")
+        files.read_json(tmp_path / "a.json")
     with pytest.raises(LabError, match=r"b\.json does not exist"):
-        read_json(tmp_path / "b.json")
-
-
-# -- JSONL -----------------------------------------------------------------------------
+        files.read_json(tmp_path / "b.json")
 
 
 def test_records_come_back_from_jsonl(tmp_path):
     path = tmp_path / "tasks.jsonl"
-    assert write_jsonl(path, [TASK, TASK]) == 2
-    assert read_jsonl(path, Task) == [TASK, TASK]
-    assert read_jsonl(path)[0]["text"] == "Find é"
+    assert files.write_jsonl(path, [TASK, TASK]) == 2
+    assert files.read_jsonl(path, Task) == [TASK, TASK]
+    assert files.read_jsonl(path)[0]["text"] == "Find é"
     graded = GradedExample(**GRADED)
-    write_jsonl(path, [graded])
-    assert read_jsonl(path, GradedExample) == [graded]
+    files.write_jsonl(path, [graded])
+    assert files.read_jsonl(path, GradedExample) == [graded]
 
 
-def test_a_truncated_file_names_its_line(tmp_path):
+def test_a_fault_in_jsonl_names_file_line_and_field(tmp_path):
     path = tmp_path / "tasks.jsonl"
-    write_jsonl(path, [TASK, TASK, TASK])
-    path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(LabError, match=r"tasks\.jsonl, line 3: not JSON") as caught:
-        read_jsonl(path)
-    assert "\n" not in str(caught.value)
-    with pytest.raises(LabError, match=r"tasks\.jsonl, line 3"):
-        read_jsonl(path, Task)
-
-
-def test_a_record_that_fails_its_schema_names_line_and_field(tmp_path):
-    path = tmp_path / "tasks.jsonl"
-    bad = {**TASK.model_dump(), "index": "first"}
-    write_jsonl(path, [TASK, bad])
+    files.write_jsonl(path, [TASK, {**TASK.model_dump(), "index": "first"}, TASK])
     with pytest.raises(LabError, match=r"line 2: index: Input should be a valid int"):
-        read_jsonl(path, Task)
+        files.read_jsonl(path, Task)
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(LabError, match=r"tasks\.jsonl, line 3: .*JSON") as caught:
+        files.read_jsonl(path)
+    assert "\n" not in str(caught.value)
     with pytest.raises(LabError, match="does not exist"):
-        read_jsonl(tmp_path / "other.jsonl")
+        files.read_jsonl(tmp_path / "other.jsonl")
 
 
 # -- sums ------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def folder(tmp_path):
+def test_a_file_passes_as_it_was_listed_and_is_named_otherwise(tmp_path):
     (tmp_path / "a.txt").write_text("abc")
-    digest = sha256(tmp_path / "a.txt")
-    (tmp_path / "SHA256SUMS").write_text(f"{digest}  a.txt\n")
-    return tmp_path
-
-
-def test_a_file_as_it_was_listed_passes(folder):
-    verify(folder)
-    verify(folder / "a.txt")
     known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert sha256(folder / "a.txt") == known
-
-
-def test_a_changed_missing_or_unlisted_file_is_named(folder):
-    (folder / "b.txt").write_text("b")
-    with pytest.raises(LabError, match=r"b\.txt is not listed"):
-        verify(folder / "b.txt")
-    with pytest.raises(LabError, match=r"b\.txt is not listed"):
-        verify(folder)
-    (folder / "b.txt").unlink()
-    (folder / "a.txt").write_text("ab")
+    assert files.sha256(tmp_path / "a.txt") == known
+    (tmp_path / "SHA256SUMS").write_text(f"{known}  a.txt\n")
+    files.verify(tmp_path)
+    files.verify(tmp_path / "a.txt")
+    (tmp_path / "b.txt").write_text("b")
+    for path in (tmp_path / "b.txt", tmp_path):
+        with pytest.raises(LabError, match=r"b\.txt is not listed"):
+            files.verify(path)
+    (tmp_path / "b.txt").unlink()
+    (tmp_path / "a.txt").write_text("ab")
     with pytest.raises(LabError, match=r"a\.txt is truncated or changed.*git checkout"):
-        verify(folder)
-    (folder / "a.txt").unlink()
+        files.verify(tmp_path)
+    (tmp_path / "a.txt").unlink()
     with pytest.raises(LabError, match=r"a\.txt is missing"):
-        verify(folder)
-    (folder / "SHA256SUMS").unlink()
+        files.verify(tmp_path)
+    (tmp_path / "SHA256SUMS").unlink()
     with pytest.raises(LabError, match="SHA256SUMS is missing"):
-        verify(folder)
+        files.verify(tmp_path)
 
 
 def test_sums_list_every_file_once_and_in_order(tmp_path):
     for name in ("b.txt", "README.md", "deep/er/a.txt", ".DS_Store", "deep/.x/y"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
-    assert write_sums(tmp_path) == 3
+    assert files.write_sums(tmp_path) == 3
     first = (tmp_path / "SHA256SUMS").read_text()
     names = [line.split("  ")[1] for line in first.splitlines()]
     assert names == ["README.md", "b.txt", "deep/er/a.txt"]
-    write_sums(str(tmp_path))
+    files.write_sums(str(tmp_path))
     assert (tmp_path / "SHA256SUMS").read_text() == first
-    verify(tmp_path)
-    verify(tmp_path)
-    verify(tmp_path / "deep")
+    files.verify(tmp_path)
+    files.verify(tmp_path / "deep")
 
 
-DATA_FOLDERS = [f for f in sorted(DATA.iterdir()) if f.is_dir() and files_of(f)]
+DATA_FOLDERS = [f for f in sorted(DATA.iterdir()) if f.is_dir() and files.files_of(f)]
 
 
 @pytest.mark.parametrize("folder", DATA_FOLDERS, ids=lambda folder: folder.name)
 def test_the_sums_of_a_data_folder_are_complete_and_right(folder):
-    assert sorted(read_sums(folder)) == files_of(folder)
-    verify(folder)
+    assert sorted(files.read_sums(folder)) == files.files_of(folder)
+    files.verify(folder)

@@ -1,72 +1,157 @@
 """Retrieval sets in BEIR's format: what is read, and faults in one clear line."""
 
+import gzip
 import json
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from nbutils.core.errors import LabError
 from nbutils.core.retrieval import read_set
 
-
-@pytest.fixture
-def folder(tmp_path):
-    """Three documents, one without a text; three queries, two with positives."""
-    documents = [{"_id": "d1", "title": "T", "text": "one"}, {"_id": "d2", "text": "2"}]
-    documents.append({"_id": "empty", "title": "", "text": ""})
-    queries = [{"_id": f"q{n}", "text": f"ask {n}"} for n in (1, 2, 3)]
-    for name, rows in (("corpus", documents), ("queries", queries)):
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        (tmp_path / f"{name}.jsonl").write_text(text)
-    (tmp_path / "qrels").mkdir()
-    rows = [("query-id", "corpus-id", "score"), ("q2", "d2", 1), ("q2", "d1", 2)]
-    rows += [("q1", "d1", 1), ("q3", "d1", 0)]
-    table = "".join("\t".join(map(str, row)) + "\n" for row in rows)
-    (tmp_path / "qrels" / "dev.tsv").write_text(table)
-    return tmp_path
+HEAD = "query-id\tcorpus-id\tscore\n"
+FILES = ("corpus.jsonl", "queries.jsonl", "qrels/train.tsv")
 
 
-def test_a_set_is_the_queries_with_positives_and_every_document_with_a_text(folder):
-    data = read_set(folder, "dev")
+def lines(*rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+D1 = {"_id": "d1", "title": "T", "text": "one"}
+GOOD = [
+    lines(D1, {"_id": "d2", "text": "2"}, {"_id": "no", "title": " ", "text": ""}),
+    lines(*({"_id": f"q{n}", "text": f"ask {n}"} for n in (1, 2, 3))),
+    f"{HEAD}q2\td2\t1\nq2\td1\t2\nq1\td1\t1\nq1\td1\t1\nq3\td1\t0\n",
+]
+
+
+def written(folder, **changes):
+    """The good set with some of its files (corpus, queries, qrels) otherwise."""
+    (folder / "qrels").mkdir(exist_ok=True)
+    for name, text in zip(FILES, GOOD, strict=True):
+        text = changes.get(name.partition(".")[0].partition("/")[0], text)
+        data = text if isinstance(text, bytes) else text.encode()
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def check_good(folder, documents=("T\none", "2")):
+    data = read_set(folder)
     assert data.name == folder.name
     assert data.queries == {"q2": "ask 2", "q1": "ask 1"}
     assert data.positives == {"q2": ["d2", "d1"], "q1": ["d1"]}
     assert data.corpus["id"].tolist() == ["d1", "d2"]
-    assert data.corpus["text"].tolist() == ["T\none", "2"]
+    assert data.corpus["text"].tolist() == list(documents)
 
 
-BAD = {
-    "no split 'train' in BEIR's format: it has dev": lambda f: None,
-    "it has no qrels": lambda f: (f / "qrels" / "dev.tsv").unlink(),
-    "needs the columns query-id": lambda f: train(f, "a\tb\nc\td\n"),
-    "marks no positive": lambda f: train(f, "query-id\tcorpus-id\tscore\nq1\td1\t0\n"),
-    "no text of 'd99', which the qrels name": lambda f: train(
-        f, "query-id\tcorpus-id\tscore\nq1\td99\t1\n"
+@pytest.mark.parametrize("change", ["none", "BOM", "CRLF", "NaN", "null", "gz"])
+def test_a_set_is_queries_with_positives_and_documents_with_a_text(change, tmp_path):
+    """As others write it: with a byte order mark, CRLF, NaN for no title, packed."""
+    written(tmp_path)
+    for name in FILES:
+        path = tmp_path / name
+        if change == "BOM":
+            path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+        elif change == "CRLF":
+            path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n\r\n"))
+        elif change in ("NaN", "null"):
+            path.write_text(path.read_text().replace('" "', change))
+        elif change == "gz" and path.suffix == ".jsonl":
+            path.with_suffix(".jsonl.gz").write_bytes(gzip.compress(path.read_bytes()))
+            path.unlink()
+    check_good(tmp_path)
+
+
+BAD = [
+    ({"qrels": "a\tb\nc\td\n"}, "train.tsv, line 1: it needs the columns query-id"),
+    ({"qrels": f"{HEAD}q1\td1\t0\n"}, "marks no positive"),
+    ({"qrels": f"{HEAD}q1\td1\t1\nq1 d1 1\n"}, "line 3: it needs the columns"),
+    ({"qrels": f"{HEAD}q1\td1\tnan\n"}, "train.tsv, line 2: .*a number"),
+    ({"qrels": f"{HEAD}q1\td1\t{'9' * 5000}\n"}, "train.tsv, line 2: .*a number"),
+    ({"qrels": f"{HEAD}q1\td1\t1\n".encode("utf-16")}, "line 1: not in UTF-8"),
+    ({"qrels": HEAD.encode() + b"q1\t\xe9\t1\n"}, "train.tsv, line 2: not in UTF-8"),
+    ({"corpus": lines(D1, D1)}, "id 'd1' stands twice"),
+    (
+        {"corpus": '{"id": "d1", "text": "x"}\n'},
+        "corpus.jsonl, line 1: _id: .*required",
     ),
-    "no text of 'q99', which the qrels name": lambda f: train(
-        f, "query-id\tcorpus-id\tscore\nq99\td1\t1\n"
-    ),
-    "id 'd1' stands twice": lambda f: both(f, '{"_id": "d1", "text": "x"}\n' * 2),
-    "a line has no text `_id`": lambda f: both(f, '{"id": "d1", "text": "x"}\n'),
-    "corpus.jsonl, line 1": lambda f: both(f, "{not json\n"),
-    "corpus.jsonl does not exist": lambda f: (
-        train(f, "query-id\tcorpus-id\tscore\nq1\td1\t1\n"),
-        (f / "corpus.jsonl").unlink(),
-    ),
-}
+    ({"corpus": "{not json\n"}, "corpus.jsonl, line 1: .*JSON"),
+    ({"corpus": lines(D1, 3)}, "corpus.jsonl, line 2: .*object"),
+    ({"corpus": lines(D1, {"_id": 7})}, "line 2: _id: .*string"),
+    ({"corpus": lines({"_id": "d1", "text": ["a"]})}, "line 1: text: .*string"),
+    ({"corpus": lines({"_id": "d1", "title": 1984})}, "line 1: title: .*string"),
+    ({"corpus": lines(D1, {"_id": "d\ud83d"})}, "line 2: .*hex escape"),
+    ({"corpus": f'{{"_id": "x", "n": {"9" * 5000}}}'}, "line 1: .*number out of range"),
+    ({"corpus": lines(D1).encode("utf-16")}, "corpus.jsonl, line 1: not in UTF-8"),
+    ({"queries": b'\n{"_id": "q1", "text": "caf\xe9"}'}, "queries.jsonl, line 2: not"),
+    ({"queries": "[" * 100_000}, "queries.jsonl, line 1: .*recursion"),
+]
 
 
-def train(folder, text):
-    (folder / "qrels" / "train.tsv").write_text(text)
+@pytest.mark.parametrize(("change", "message"), BAD, ids=[m for _, m in BAD])
+def test_bad_input_is_one_line_with_file_and_line(change, message, tmp_path):
+    with pytest.raises(LabError, match=message) as caught:
+        read_set(written(tmp_path, **change))
+    assert "\n" not in str(caught.value)
 
 
-def both(folder, text):
-    train(folder, "query-id\tcorpus-id\tscore\nq1\td1\t1\n")
-    (folder / "corpus.jsonl").write_text(text)
+def test_a_missing_folder_split_or_file_is_named(tmp_path):
+    with pytest.raises(LabError, match="nosuch is no folder: give one that holds"):
+        read_set(tmp_path / "nosuch")
+    written(tmp_path)
+    with pytest.raises(LabError, match="no split 'dev' in BEIR's format: it has train"):
+        read_set(tmp_path, "dev")
+    (tmp_path / "corpus.jsonl").unlink()
+    with pytest.raises(LabError, match=r"corpus\.jsonl does not exist"):
+        read_set(tmp_path)
+    (tmp_path / "corpus.jsonl.gz").write_bytes(gzip.compress(GOOD[0].encode())[:-9])
+    with pytest.raises(LabError, match=r"corpus\.jsonl\.gz, after line .: "):
+        read_set(tmp_path)
+    (tmp_path / "qrels" / "train.tsv").unlink()
+    with pytest.raises(LabError, match="it has no qrels"):
+        read_set(tmp_path)
 
 
-@pytest.mark.parametrize("message", BAD)
-def test_bad_input_is_one_clear_line(folder, message):
-    BAD[message](folder)
-    with pytest.raises(LabError) as caught:
-        read_set(folder, "train")
-    assert message in str(caught.value) and "\n" not in str(caught.value)
+def test_what_the_files_lack_is_listed_at_once_and_can_be_left_out(tmp_path):
+    more = "q1\tgone\t1\nq9\td1\t1\nq3\tno\t1\nq2\talso\t0\n"
+    written(tmp_path, qrels=GOOD[2] + more)
+    named = "queries.jsonl has no text of 1: 'q9'; corpus.jsonl has no text of 2: "
+    with pytest.raises(LabError, match=f"{named}'gone', 'no': .*--skip-missing"):
+        read_set(tmp_path)
+    said = []
+    data = read_set(tmp_path, skip_missing=True, say=said.append)
+    assert data.positives == {"q2": ["d2", "d1"], "q1": ["d1"]} and "q3" not in said
+    assert len(said) == 1 and said[0].startswith("left out: ") and named in said[0]
+    written(tmp_path, qrels=f"{HEAD}q9\td1\t1\n")
+    with pytest.raises(LabError, match="has a positive with a text"):
+        read_set(tmp_path, skip_missing=True, say=said.append)
+
+
+ODD = [None, 3, float("nan"), float("inf"), 10**400, ["a"], {}, "", " ", "d1", "é"]
+odd = st.sampled_from([*ODD, "\ud83d", "a\0b", "x\u2028y"]) | st.text()
+rows = st.dictionaries(st.sampled_from(["_id", "text", "title", "n"]), odd)
+cells = st.lists(odd.map(str), min_size=2, max_size=4).map("\t".join)
+raw = st.binary(max_size=40) | st.sampled_from([b"q1\td1\t1", b"\xef\xbb\xbf", b"\r"])
+line = (
+    rows.map(lambda row: json.dumps(row).encode())
+    | cells.map(lambda text: text.encode("utf-8", "surrogatepass"))
+    | raw
+)
+
+
+@given(name=st.sampled_from(FILES), line=line, first=st.booleans(), skip=st.booleans())
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_line_is_read_or_refused_by_name(tmp_path, name, line, first, skip):
+    written(tmp_path)
+    kept = (tmp_path / name).read_bytes()
+    whole = line + b"\n" + kept if first else kept + line + b"\n"
+    (tmp_path / name).write_bytes(whole)
+    try:
+        data = read_set(tmp_path, skip_missing=skip, say=lambda told: None)
+    except LabError as error:
+        assert "\n" not in str(error) and str(tmp_path) in str(error)
+    else:
+        assert set(data.positives) == set(data.queries)
+        texts = [*data.queries.values(), *data.corpus["text"]]
+        assert all(text.strip() and text.encode() for text in texts)

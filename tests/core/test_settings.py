@@ -10,23 +10,14 @@ import pytest
 from typer.testing import CliRunner
 
 from nbutils.__main__ import app
-from nbutils.core import fields, settings
+from nbutils.core import fields, files, settings
 from nbutils.core.errors import LabError
 from nbutils.core.profiles import PROFILES
-from nbutils.core.settings import ROOT, parse_assignment, resolve
-
-
-def command(*words: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "nbutils", *words]
-    return subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
-
+from nbutils.core.sections import Mining
+from nbutils.core.settings import ROOT, parse_assignment, read_config, resolve
+from nbutils.pages import execute
 
 # -- profiles and overrides ------------------------------------------------------------
-
-
-@pytest.mark.parametrize("profile", PROFILES)
-def test_every_profile_resolves_and_knows_its_name(profile):
-    assert resolve(profile).profile == profile
 
 
 NAMED = f"""["']({"|".join(PROFILES)})["']"""
@@ -41,31 +32,22 @@ def test_a_profile_is_data_and_nothing_asks_for_its_name():
         source = path.read_text().replace('\\"', '"')
         if path.name != "profiles.py":
             assert not ASKS.search(source), (path.name, ASKS.search(source))
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "a = settings.profile == 'smoke'",
-        "if profile in ('paper', 'x'): pass",
-        "f('smoke' != p)",
-        "{'smoke': 1}[p]",
-        "match p:\n    case 'paper': pass",
-    ],
-)
-def test_a_question_for_the_profile_would_be_seen(source):
-    assert ASKS.search(source)
+    asking = "a.profile == 'smoke'", "if p in ('paper', 'x'):", "{'smoke': 1}[p]"
+    assert all(map(ASKS.search, asking))
     assert not ASKS.search("start('x', profile='smoke')\nb == 'replay'")
 
 
-def test_every_setting_has_a_meaning_and_a_source():
-    rows = settings.table()
-    assert len(rows) == len(fields.PLACES)
-    for row in rows:
+def test_every_profile_and_setting_is_told_with_meaning_and_source():
+    assert all(resolve(profile).profile == profile for profile in PROFILES)
+    rows = {row["name"]: row for row in settings.table()}
+    assert list(rows) == list(fields.PLACES)
+    for row in rows.values():
         assert row["text"] and row["source"], row["name"]
         assert set(PROFILES) < set(row)
-    perc = next(row for row in rows if row["name"] == "perc")
-    assert (perc["workshop"], perc["source"]) == (0.95, "NV-Retriever")
+    perc = rows["perc"]
+    assert (perc["workshop"], perc["source"], perc["section"]) == (
+        0.95, "NV-Retriever", "mining",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -75,52 +57,41 @@ def test_every_setting_has_a_meaning_and_a_source():
         ({"lora_rank": 4}, "unknown setting 'lora_rank'; did you mean 'lora_r'"),
         ({"bidirectional": "false"}, "setting 'bidirectional' cannot be 'false'"),
         ({"seed": 1.0}, "setting 'seed' cannot be 1.0"),
-        ({"seed": True}, "setting 'seed' cannot be True"),
         ({"pooling": "max"}, "setting 'pooling' cannot be 'max'"),
         ({"lora_r": 0}, "setting 'lora_r' cannot be 0"),
-        ({"teachers": "bm25"}, "setting 'teachers' cannot be 'bm25'"),
-        ({"families": []}, "setting 'families' cannot be .*at least 1 item"),
+        ({"teachers": "bm25"}, r"'teachers' cannot be 'bm25': .* teachers=\[bm25\]"),
         ({"teachers": []}, "setting 'teachers' cannot be .*at least 1 item"),
-        ({"tasks": []}, "setting 'tasks' cannot be .*at least 1 item"),
         ({"families": ["helth"]}, "unknown family 'helth'; did you mean 'health'"),
         ({"families": ["home", "home"]}, "'families' holds 'home' twice"),
-        ({"teachers": ["bm25", "bm25"]}, "'teachers' holds 'bm25' twice"),
         ({"margin": float("inf")}, "'margin' cannot be inf: .* finite number"),
         ({"margin": float("nan")}, "'margin' cannot be nan: .* finite number"),
+        ({"student": ["x"]}, "setting 'student' cannot be"),
+        ({"selection": "sampled", "sample_from": 1}, "'sample_from' .* at least neg"),
         ({"profile": "smoke"}, "the profile is chosen with --profile"),
         ({1: 2}, "unknown setting 1"),
         ({None: 2}, "unknown setting None"),
+        ('{"seed": 1}', "overrides must be a mapping .* papermill .* with -y"),
+        (["seed"], "overrides must be a mapping"),
     ],
 )
 def test_a_misspelt_or_mistyped_override_is_refused(overrides, cause):
     with pytest.raises(LabError, match=cause) as caught:
         resolve("smoke", overrides)
     assert "\n" not in str(caught.value)
-
-
-def test_an_unknown_profile_names_the_nearest():
     with pytest.raises(LabError, match="did you mean 'workshop'"):
-        resolve("workshp")
-
-
-def test_settings_cannot_be_changed_afterwards():
-    with pytest.raises(ValueError, match="frozen"):
-        resolve().seed = 3
-
-
-def test_precedence_is_profile_then_file_then_override(tmp_path):
-    config = tmp_path / "mine.yaml"
-    config.write_text("seed: 3\nlora_r: 2\n")
-    found = resolve("smoke", {"seed": 4}, config=config).flat()
-    assert (found["seed"], found["lora_r"], found["batch_size"]) == (4, 2, 8)
+        resolve("workshp", overrides)
 
 
 def test_a_setting_has_a_place_a_flat_name_and_a_bare_one(tmp_path):
     config = tmp_path / "mine.yaml"
-    config.write_text("mining:\n  perc: 0.8\nllm.mode: live\n")
-    found = resolve("smoke", {"training.temperature": 0.1}, config=config)
+    config.write_text("mining:\n  perc: 0.8\nllm.mode: live\nlora_r: 2\n"
+                      "learning_rate: 2e-4\nllm_model: 2e-4\n")  # fmt: skip
+    given = {**read_config(config), "training.temperature": 0.1}
+    found = resolve("smoke", given)
     assert (found.mining.perc, found.llm.mode) == (0.8, "live")
     assert found.training.temperature == 0.1 != found.llm.temperature
+    assert (found.training.learning_rate, found.llm.model) == (2e-4, "2e-4")
+    assert (found.flat()["lora_r"], found.flat()["batch_size"]) == (2, 8)
     assert parse_assignment("schedule=reverse") == ("schedule", "reverse")
     assert parse_assignment("max_cost=3")[0] == "llm_max_cost"
     with pytest.raises(LabError, match=r"unknown setting 'mining\.perk'"):
@@ -128,6 +99,12 @@ def test_a_setting_has_a_place_a_flat_name_and_a_bare_one(tmp_path):
     assert found.changed(perc=0.7).mining.perc == 0.7
     with pytest.raises(KeyError, match="perk"):
         found.changed(perk=0.7)
+    with pytest.raises(ValueError, match="frozen"):
+        found.seed = 3
+    with pytest.raises(LabError, match=r"unknown setting 'perk'.*did you mean 'perc'"):
+        settings.changed(Mining(), perk=1)
+    with pytest.raises(LabError, match="'perc' cannot be -1"):
+        settings.changed(Mining(), perc=-1.0)
 
 
 @pytest.mark.parametrize(
@@ -135,53 +112,34 @@ def test_a_setting_has_a_place_a_flat_name_and_a_bare_one(tmp_path):
     [
         ("- 1\n- 2\n", "must hold 'name: value' lines"),
         ("a: [1\n", "is not valid YAML"),
-        ("a: 1\n b: 2\n\t- c", "is not valid YAML"),
+        ("mining:\n\tperc: 0.9", "is not valid YAML: .*a tab, not spaces"),
         ("[a]: 1\n", "is not valid YAML"),
+        (f"seed: {'9' * 5000}\n", "is not valid YAML"),
+        ("seed: 2026-13-45\n", "is not valid YAML"),
+        ("seed: \xff\xfe\n", "is not valid YAML"),
         ("sead: 1\n", "did you mean 'seed'"),
         ("1: 2\n", "unknown setting 1"),
-        ("true: 2\n", "unknown setting True"),
         ("profile: smoke\n", "the profile is chosen with --profile"),
-        ("families: []\n", "setting 'families' cannot be"),
-        ("families: [industri]\n", "did you mean 'industry'"),
         ("margin: .nan\n", "setting 'margin' cannot be nan"),
-        ("margin: inf\n", "setting 'margin' cannot be inf"),
-        ("learning_rate: fast\n", "setting 'learning_rate' cannot be 'fast'"),
         ("seed: '3'\n", "setting 'seed' cannot be '3'"),
         ("bidirectional: 'no'\n", "setting 'bidirectional' cannot be 'no'"),
     ],
 )
 def test_a_faulty_settings_file_is_named(text, cause, tmp_path):
     config = tmp_path / "mine.yaml"
-    config.write_text(text)
+    config.write_text(text, "latin-1")
     with pytest.raises(LabError, match=cause) as caught:
-        resolve("smoke", config=config)
+        resolve("smoke", read_config(config))
     assert "\n" not in str(caught.value)
     with pytest.raises(LabError, match="does not exist"):
-        resolve("smoke", config=tmp_path / "other.yaml")
-
-
-def test_a_file_that_is_no_text_is_named(tmp_path):
-    config = tmp_path / "mine.yaml"
-    config.write_bytes(b"seed: \xff\xfe\n")
-    with pytest.raises(LabError, match="is not valid YAML"):
-        resolve("smoke", config=config)
-
-
-def test_a_number_in_short_form_is_a_number_in_a_settings_file(tmp_path):
-    config = tmp_path / "mine.yaml"
-    config.write_text("learning_rate: 2e-4\nllm_model: 2e-4\n")
-    found = resolve("smoke", config=config)
-    assert (found.training.learning_rate, found.llm.model) == (2e-4, "2e-4")
-
-
-# -- name=value ------------------------------------------------------------------------
+        read_config(tmp_path / "other.yaml")
 
 
 @pytest.mark.parametrize(
     ("text", "value"),
     [
         ("bidirectional=false", False),
-        ("seed=7", 7),
+        ("seed = 7", 7),
         ("learning_rate=2e-4", 2e-4),
         ("families=[health, home]", ["health", "home"]),
         ("llm_model=4", "4"),
@@ -194,62 +152,84 @@ def test_an_assignment_takes_the_settings_type(text, value):
     resolve("smoke", {name: found})
 
 
-@pytest.mark.parametrize(
-    ("text", "cause"),
-    [
-        ("seed", "not of the form name=value"),
-        ("sead=1", "did you mean 'seed'"),
-        ("seed=many", "'seed' cannot be 'many'"),
-        ("seed=-1", "'seed' cannot be '-1'"),
-        ("bidirectional=perhaps", "'bidirectional' cannot be 'perhaps'"),
-        ("families=[1", "'families' cannot be"),
-        ("families=[]", "'families' cannot be"),
-        ("margin=.inf", "'margin' cannot be"),
-        ("margin=nan", "'margin' cannot be"),
-        ("profile=smoke", "the profile is chosen with --profile"),
-    ],
-)
-def test_a_faulty_assignment_is_refused(text, cause):
-    with pytest.raises(LabError, match=cause) as caught:
-        parse_assignment(text)
-    assert "\n" not in str(caught.value)
-
-
 # -- the command line ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("words", "cause"),
     [
-        (("run", "--set", "sead=1"), "did you mean 'seed'"),
-        (("run", "--profile", "papre"), "did you mean 'paper'"),
-        (("run", "--set", "profile=smoke"), "the profile is chosen with --profile"),
-        (("run", "--set", "families=[helth]"), "did you mean 'health'"),
-        (("run", "08"), "unknown notebook '08'"),
-        (("run", "01", "--write", "--profile", "smoke"), "show the default run"),
-        (("run", "--config", "nowhere.yaml"), "nowhere.yaml does not exist"),
-        (("settings", "--profile", "smok"), "did you mean 'smoke'"),
+        ("run --set seed", "'seed' is not of the form name=value: write --set seed=1"),
+        ("run --set seed = 1", "write name=value in one word"),
+        ("mine nosuch --set seed = 1", "write name=value in one word"),
+        ("run --set seed=many", "'seed' cannot be 'many'"),
+        ("run --set seed=2026-13-45", "'seed' cannot be '2026-13-45'"),
+        ("run --set bidirectional=perhaps", "'bidirectional' cannot be 'perhaps'"),
+        ("run --set teachers=bm25", "such as teachers=[bm25]"),
+        ("run --set families=[1", "'families' cannot be '[1'"),
+        ("run --set margin=.inf", "'margin' cannot be"),
+        ("run --set families=[helth]", "did you mean 'health'"),
+        ("run --profile papre", "did you mean 'paper'"),
+        ("run 08", "unknown notebook '08'"),
+        ("run 8", "unknown notebook '08'"),
+        ("run 1 --write --profile smoke", "show the default run"),
+        ("run --config nowhere.yaml", "nowhere.yaml does not exist"),
+        ("mine nosuch --profile smoke", "nosuch is no folder: give one that holds"),
+        ("grade nosuch --estimate", "nosuch is no folder: give one that holds"),
+        ("settings --profile smok", "did you mean 'smoke'"),
+        ("settings teechers", "'teechers' in it; did you mean 'teachers'"),
     ],
 )
-def test_a_fault_is_one_line_and_exit_code_1(words, cause):
-    done = CliRunner().invoke(app, words)
-    assert done.exit_code == 1
+def test_a_fault_is_one_line_and_exit_code_1(words, cause, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, words.split())
+    assert done.exit_code == 1, done.output
     assert cause in done.stderr and done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1 and not done.stdout
 
 
+@pytest.mark.parametrize(
+    ("fault", "code", "line"),
+    [
+        (KeyboardInterrupt(), 130, "stopped: what was finished is kept\n"),
+        (OSError(28, "No space left", "a.csv"), 1, "error: a.csv cannot be used .*\n"),
+        (LabError("mend it"), 1, "error: mend it\n"),
+    ],
+)
+def test_a_stop_and_a_place_that_cannot_be_used_are_one_line_too(
+    fault, code, line, monkeypatch
+):
+    def stopped(names, *_):
+        assert names == ["03"]
+        raise fault
+
+    monkeypatch.setattr(execute, "run_all", stopped)
+    done = CliRunner().invoke(app, ["run", "3"])
+    assert done.exit_code == code and re.fullmatch(line, done.stderr)
+
+
+def test_a_second_recording_in_a_store_is_refused(tmp_path):
+    store = tmp_path / "s.sqlite"
+    words = ["record", "seed", "--profile", "smoke", "--set", f"llm_store={store}"]
+    with files.alone(store):
+        done = CliRunner().invoke(app, words)
+    assert done.exit_code == 1 and "another run is writing" in done.stderr
+    assert not store.exists()
+
+
 def test_a_fault_shows_no_traceback_outside_of_tests_either():
-    done = command("run", "--set", "sead=1")
+    line = [sys.executable, "-m", "nbutils", "run", "--set", "sead=1"]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1 and not done.stdout
     assert done.stderr == "error: unknown setting 'sead'; did you mean 'seed'?\n"
 
 
-def test_settings_prints_every_name_with_its_source():
-    done = command("settings", "--profile", "smoke")
-    assert done.returncode == 0
+def test_settings_prints_every_name_with_its_source_or_those_of_a_word():
+    done = CliRunner().invoke(app, ["settings", "--profile", "smoke"])
+    assert done.exit_code == 0 and "NV-Retriever" in done.stdout
     for name in fields.PLACES:
         assert name in done.stdout
-    assert "NV-Retriever" in done.stdout
+    done = CliRunner().invoke(app, ["settings", "mining"])
+    assert "perc" in done.stdout and "lora_r" not in done.stdout
 
 
 @pytest.mark.parametrize(

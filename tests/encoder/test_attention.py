@@ -2,10 +2,8 @@
 
 import pytest
 import torch
-from transformers import AttentionInterface, AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel
 
-from nbutils.core.errors import LabError
-from nbutils.encoder import attention, backbone
 from nbutils.encoder.attention import (
     TAPPED,
     Layer,
@@ -14,6 +12,7 @@ from nbutils.encoder.attention import (
     last_attention,
 )
 from nbutils.encoder.pooling import ata_weights, token_weights
+from nbutils.encoder.transformer import make_bidirectional, without_dropout
 
 SHAPE = {
     "vocab_size": 60, "hidden_size": 32, "intermediate_size": 48,
@@ -50,11 +49,11 @@ def made(kind: str, implementation: str, both_ways: bool = True):
     name, shape = KINDS[kind]
     torch.manual_seed(0)
     config = AutoConfig.for_model(name, **SHAPE, **shape)
-    backbone.without_dropout(config)
+    without_dropout(config)
     config.use_cache = False
     model = AutoModel.from_config(config, attn_implementation=implementation)
     if both_ways:
-        backbone.make_bidirectional(model)
+        make_bidirectional(model)
     return model.eval()
 
 
@@ -213,27 +212,3 @@ def test_autocast_changes_the_weights_little(kind):
     assert half.dtype == torch.float32
     assert (half - whole).abs().max() < 0.03
     assert torch.isfinite(hidden).all()
-
-
-def test_only_the_last_layer_is_read():
-    """The tap keeps one layer's call; the others run without a trace."""
-    model, batch = made("mistral", TAPPED), inputs("right")
-    with torch.no_grad(), attention_tap() as tap:
-        model(**batch)
-    last = tap.layer
-    model.layers = model.layers[:1]
-    with torch.no_grad(), attention_tap() as tap:
-        model(**batch)
-    assert (tap.layer.query - last.query).abs().max() > 1e-3
-
-
-def test_attention_that_cannot_be_read_is_refused():
-    mask, part = torch.ones(1, 3), torch.zeros(1, 1, 3, 2)
-    with pytest.raises(LabError, match="not use transformers' attention interface"):
-        attention.Tap().weights(mask, gradient=False)
-    tap = attention.Tap(layers=[Layer(part, torch.zeros(1, 1, 5, 2))])
-    with pytest.raises(LabError, match="keys are not the text's tokens"):
-        tap.weights(mask, gradient=False)
-    run = AttentionInterface()[TAPPED]
-    with attention_tap(), pytest.raises(LabError, match="s_aux is not supported"):
-        run(None, part, part, part, None, s_aux=part)

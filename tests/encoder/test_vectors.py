@@ -78,12 +78,12 @@ CHANGES = {
     ),
     "pooling": lambda m: setattr(m[1], "mode", "mean"),
     "architecture": lambda m: setattr(m[0].model.config, "rms_norm_eps", 1e-3),
-    "adapters off": lambda m: m[0].model.base_model.disable_adapter_layers(),
-    "adapters on": lambda m: m[0].model.base_model.enable_adapter_layers(),
-    "second adapter": lambda m: m[0].model.add_adapter(
-        "second", m[0].model.peft_config["default"]
+    "adapters off": lambda m: m.disable_adapters(),
+    "adapters on": lambda m: m.enable_adapters(),
+    "second adapter": lambda m: m.add_adapter(
+        m[0].model.peft_config["default"], "second"
     ),
-    "active adapter": lambda m: m[0].model.set_adapter("second"),
+    "active adapter": lambda m: m.set_adapter("default"),
 }
 
 

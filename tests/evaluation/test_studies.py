@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from nbutils.__main__ import app
 from nbutils.core.errors import LabError
+from nbutils.core.files import alone
 from nbutils.core.records import read_records
 from nbutils.core.settings import resolve
 from nbutils.evaluation import runs, studies
@@ -31,11 +32,13 @@ def test_runs_are_named_by_what_they_change():
         assert len(set(keys)) == len(keys), name
     ata = key("pooling", "ata")
     assert ata == key("schedule", "curriculum")  # studies share what is the same
-    assert ata not in (key("pooling", "mean"), key("mining", "perc_pos"))
+    assert ata not in (key("pooling", "mean"), key("seeds", "SmolLM2"))
     assert ata != key("pooling", "ata", 1)
+    assert key("train", "trained") == key("seeds", "SmolLM2")
     untrained = key("schedule", "reverse", None)
     assert untrained == key("schedule", "fixed-1", None) == key("pooling", "ata", None)
     assert untrained != key("pooling", "mean", None)
+    assert key("scifact", "naive", None) != key("mining", "naive", None)
 
 
 @pytest.fixture
@@ -94,11 +97,29 @@ def test_a_run_without_its_curve_is_made_again_where_one_is_due(
     assert set(curve["variant"]) == {"mean", "ata"}
 
 
-def test_runs_of_other_defaults_are_refused(tiny, tmp_path):
+def test_runs_of_other_settings_and_a_folder_in_use_are_refused(tiny, tmp_path):
     other = resolve().flat() | {"temperature": 0.5}
     (tmp_path / "settings.json").write_text(json.dumps(other))
     with pytest.raises(LabError, match=r"temperature=0\.5"):
-        runs.run_study("tiny", [0], tmp_path, say=print)
+        runs.run_study("tiny", [0], tmp_path)
+    with alone(tmp_path), pytest.raises(LabError, match="another run is writing"):
+        runs.run_study("tiny", [0], tmp_path)
+
+
+def test_overrides_reach_every_variant_but_not_what_it_changes(tiny, tmp_path):
+    changes = studies.STUDIES["tiny"].changes("mean", {"pooling": "ata", "seed": 3})
+    assert changes["pooling"] == "mean" and changes["seed"] == 3
+
+
+def test_scifact_is_trained_on_with_written_and_mined_negatives(monkeypatch):
+    claims, written = runs._scifact_claims()
+    assert len(claims.queries) == len(written) == 400
+    query, document = next(iter(claims.queries)), claims.corpus["id"][0]
+    mined = pd.DataFrame({"query_id": [query], "document_id": [document]})
+    first, second, *_ = runs._scifact_data(mined)
+    assert first.id == query and first.synthetic == tuple(written[query])
+    assert first.retrieved == (claims.corpus["text"][0],) and second.retrieved == ()
+    assert first.positive != first.synthetic[0] and first.instruction == runs.CLAIM
 
 
 def test_each_method_mines_its_own_table_without_own_or_held_out_texts():

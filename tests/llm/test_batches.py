@@ -1,120 +1,106 @@
-"""Batch files against a server on loopback: written, fetched, merged, resumed."""
+"""Batch files through the SDK: written, fetched, merged, resumed."""
 
 import json
 import re
-from http.server import BaseHTTPRequestHandler
 
 import faults
 import pytest
 
+from benchmarks.llm import HTTP
 from nbutils.core.errors import LabError
 from nbutils.core.settings import resolve
 from nbutils.llm import batches
-from nbutils.llm.client import Client, chat_request
+from nbutils.llm.client import Client
+from nbutils.llm.store import chat_request
 
 
-class BatchServer(faults.FaultServer):
-    """The provider's /files and /batches, and chat; every fifth line of a batch fails.
+class Provider:
+    """A provider's /files, /batches and chat, in place of the network.
 
-    A batch is in progress at the first look, and completed at the second.
+    A batch is in progress at the first look, and completed at the second; every fifth
+    of its lines fails.
     """
 
     def __init__(self):
-        super().__init__(handler=_Handler)
-        self.files: dict[str, str] = {}
-        self.batches: dict[str, dict] = {}
-        self.chats: list[str] = []
+        self.files, self.batches, self.chats, self.status = {}, {}, [], 200
+        self.answers = {request.text: text for request, text in faults.recordings()}
 
-    def work(self, batch: dict) -> None:
+    def __call__(self, request):
+        if self.status != 200:
+            error = {"error": {"message": request.headers["Authorization"]}}
+            return HTTP.Response(self.status, json=error)
+        *_, kind, name = request.url.path.split("/")
+        if name == "content":
+            return HTTP.Response(200, text=self.files[kind])
+        if name == "files":
+            name, text = f"file-{len(self.files)}", request.read().decode()
+            part = r'filename="requests.jsonl".*?\r\n\r\n(.*?)\r\n--'
+            self.files[name] = re.search(part, text, re.S)[1]
+            return HTTP.Response(200, json={"id": name})
+        if request.method == "GET" and name == "batches":
+            return HTTP.Response(
+                200, json={"data": [*self.batches.values()], "has_more": False}
+            )
+        if request.method == "GET":
+            return HTTP.Response(200, json=self.look(self.batches[name]))
+        body = json.loads(request.content)
+        if name == "batches":
+            name = f"batch-{len(self.batches)}"
+            self.batches[name] = {"id": name, "status": "validating", **body}
+            return HTTP.Response(200, json=self.batches[name])
+        self.chats.append(request.headers["Idempotency-Key"])
+        return HTTP.Response(200, json=self.completion(body))
+
+    def completion(self, body):
+        text = self.answers[body["messages"][0]["content"]]
+        return faults.completion(body, "stop", text)
+
+    def look(self, batch):
+        if batch["status"] == "in_progress":
+            batch["status"] = "completed"
+            self.work(batch)
+        elif batch["status"] == "validating":
+            batch["status"] = "in_progress"
+        return batch
+
+    def work(self, batch):
         """Answer the lines of a batch's file into an output and an error file."""
-        done, failed = [], []
-        rows = [json.loads(r) for r in self.files[batch["input_file_id"]].splitlines()]
-        for number, row in enumerate(rows):
-            good = number % 5 != 4
+        lines = {"output": [], "error": []}
+        for number, row in enumerate(self.files[batch["input_file_id"]].splitlines()):
+            row, good = json.loads(row), number % 5 != 4
             body = self.completion(row["body"]) if good else {"error": "busy"}
             response = {"status_code": 200 if good else 500, "body": body}
             line = {"custom_id": row["custom_id"], "response": response, "error": None}
-            (done if good else failed).append(json.dumps(line))
-        for name, lines in (("output", done), ("error", failed)):
-            self.files[f"{name}-{batch['id']}"] = "\n".join(lines)
+            lines["output" if good else "error"].append(json.dumps(line))
+        for name, rows in lines.items():
+            self.files[f"{name}-{batch['id']}"] = "\n".join(rows)
             batch[f"{name}_file_id"] = f"{name}-{batch['id']}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        server = self.server
-        data = self.rfile.read(int(self.headers["Content-Length"]))
-        if server.status != 200:
-            return self._send({"error": {"message": self.headers["Authorization"]}})
-        if self.path.endswith("/files"):
-            name = f"file-{len(server.files)}"
-            text = data.decode()
-            part = r'filename="requests.jsonl".*?\r\n\r\n(.*?)\r\n--'
-            found = re.search(part, text, re.S)
-            server.files[name] = found[1]
-            return self._send({"id": name, "object": "file", "bytes": 1,
-                               "created_at": 0, "filename": "r", "purpose": "batch",
-                               "status": "processed"})  # fmt: skip
-        body = json.loads(data)
-        if self.path.endswith("/batches"):
-            name = f"batch-{len(server.batches)}"
-            server.batches[name] = {
-                "id": name, "object": "batch", "endpoint": body["endpoint"],
-                "input_file_id": body["input_file_id"], "created_at": 0,
-                "completion_window": "24h", "status": "in_progress", "looks": 0,
-            }  # fmt: skip
-            return self._send(server.batches[name])
-        server.chats.append(self.headers["Idempotency-Key"])
-        return self._send(server.completion(body))
-
-    def do_GET(self):
-        server = self.server
-        if self.path.endswith("/content"):
-            return self._send(server.files[self.path.split("/")[-2]])
-        name = self.path.split("?")[0].split("/")[-1]
-        if name == "batches":
-            data = list(server.batches.values())
-            return self._send({"object": "list", "data": data, "has_more": False})
-        batch = server.batches[name]
-        batch["looks"] += 1
-        if batch["looks"] > 1 and batch["status"] == "in_progress":
-            batch["status"] = "completed"
-            server.work(batch)
-        return self._send(batch)
-
-    def _send(self, value):
-        payload = (value if isinstance(value, str) else json.dumps(value)).encode()
-        self.send_response(self.server.status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(payload)))
-        self.end_headers()
-        self.wfile.write(payload)
-
-    def log_message(self, *_):
-        pass
 
 
 @pytest.fixture
 def server(monkeypatch):
-    made = BatchServer()
-    monkeypatch.setenv("OPENAI_BASE_URL", made.url)
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://provider/v1")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-planted-0123456789")
-    yield made
-    made.shutdown()
-    made.server_close()
+    return Provider()
 
 
-def client_of(folder, live=True):
-    settings = faults.settings_for(folder / "s.sqlite")
-    settings = settings.changed(llm_retries=0)
-    client, said = Client(settings), []
-    made = batches.Batches(client, said.append, live, poll_s=0)
-    client.prefetch = made.run
-    return client, made, said, faults.requests_of(40, settings)
+@pytest.fixture
+def opened(server, tmp_path):
+    """Opens a client with its batches: (client, batches, what was said, requests)."""
+
+    def client_of(live=True):
+        settings = faults.settings_for(tmp_path / "s.sqlite", llm_retries=0)
+        transport = HTTP.MockTransport(server)
+        client, said = Client(settings, transport=transport), []
+        made = batches.Batches(client, said.append, live, poll_s=0)
+        client.prefetch = made.run
+        return client, made, said, faults.requests_of(40, settings)
+
+    return client_of
 
 
-def test_a_part_failed_batch_is_finished_live(server, tmp_path):
-    client, made, said, requests = client_of(tmp_path)
+def test_a_part_failed_batch_is_finished_live(server, opened):
+    client, made, said, requests = opened()
     answers = client.complete_many(requests)
     assert [a.key for a in answers] == [r.key for r in requests]
     assert len(server.batches) == 1 and len(client.store) == 40
@@ -128,28 +114,26 @@ def test_a_part_failed_batch_is_finished_live(server, tmp_path):
     assert len(server.batches) == 1 and len(server.chats) == 8
 
 
-def test_what_a_batch_leaves_is_not_asked_live_unless_the_user_says_so(
-    server, tmp_path
-):
-    client, *_, requests = client_of(tmp_path, live=False)
+def test_what_a_batch_leaves_is_not_asked_live_unless_the_user_says_so(server, opened):
+    client, *_, requests = opened(live=False)
     with pytest.raises(LabError, match=r"8 of 40 requests .*--live"):
         client.complete_many(requests)
     assert len(client.store) == 32 and not server.chats
-    client, *_ = client_of(tmp_path, live=False)
+    client, *_ = opened(live=False)
     with pytest.raises(LabError, match="1 of 8 "):  # in a batch again, however few
         client.complete_many([r for r in requests if not client.find(r)])
     assert len(server.batches) == 2 and not server.chats
 
 
 def test_a_batch_that_failed_as_a_whole_is_named_and_nothing_is_asked_live(
-    server, tmp_path, monkeypatch
+    server, opened, monkeypatch
 ):
     def fail(self, batch):
         fault = {"code": "token_limit_exceeded", "message": "Enqueued limit: 90,000"}
         batch |= {"status": "failed", "errors": {"object": "list", "data": [fault]}}
 
-    monkeypatch.setattr(BatchServer, "work", fail)
-    client, _, said, requests = client_of(tmp_path, live=False)
+    monkeypatch.setattr(Provider, "work", fail)
+    client, _, said, requests = opened(live=False)
     with pytest.raises(LabError, match="40 of 40 requests"):
         client.complete_many(requests)
     assert said[-1].endswith(
@@ -159,20 +143,25 @@ def test_a_batch_that_failed_as_a_whole_is_named_and_nothing_is_asked_live(
     assert not server.chats
 
 
-def test_a_line_carries_the_request_as_it_would_be_asked_live(server, tmp_path):
-    client, *_, requests = client_of(tmp_path)
-    request = next(r for r in requests if r.schema == "seed")
+def test_a_line_carries_the_request_as_it_would_be_asked_live(server, opened):
+    client, _, _, requests = opened()
     client.server.without = {"top_p", "max_tokens"}
-    value = json.loads(batches.line(request, client.server.arguments(request)))
-    assert value["custom_id"] == request.key
-    assert value["body"]["messages"] == list(request.messages)
-    assert value["body"]["response_format"]["json_schema"]["name"] == "seed"
-    assert value["body"]["max_completion_tokens"] == request.decoding["max_tokens"]
-    assert "top_p" not in value["body"] and "max_tokens" not in value["body"]
+    client.complete_many(requests)
+    rows = [json.loads(row) for row in server.files["file-0"].splitlines()]
+    assert [row["custom_id"] for row in rows] == [r.key for r in requests]
+    body, request = next(
+        (row["body"], request)
+        for row, request in zip(rows, requests, strict=True)
+        if request.schema == "seed"
+    )
+    assert body["messages"] == list(request.messages)
+    assert body["response_format"]["json_schema"]["name"] == "seed"
+    assert body["max_completion_tokens"] == request.decoding["max_tokens"]
+    assert "top_p" not in body and "max_tokens" not in body
 
 
-def test_few_requests_are_asked_live(server, tmp_path):
-    client, _, _, requests = client_of(tmp_path)
+def test_few_requests_are_asked_live(server, opened):
+    client, _, _, requests = opened()
     client.complete_many(requests[: batches.FEWEST - 1])
     assert not server.batches and len(server.chats) == batches.FEWEST - 1
 
@@ -183,9 +172,9 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("where", ["before it was created", "while it was worked on"])
 def test_a_broken_run_waits_for_its_batch_and_submits_it_once(
-    where, server, tmp_path, monkeypatch
+    where, server, opened, monkeypatch
 ):
-    client, made, _, requests = client_of(tmp_path)
+    client, made, _, requests = opened()
 
     def die(*_):
         raise Killed
@@ -194,19 +183,19 @@ def test_a_broken_run_waits_for_its_batch_and_submits_it_once(
         if where == "before it was created":
             patch.setattr(batches.Batches, "_started", die)
         else:
-            patch.setattr(batches.Batches, "_wait", die)
+            patch.setattr(batches.time, "sleep", die)
         with pytest.raises(Killed):
             client.complete_many(requests)
     assert made.notes.is_file()
-    client, made, _, requests = client_of(tmp_path)
+    client, made, _, requests = opened()
     client.complete_many(requests)
     assert len(server.batches) == 1 and len(client.store) == 40
     assert len([name for name in server.files if name.startswith("file-")]) == 1
     assert json.loads(made.notes.read_text()) == []
 
 
-def test_a_batch_of_other_requests_is_left_for_the_run_that_asked(server, tmp_path):
-    client, made, _, requests = client_of(tmp_path)
+def test_a_batch_of_other_requests_is_left_for_the_run_that_asked(server, opened):
+    client, made, _, requests = opened()
     made._submit(requests[:20])
     more = faults.requests_of(80, client.settings)[40:]
     client.complete_many(more)
@@ -214,8 +203,8 @@ def test_a_batch_of_other_requests_is_left_for_the_run_that_asked(server, tmp_pa
     assert json.loads(made.notes.read_text())[0]["batch"] == "batch-0"
 
 
-def test_a_refusal_is_one_line_without_the_key(server, tmp_path):
-    client, _, _, requests = client_of(tmp_path)
+def test_a_refusal_is_one_line_without_the_key(server, opened):
+    client, _, _, requests = opened()
     server.status = 401
     with pytest.raises(LabError, match="could not be submitted") as caught:
         client.complete_many(requests)

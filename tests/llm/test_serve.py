@@ -9,13 +9,13 @@ import sys
 import time
 from pathlib import Path
 
+import faults
 import httpx
 import pytest
 import torch
 from conftest import free_port
 from transformers import MistralConfig, MistralForCausalLM
 
-from nbutils.core.settings import resolve
 from nbutils.encoder import models
 from nbutils.synthesis import asking, generate, plan
 
@@ -26,14 +26,12 @@ TEMPLATE = (
 PATIENCE_S = 120
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
+@pytest.fixture
+def model(tmp_path) -> Path:
     """A chat model of random weights in a folder."""
-    folder = tmp_path_factory.mktemp("served") / "chat"
     tokenizer = models.tiny_tokenizer()
-    tokenizer.chat_template = TEMPLATE
-    tokenizer.model_max_length = 4096
-    tokenizer.save_pretrained(folder)
+    tokenizer.chat_template, tokenizer.model_max_length = TEMPLATE, 4096
+    tokenizer.save_pretrained(tmp_path / "chat")
     torch.manual_seed(0)
     config = MistralConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64,
@@ -42,33 +40,30 @@ def model(tmp_path_factory) -> Path:
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
-    MistralForCausalLM(config).save_pretrained(folder)
-    return folder
+    MistralForCausalLM(config).save_pretrained(tmp_path / "chat")
+    return tmp_path / "chat"
 
 
-@pytest.fixture(scope="module")
-def url(model, tmp_path_factory):
-    port = free_port()
-    log = tmp_path_factory.mktemp("log") / "serve.log"
-    program = Path(sys.executable).parent / "transformers"
-    command = [str(program), "serve", str(model), "--host", "127.0.0.1",
-               "--port", port, "--device", "cpu"]  # fmt: skip
+@pytest.fixture
+def url(model, tmp_path):
+    address, log = f"http://127.0.0.1:{(port := free_port())}", tmp_path / "serve.log"
+    command = [Path(sys.executable).parent / "transformers", "serve", model,
+               "--host", "127.0.0.1", "--port", port, "--device", "cpu"]  # fmt: skip
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    with log.open("w") as file:
+    with log.open("w") as out:
         process = subprocess.Popen(
-            command, stdout=file, stderr=subprocess.STDOUT, env=environment
+            command, stdout=out, stderr=subprocess.STDOUT, env=environment
         )
-    address = f"http://127.0.0.1:{port}"
+    until, status = time.monotonic() + PATIENCE_S, 0
     try:
-        until = time.monotonic() + PATIENCE_S
-        while True:
-            assert process.poll() is None, log.read_text()[-2000:]
-            assert time.monotonic() < until, log.read_text()[-2000:]
+        while status != 200:
+            alive = process.poll() is None and time.monotonic() < until
+            assert alive, log.read_text()[-2000:]
+            time.sleep(0.3)
             try:
-                if httpx.get(f"{address}/health", timeout=1).status_code == 200:
-                    break
+                status = httpx.get(f"{address}/health", timeout=1).status_code
             except httpx.HTTPError:
-                time.sleep(0.3)
+                continue
         yield f"{address}/v1"
     finally:
         process.terminate()
@@ -78,13 +73,10 @@ def url(model, tmp_path_factory):
 def test_nonsense_is_kept_named_and_asked_for_again(url, model, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", url)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    settings = resolve(
-        overrides={
-            "families": ["health"], "llm_mode": "live", "llm_model": str(model),
-            "llm_store": str(tmp_path / "s.sqlite"), "llm_max_tokens": 24,
-            "llm_reasks": 1, "llm_in_flight": 2, "llm_structured": "none",
-            "llm_retries": 1,
-        }
+    settings = faults.settings_for(
+        tmp_path / "s.sqlite", llm_model=str(model), families=["health"],
+        llm_max_tokens=24, llm_reasks=1, llm_in_flight=2, llm_structured="none",
+        llm_retries=1, llm_timeout_s=120.0,
     )  # fmt: skip
     planned = list(plan.brainstorm_requests("health"))[:2]
     client = generate.open_client(settings)

@@ -43,10 +43,11 @@ def test_audit_passes_clean_negatives_and_counts_what_it_knows():
         ("own positive", lambda t: t.assign(document_id=["p", "p"])),
         ("duplicate", lambda t: pd.concat([t, t])),
         ("at or above ceiling", lambda t: t.assign(score=t["ceiling"])),
+        ("shortfall: 2 of 2", lambda t: t[:0]),
     ],
 )
 def test_audit_fails_loudly(check, change):
-    assert not audited(change).loc[check, "passed"]
+    assert not audited(change).loc[check.split(":")[0], "passed"]
     with pytest.raises(LabError, match=f"fail the audit: .*{check}"):
         audited(change, fail=True)
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from worlds import Given, grid
+from worlds import CORPUS, Given, grid
 
 from nbutils.core.errors import LabError
 from nbutils.core.retrieval import RetrievalSet
@@ -15,19 +15,6 @@ from nbutils.mining.exclusion import prepare
 from nbutils.mining.methods import mine, mine_until_full
 from nbutils.mining.search import best_of
 from nbutils.mining.teachers import BM25Teacher
-
-CORPUS = pd.DataFrame(
-    {
-        "id": ["bread", "steel", "tides", "starter", "moon"],
-        "text": [
-            "Sourdough bread rises slowly because wild yeast works slowly.",
-            "Steel is annealed to make it softer.",
-            "Tides follow the pull of the moon.",
-            "A sourdough starter is flour and water with wild yeast.",
-            "The moon has no bread.",
-        ],
-    }
-)
 
 
 def one(teacher, positives, depth=2):

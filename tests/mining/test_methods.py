@@ -93,15 +93,6 @@ def test_the_sign_of_a_ceiling_is_safe():
     assert mine(pool, perc=0.95).negatives["document_id"].tolist() == ["far"]
 
 
-def test_nobody_starves_while_the_table_holds_candidates():
-    crowd = {f"above{n}": 0.9 - n / 1000 for n in range(60)}
-    free = {f"below{n}": 0.4 - n / 1000 for n in range(4)}
-    pool = pool_of({"q": {"p": 0.8, **crowd, **free}}, {"q": {"p": 0.8}})
-    mined = mine(pool, perc=0.6)
-    assert mined.negatives["document_id"].tolist() == list(free)
-    assert mined.shortfalls.empty
-
-
 def test_the_anchor_is_the_lowest_or_the_highest_positive():
     rows = {"q": {"p1": 0.9, "x": 0.8, "p2": 0.5, "y": 0.45, "z": 0.1}}
     pool = pool_of(rows, {"q": {"p1": 0.9, "p2": 0.5}})
@@ -144,26 +135,6 @@ def test_every_rejected_candidate_keeps_its_rule():
         "far": "kept",
     }  # fmt: skip
     assert mined.negatives["document_id"].tolist() == ["first", "far"]
-
-
-def test_equal_text_is_excluded_although_the_positive_is_not_in_the_table():
-    pool = pool_of(
-        {"q": {"copy": 0.5, "other": 0.4}},
-        {"q": {"p": 0.625}},
-        texts={"p": "Same text.", "copy": "same text"},
-    )
-    mined = mine(pool, mining_method="naive")
-    assert mined.negatives["document_id"].tolist() == ["other"]
-    assert mined.negatives["positive_score"].tolist() == [0.625]
-
-
-def test_a_query_without_any_candidate_is_a_shortfall():
-    pool = pool_of({"a": {"p": 0.5}, "b": {"p": 0.2, "n": 0.1}},
-                   {"a": {"p": 0.5}, "b": {"p": 0.2}})  # fmt: skip
-    mined = mine(pool, mining_method="naive", negatives_per_query=1)
-    assert mined.negatives["query_id"].tolist() == ["b"]
-    assert mined.shortfalls["query_id"].tolist() == ["a"]
-    assert mined.shortfalls["found"].tolist() == [0]
 
 
 # -- sampling --------------------------------------------------------------------------

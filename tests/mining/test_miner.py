@@ -137,7 +137,7 @@ def test_more_processes_than_queries_leave_nobody_waiting(folder, monkeypatch):
         if number < 23:
             parts.append(miner.mine_set(data, teacher, settings))
         else:
-            monkeypatch.setattr(miner, "gather", lambda own: [own, (whole, None)])
+            monkeypatch.setattr(miner, "gather", lambda own: [own, (whole, 1.0)])
             assert miner.mine_set(data, teacher, settings).equals(whole)
     pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), whole)
 

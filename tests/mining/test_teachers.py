@@ -1,13 +1,23 @@
 """Who scores: words, an encoder, a server, given vectors, or nobody."""
 
+import base64
 import json
+import random
 import threading
+from copy import deepcopy
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import bm25s
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers import models as modules
+from sentence_transformers.base.modules import Router
+from tokenizers import Tokenizer
+from transformers import BertConfig, BertModel, ByT5Tokenizer
+from worlds import CORPUS
 
 from nbutils.core.errors import LabError
 from nbutils.core.retrieval import RetrievalSet
@@ -15,7 +25,7 @@ from nbutils.core.settings import resolve
 from nbutils.encoder import models
 from nbutils.encoder.student import build_student, load_encoder
 from nbutils.encoder.vectors import embed
-from nbutils.mining import teachers
+from nbutils.mining import server as serving
 from nbutils.mining.candidates import Search
 from nbutils.mining.teachers import (
     BM25Teacher,
@@ -27,26 +37,13 @@ from nbutils.mining.teachers import (
     load_teachers,
 )
 
-CORPUS = pd.DataFrame(
-    {
-        "id": ["bread", "steel", "tides", "starter", "moon"],
-        "text": [
-            "Sourdough bread rises slowly because wild yeast works slowly.",
-            "Steel is annealed to make it softer.",
-            "Tides follow the pull of the moon.",
-            "A sourdough starter is flour and water with wild yeast.",
-            "The moon has no bread.",
-        ],
-    }
-)
-
 
 def search(teacher, queries, positives, depth, corpus=CORPUS):
     data = RetrievalSet("loaves", queries, corpus, positives)
     return Search(teacher, data, depth).candidates()
 
 
-# -- teachers --------------------------------------------------------------------------
+# -- words -----------------------------------------------------------------------------
 
 
 def test_bm25_on_a_tiny_corpus():
@@ -60,6 +57,38 @@ def test_bm25_on_a_tiny_corpus():
     assert found.positives.set_index("query_id")["score"]["q2"] == 0
     with pytest.raises(LabError, match="no words"):
         search(teacher, {"q": "a"}, {"q": ["bread"]}, 1, CORPUS.assign(text="?"))
+
+
+@pytest.mark.parametrize(
+    ("query", "texts"),
+    [  # documents from best to worst; the last shares nothing
+        (
+            "咖啡会让人清醒吗",
+            ["咖啡会让人保持清醒。", "茶会让人保持平静。", "这座桥开通。"],
+        ),
+        (
+            "コーヒー豆の焙煎",
+            ["コーヒー豆は焙煎する。", "コーヒーは眠れない。", "橋。"],
+        ),
+        ("กาแฟทำให้ตื่นไหม", ["กาแฟทำให้คนตื่น", "ชาทำให้คนสงบ", "สะพาน"]),
+        ("GPU 显存不足", ["GPU 显存不足时怎么办", "我的 GPU 很好", "the moon"]),
+        ("茶", ["绿 茶 好", "红 茶 也 不 错 好 好", "桥"]),
+    ],
+)
+def test_bm25_pairs_the_signs_of_scripts_without_spaces(query, texts):
+    scores = BM25Teacher().scorer(texts)([query])[0]
+    assert scores[0] > scores[1] > scores[2] == 0
+
+
+def test_bm25_is_bit_equal_to_the_library_where_there_are_spaces():
+    index, texts = bm25s.BM25(method="lucene"), CORPUS["text"].tolist()
+    named = {"stopwords": "en", "show_progress": False, "return_ids": False}
+    index.index(bm25s.tokenize(texts, **named), show_progress=False)
+    wanted = index.get_scores(bm25s.tokenize([texts[3]], **named)[0])
+    np.testing.assert_array_equal(BM25Teacher().scorer(texts)([texts[3]])[0], wanted)
+
+
+# -- encoders --------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +105,62 @@ def test_encoder_teacher_gives_cosines(tiny):
     assert found.positives["score"].tolist() == [pytest.approx(1, abs=1e-3)]
     assert found.table["document_id"].tolist()[0] == "tides"
     assert found.table["score"].is_monotonic_decreasing
+
+
+def peoples_models(folder):
+    """Modules and prompts as people's own encoders have them, tiny."""
+    base = str(models.tiny_folder("tiny-bert", folder))
+    words = Tokenizer.from_file(f"{base}/tokenizer.json")
+
+    def dense(path=base):
+        return [modules.Transformer(path, max_seq_length=64), modules.Pooling(64)]
+
+    def static():
+        return [modules.StaticEmbedding(words, embedding_dim=64)]
+
+    def bytes_():
+        path, sizes = str(folder / "bytes"), {"hidden_size": 64, "num_hidden_layers": 1}
+        sizes |= {"vocab_size": 400, "num_attention_heads": 4, "intermediate_size": 64}
+        ByT5Tokenizer().save_pretrained(path)
+        BertModel(BertConfig(**sizes)).save_pretrained(path)
+        return dense(path)
+
+    both = {"query": "query: ", "passage": "passage: "}
+    return {
+        "prompts": (dense, {"prompts": both}),
+        "default": (dense, {"prompts": both, "default_prompt_name": "query"}),
+        "dense": (lambda: [*dense(), modules.Dense(64, 16)], {}),
+        "static": (static, {}),
+        "words": (lambda: [modules.BoW(["moon", "yeast", "Steel"])], {}),
+        "bytes": (bytes_, {}),
+        "routes": (lambda: [Router.for_query_document(static(), dense())], {}),
+    }
+
+
+@pytest.mark.parametrize(
+    "kind", ["prompts", "default", "dense", "static", "words", "bytes", "routes"]
+)
+def test_ones_own_encoder_teaches_as_it_encodes_queries_and_documents(kind, tmp_path):
+    parts, named = peoples_models(tmp_path)[kind]
+    made = SentenceTransformer(modules=parts(), device="cpu", **named)
+    made.save(str(tmp_path / "own"), create_model_card=False)
+    settings = resolve("smoke", {"compute_dtype": "float32"})
+    teacher = load_teacher(str(tmp_path / "own"), settings)
+    texts = CORPUS["text"].tolist()
+    for queries, encode in ((True, made.encode_query), (False, made.encode_document)):
+        wanted = encode(texts, normalize_embeddings=True)
+        for _ in "made", "read":
+            found = teacher.vectors(texts, queries=queries)
+            np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_a_prompt_that_published_encoders_store_under_another_name_is_found(tiny):
+    settings, model = tiny
+    model.prompts["web_search_query"] = "find: "
+    teacher = EncoderTeacher(model, settings, name="tiny-bert")
+    del model.prompts["web_search_query"]
+    wanted = embed(model, ["moon"], settings, "find: ", cache=None)
+    np.testing.assert_array_equal(teacher.vectors(["moon"], queries=True), wanted)
 
 
 def test_a_student_teaches_unpacked():
@@ -172,53 +257,69 @@ def test_given_vectors_score_as_the_encoder_that_made_them(tmp_path):
         VectorTeacher.read(tmp_path)
 
 
-class Embeddings(BaseHTTPRequestHandler):
-    """OpenAI's embeddings endpoint: a vector of letter counts, in reverse order."""
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked.append(body)
-        rows = [
-            {"object": "embedding", "index": n, "embedding": letters(text)}
-            for n, text in enumerate(body["input"])
-        ]
-        failed = len(self.server.asked) > self.server.limit
-        answer = {"object": "list", "model": body["model"], "data": rows[::-1]}
-        answer["usage"] = {"prompt_tokens": 1, "total_tokens": 1}
-        self.send_response(400 if failed else 200)
-        self.send_header("Content-Type", "application/json")
-        self.end_headers()
-        self.wfile.write(json.dumps({} if failed else answer).encode())
-
-    def log_message(self, *_):
-        pass
+# -- an embeddings server --------------------------------------------------------------
 
 
 def letters(text):
     return [float(text.lower().count(c)) for c in "abcdefghijklmnopqrstuvwxyz"]
 
 
+def rows_of(texts):
+    """An answer's rows, the last text first."""
+    rows = [{"index": n, "embedding": letters(text)} for n, text in enumerate(texts)]
+    return rows[::-1]
+
+
 @pytest.fixture
-def server():
+def server(monkeypatch, tmp_path):
+    """OpenAI's embeddings endpoint, without a key; `answer` of its texts may change."""
+
+    class Embeddings(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            served.asked.append(body)
+            status, said = served.answer(body["input"])
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(
+                said if isinstance(said, bytes) else json.dumps(said).encode()
+            )
+
+        def log_message(self, *_):
+            pass
+
     served = ThreadingHTTPServer(("127.0.0.1", 0), Embeddings)
-    served.asked, served.limit = [], 99
+    served.asked, served.answer = [], lambda texts: (200, {"data": rows_of(texts)})
     threading.Thread(target=served.serve_forever, daemon=True).start()
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)  # one's own needs none
+    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{served.server_port}/v1")
+    monkeypatch.setattr(serving, "BATCH", 4)
     yield served
     served.shutdown()
     served.server_close()
 
 
-def test_a_server_teaches_and_its_vectors_are_paid_for_once(
-    server, tmp_path, monkeypatch
-):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)  # one's own needs none
-    url = f"http://127.0.0.1:{server.server_port}/v1"
-    monkeypatch.setenv("OPENAI_BASE_URL", url)
-    monkeypatch.setattr(teachers, "SERVER_BATCH", 2)
-    texts, server.limit = CORPUS["text"].tolist(), 1
-    with pytest.raises(LabError, match="check OPENAI_BASE_URL"):
+def test_a_server_teaches_and_its_vectors_are_paid_for_once(server, tmp_path):
+    texts, whole = CORPUS["text"].tolist(), server.answer
+
+    def cut(given):  # takes two texts at most, and fails after the first two
+        many = {"error": f"batch size {len(given)} > maximum allowed batch size 2"}
+        return (
+            (422, many)
+            if len(given) > 2
+            else (
+                whole(given)
+                if given[0] == texts[0]
+                else (400, {"error": "out of words"})
+            )
+        )
+
+    server.answer = cut
+    with pytest.raises(LabError, match=r"for 'Tides follow.*out of words.*check"):
         ServerTeacher("some/counter", cache=tmp_path).vectors(texts)
-    server.limit = 99
+    assert [len(body["input"]) for body in server.asked] == [4, 2, 2, 1]
+    server.answer = whole
     teacher = ServerTeacher("some/counter", prompt="ask: ", cache=tmp_path)
     found = search(teacher, {"q": "moon"}, {"q": ["bread"]}, 5)
     wanted = np.array([letters(text) for text in texts])
@@ -226,8 +327,7 @@ def test_a_server_teaches_and_its_vectors_are_paid_for_once(
     asked = np.array(letters("ask: moon"))
     scores = wanted[found.documents[0]] @ asked / np.linalg.norm(asked)
     np.testing.assert_allclose(found.scores[0], scores, atol=1e-6)
-    sent = [text for body in server.asked for text in body["input"]]
-    assert sent.count(texts[0]) == 1  # the batch before the failure was kept
+    assert [texts[0] in body["input"] for body in server.asked].count(True) == 2
     assert server.asked[0]["model"] == "some/counter"
     before = len(server.asked)
     again = ServerTeacher("some/counter", prompt="ask: ", cache=tmp_path)
@@ -238,3 +338,63 @@ def test_a_server_teaches_and_its_vectors_are_paid_for_once(
     assert other.fingerprint != teacher.fingerprint
     other.vectors(texts)
     assert len(server.asked) > before
+
+
+def test_an_answer_of_another_form_is_put_right():
+    wanted = np.array([letters("moon"), letters("sea")], np.float32)
+    rows = rows_of(["moon", "sea"])
+    coded = [
+        {"index": n, "embedding": base64.b64encode(row.tobytes()).decode()}
+        for n, row in enumerate(wanted)
+    ]
+    bare = [{"embedding": row["embedding"]} for row in rows[::-1]]
+    for form in (rows, coded, bare):
+        found = serving.read(json.dumps({"data": form}).encode(), ["moon", "sea"])
+        np.testing.assert_array_equal(found, wanted)
+
+
+ODD = {
+    "null": [None] * 3, "nan": [float("nan")] * 3, "huge": [1e300] * 3, "empty": [],
+    "nested": [[1.0, 2.0]], "text": "no base64", "words": ["a"], "number": 3,
+    "absent": None, "object": {"x": 1}, "integer": [10**400],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [*ODD, "ragged"])
+def test_a_vector_that_is_none_is_refused_by_its_text_and_not_kept(
+    kind, server, tmp_path
+):
+    def answer(texts):
+        rows = [{"index": n, "embedding": [1.0, n]} for n in range(len(texts))]
+        rows[1]["embedding"] = ODD.get(kind, [1.0])
+        return 200, {"data": rows}
+
+    server.answer, teacher = answer, ServerTeacher("x", cache=tmp_path)
+    with pytest.raises(LabError, match=r"vector of 'sea' is no"):
+        teacher.vectors(["moon", "sea", "salt"])
+    assert not teacher._path.exists()
+
+
+def test_fuzzed_answers_give_vectors_or_one_clear_line(count=60):
+    draw = random.Random(0)
+    junk = [None, True, 0, -1, 1.5, 1e300, float("nan"), "", "AAAA", "x", [], {}, [[]]]
+    junk += [[1.0, 2.0], {"data": []}, {"error": {"message": "model is loading"}}]
+    for _ in range(count):
+        answer = {"data": rows_of(["moon", "sea"]), "model": "m"}
+        for _ in range(draw.randint(1, 3)):  # something somewhere is something else
+            place = answer
+            while isinstance(place, list | dict) and place:
+                keys = [*(place if isinstance(place, dict) else range(len(place)))]
+                last, key = place, draw.choice(keys)
+                place = place[key]
+                if draw.random() < 0.3:
+                    break
+            last[key] = deepcopy(draw.choice(junk))
+        said = json.dumps(draw.choice([answer, answer, answer, draw.choice(junk)]))
+        said = said.encode()[: draw.choice([None, None, draw.randint(0, 40)])]
+        try:
+            found = serving.read(said, ["moon", "sea"])
+        except LabError as error:
+            assert "\n" not in str(error)
+        else:
+            assert all(v.ndim == 1 and np.isfinite(v).all() for v in found)

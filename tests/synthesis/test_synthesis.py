@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import inspect
 import json
 import shutil
@@ -14,14 +15,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import coverage
+from sklearn.metrics import roc_auc_score
 
 from nbutils.core import retrieval
 from nbutils.core.errors import LabError
-from nbutils.core.files import verify, write_jsonl, write_sums
+from nbutils.core.files import write_jsonl, write_sums
 from nbutils.core.records import (
     GROUPS,
     KINDS,
-    RECORDS,
     GradedExample,
     Rejection,
     read_records,
@@ -30,15 +31,7 @@ from nbutils.core.sections import FAMILIES
 from nbutils.core.settings import DATA, ROOT, resolve
 from nbutils.core.text import distinct_n, has_spaces, normalise, words
 from nbutils.llm.store import Answer
-from nbutils.synthesis import (
-    generate,
-    ladder,
-    overlap,
-    parsing,
-    plan,
-    recordings,
-    replies,
-)
+from nbutils.synthesis import generate, ladder, overlap, parsing, plan
 from nbutils.synthesis.asking import reask
 
 
@@ -50,16 +43,24 @@ def loaded():
 # -- recordings and plan
 
 
-def test_equal_prompts_are_told_apart_by_their_sample():
+def test_the_planned_requests_are_those_that_were_asked_and_all_differ():
     settings = resolve()
-    requests = [r for family in FAMILIES for r, _ in recordings.recorded(family)]
+    requests = [r for family in FAMILIES for r, _ in plan.recorded(family)]
     prompts = {request.text for request in requests}
-    keys = {request.chat(settings).key for request in requests}
-    assert len(prompts) < len(requests) == len(keys) == 1700
+    keys = [request.chat(settings).key for request in requests]
+    assert len(prompts) < len(requests) == len(set(keys)) == 1700  # by their sample
+    asked = hashlib.sha256("".join(keys).encode()).hexdigest()
+    assert (
+        asked[:16] == "f6692f4a6cbbe89d"
+    )  # of draws and templates: no prompt may change
 
 
-@pytest.mark.parametrize("fault", ["changed", "truncated", "missing"])
-def test_a_faulty_file_is_named(fault, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [("changed", "is truncated or changed"), ("truncated", "is truncated or changed"),
+     ("missing", "is missing")],
+)  # fmt: skip
+def test_a_faulty_file_is_named(fault, said, tmp_path, monkeypatch):
     shutil.copytree(plan.RECORDINGS, tmp_path / "recordings")
     monkeypatch.setattr(plan, "RECORDINGS", tmp_path / "recordings")
     path = plan.RECORDINGS / "answers" / "home.jsonl"
@@ -69,26 +70,13 @@ def test_a_faulty_file_is_named(fault, tmp_path, monkeypatch):
         path.write_bytes(path.read_bytes()[:-200])
     else:
         path.unlink()
-    said = "is missing" if fault == "missing" else "is truncated or changed"
     with pytest.raises(LabError, match=rf"home\.jsonl {said}"):
         generate.open_client(resolve("workshop", {"families": ["home"]}))
 
 
 def test_an_unknown_family_is_named():
     with pytest.raises(LabError, match="unknown family 'homes'; did you mean 'home'"):
-        recordings.recorded("homes")
-
-
-def test_sums_cover_every_shipped_file():
-    for folder in (plan.RECORDINGS, replies.TEMPLATES, RECORDS):
-        verify(folder)
-        listed = {
-            x.split("  ")[1]
-            for x in (folder / "SHA256SUMS").open().read().split("\n")
-            if x
-        }
-        there = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
-        assert there - {"SHA256SUMS"} == listed
+        plan.recorded("homes")
 
 
 # -- records
@@ -102,13 +90,7 @@ def test_counts_and_no_rejections(loaded):
 
 
 def test_nothing_held_out_is_in_train(loaded):
-    last = {
-        "short-long": 5,
-        "long-short": 3,
-        "short-short": 3,
-        "long-long": 2,
-        "sts": 2,
-    }
+    last = dict(zip(GROUPS, (5, 3, 3, 2, 2), strict=True))
     for example in loaded.graded:
         _, _, group, number, k = example.id.split("/")
         held = example.family == "industry" or int(number) == last[group]
@@ -169,20 +151,15 @@ def test_records_of_a_run_are_read_and_a_changed_shipped_file_is_refused(
 def test_corpus_has_only_its_splits_and_merges_equal_texts(loaded):
     train = retrieval.passages(loaded.items, loaded.graded, ["train"])
     assert "industry" not in set(train["family"])
-    everything = retrieval.passages(
-        loaded.items, loaded.graded,
-        ["train", "dev", "held-out-tasks", "held-out-family"],
-    )  # fmt: skip
+    splits = ["train", "dev", "held-out-tasks", "held-out-family"]
+    everything = retrieval.passages(loaded.items, loaded.graded, splits)
     assert everything["ids"].map(len).sum() == 840 * 5 + 336 * 3
     assert everything["text"].map(normalise).is_unique and everything["id"].is_unique
-    twin = loaded.items[0].model_copy(
-        update={
-            "id": "x",
-            "positives": (loaded.items[0].positives[0].upper(), "b", "c"),
-        }
-    )
-    merged = retrieval.passages([loaded.items[0], twin], [], ["train"])
-    assert merged.loc[0, "ids"] == [f"{loaded.items[0].id}/P0", "x/P0"]
+    first = loaded.items[0]
+    texts = (first.positives[0].upper(), "b", "c")
+    twin = first.model_copy(update={"id": "x", "positives": texts})
+    merged = retrieval.passages([first, twin], [], ["train"])
+    assert merged.loc[0, "ids"] == [f"{first.id}/P0", "x/P0"]
     assert list(merged["kind"]) == ["P0", "P1", "P2", "P1", "P2"]
 
 
@@ -201,7 +178,7 @@ def test_repeats_are_dropped_with_a_named_reason(loaded):
 
 
 def recorded(template):
-    for request, text in recordings.recorded("health"):
+    for request, text in plan.recorded("health"):
         if request.prompt.template == template:
             return request, json.loads(text)
 
@@ -212,49 +189,44 @@ def with_negative(value, place, **changes):
     return value | {"hard_negative_examples": negatives}
 
 
-MGH_FAULTS = {
-    "not_json": lambda v: None,
-    "wrong_keys": lambda v: v | {"note": "x"},
-    "wrong_levels": lambda v: with_negative(v, 0, similarity_level="low"),
-    "wrong_count": lambda v: v | {
+SAID = {
+    ("mgh", "not_json"): lambda v: None,
+    ("mgh", "wrong_keys"): lambda v: v | {"note": "x"},
+    ("mgh", "wrong_levels"): lambda v: with_negative(v, 0, similarity_level="low"),
+    ("mgh", "wrong_count"): lambda v: v | {
         "hard_negative_examples": v["hard_negative_examples"][:3]
     },
-    "empty_text": lambda v: with_negative(v, 2, text=" … "),
-    "duplicate_text": lambda v: with_negative(v, 3, text=v["positive_example"].upper()),
-    "too_long": lambda v: with_negative(v, 1, text="many words " * 200),
-    "too_short": lambda v: with_negative(v, 1, text="few words"),
-    "self_talk": lambda v: with_negative(v, 1, text="This hard negative " + "is " * 50),
-    "bad_text": lambda v: v | {"query": v["query"] + "\ud800"},
+    ("mgh", "empty_text"): lambda v: with_negative(v, 2, text=" … "),
+    ("mgh", "duplicate_text"): lambda v: with_negative(
+        v, 3, text=v["positive_example"].upper()
+    ),
+    ("mgh", "too_long"): lambda v: with_negative(v, 1, text="many words " * 200),
+    ("mgh", "too_short"): lambda v: with_negative(v, 1, text="few words"),
+    ("mgh", "self_talk"): lambda v: with_negative(
+        v, 1, text="This hard negative " + "is " * 50
+    ),
+    ("mgh", "bad_text"): lambda v: v | {"query": v["query"] + "\ud800"},
+    ("brainstorm", "wrong_count"): lambda v: v[1:],
+    ("brainstorm", "wrong_keys"): lambda v: [1, *v[1:]],
+    ("brainstorm", "empty_text"): lambda v: ["", *v[1:]],
+    ("brainstorm", "not_json"): lambda v: {"tasks": "none"},
+    ("seed", "duplicate_text"): lambda v: v | {"positives": [v["positives"][0]] * 3},
+    ("seed", "empty_text"): lambda v: v | {"title": "…"},
+    ("syneg", "empty_text"): lambda v: v | {"reasoning": "  "},
+    ("syneg", "duplicate_text"): lambda v: v | {
+        "hard_negatives": [recorded("syneg")[0].variables["positive"], "x"]
+    },
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("reason", MGH_FAULTS)
-def test_each_fault_has_its_reason(reason):
-    request, value = recorded("mgh")
-    outcome = parsing.parse(request, json.dumps(MGH_FAULTS[reason](value)))
+@pytest.mark.parametrize(("template", "reason"), SAID)
+def test_each_fault_has_its_reason(template, reason):
+    request, value = recorded(template)
+    said = json.dumps(SAID[template, reason](value))
+    outcome = parsing.parse(request, said)
     assert isinstance(outcome, Rejection)
     assert (outcome.id, outcome.reason) == (request.id, reason)
     assert reason in parsing.REASONS and "\n" not in outcome.detail
-
-
-def test_other_stages_reject_by_name():
-    request, tasks = recorded("brainstorm")
-    for value, reason in [
-        (tasks[1:], "wrong_count"),
-        ([1, *tasks[1:]], "wrong_keys"),
-        (["", *tasks[1:]], "empty_text"),
-        ({"tasks": "none"}, "not_json"),
-    ]:
-        assert parsing.parse(request, json.dumps(value)).reason == reason
-    request, seed = recorded("seed")
-    value = seed | {"positives": [*seed["positives"][:2], seed["positives"][0]]}
-    assert parsing.parse(request, json.dumps(value)).reason == "duplicate_text"
-    request, syneg = recorded("syneg")
-    value = syneg | {"reasoning": "  "}
-    assert parsing.parse(request, json.dumps(value)).reason == "empty_text"
-    positive = request.variables["positive"]
-    value = syneg | {"hard_negatives": [positive, syneg["hard_negatives"][0]]}
-    assert parsing.parse(request, json.dumps(value)).reason == "duplicate_text"
 
 
 @pytest.mark.parametrize(
@@ -304,9 +276,8 @@ def test_an_answer_is_sent_back_without_its_thought():
 )  # fmt: skip
 def test_lengths_are_checked_where_words_can_be_counted(sign, spaced):
     request, value = recorded("mgh")
-    spec = {"query_spec": "a query of about 8 words",
-            "document_spec": "a text of about 60 words"}  # fmt: skip
-    request = replace(request, variables={**request.variables, **spec})
+    asked = {**request.variables, "query_words": 8, "document_words": 60}
+    request = replace(request, variables=asked)
 
     def outcome(count):
         texts = [f"{n} {sign * count}" for n in range(4)]
@@ -387,19 +358,17 @@ def test_summary_has_every_measure_of_every_part():
 
 
 def test_auc_with_ties_and_its_interval():
-    from sklearn.metrics import roc_auc_score
-
     draw = np.random.default_rng(0)
     labels = np.repeat([0, 1], 60)
     scores = np.round(draw.normal(labels * 0.7, 1), 1)
     items = np.tile(np.arange(60), 2)
-    area, _, _ = ladder.auc_interval(labels, scores, items, 500)
+    area, _, _ = ladder.auc_interval(labels, scores, items, samples=500)
     assert area == pytest.approx(roc_auc_score(labels, scores), abs=1e-6)
 
     def trial(draw):
         shared = draw.normal(size=60)  # both texts of an item score alike
         both = [shared + draw.normal(size=60), shared + draw.normal(size=60) + 1]
-        return ladder.auc_interval(labels, np.concatenate(both), items, 300)
+        return ladder.auc_interval(labels, np.concatenate(both), items, samples=300)
 
     truth = NormalDist().cdf(1 / 2)
     assert 0.89 <= coverage(trial, truth) <= 0.99
@@ -463,27 +432,21 @@ def published(name):
     return pd.read_csv(DATA / "published" / f"{name}.csv")
 
 
-def test_published_tables_say_how_they_are_known_and_are_listed():
+def test_published_tables_are_listed_known_and_average_their_columns():
     card = (DATA / "published" / "README.md").read_text()
     files = sorted((DATA / "published").glob("*.csv"))
     assert len(files) >= 16
     for path in files:
         assert set(pd.read_csv(path)["known"].astype(str)) <= {"T", "S", "2"}, path
         assert f"`{path.name}`" in card
-
-
-def test_published_averages_are_those_of_their_columns():
     beir = published("nv_retriever_beir").groupby("method")["ndcg_at_10_percent"].mean()
     at_scale = published("nv_retriever_methods").query("dataset == '15 BEIR sets'")
     for row in at_scale.itertuples():
         assert beir[row.method] == pytest.approx(100 * row.ndcg_at_10, abs=0.015)
-    syneg = published("syneg_main").pivot(
-        index=["model", "training"], columns="dataset", values="ndcg_at_10_percent"
-    )
-    off = (syneg.drop(columns="average").mean(axis=1) - syneg["average"]).abs()
-    assert off.max() < 0.06
-    teachers = published("nv_retriever_teachers").pivot(
-        index="teacher", columns="dataset", values="ndcg_at_10"
-    )
-    off = teachers[["NQ", "HotpotQA", "FiQA"]].mean(axis=1) - teachers["average"]
-    assert off.abs().max() < 1e-4
+    rows = ["model", "training"], "ndcg_at_10_percent", 0.06
+    for name, (index, values, most) in {
+        "syneg_main": rows, "nv_retriever_teachers": ("teacher", "ndcg_at_10", 1e-4)
+    }.items():  # fmt: skip
+        table = published(name).pivot(index=index, columns="dataset", values=values)
+        off = table.drop(columns="average").mean(axis=1) - table["average"]
+        assert off.abs().max() < most

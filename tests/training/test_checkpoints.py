@@ -109,6 +109,19 @@ def test_without_the_random_state_the_bits_would_differ(whole, tmp_path, monkeyp
         same(run(tmp_path), whole)
 
 
+def test_a_checkpoint_with_names_of_before_goes_on(whole, tmp_path, monkeypatch):
+    """Its adapters were wrapped once more: `0.model.base_model.model.layers…`."""
+    stop_at(5, monkeypatch, tmp_path)
+    path = tmp_path / checkpoints.NAME
+    state = torch.load(path)
+    before = {
+        name.replace("0.model.", "0.model.base_model.model."): tensor
+        for name, tensor in state["adapters"].items()
+    }
+    torch.save({**state, "adapters": before}, path)
+    same(run(tmp_path), whole)
+
+
 def test_other_settings_data_and_damage_are_refused(tmp_path, monkeypatch, capsys):
     stop_at(4, monkeypatch, tmp_path)
     with pytest.raises(LabError, match=r"temperature=0.05 \(now 0.1\)"):

@@ -151,7 +151,7 @@ def test_two_killed_processes_go_on_bit_for_bit(tmp_path, capsys):
 
 
 def test_accelerate_launches_the_command_on_two_processes(tmp_path):
-    out = tmp_path / "scores.csv"
+    out = tmp_path / "train"
     done = launch([
         sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu",
         "--num_processes", "2", "--main_process_port", free_port(), "-m", "nbutils",
@@ -159,11 +159,12 @@ def test_accelerate_launches_the_command_on_two_processes(tmp_path):
         "--checkpoints", str(tmp_path / "kept"),
     ])  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("seed 0, 2 processes: scores in") == 1
-    folder = tmp_path / "scores.students" / "seed0"
+    assert done.stdout.count("trained, seed 0 (2 processes)") == 2  # before and after
+    folder = out / "students" / "seed0"
     assert json.loads((folder / "run.json").read_text())["processes"] == 2
     assert len(pd.read_csv(folder / "steps.csv")) == 4
-    assert pd.read_csv(out)["seed"].unique().tolist() == [0]
+    scores = pd.read_parquet(out / "scores.parquet")
+    assert scores["run"].nunique() == 2 and not scores["ndcg"].isna().any()
 
 
 def test_one_process_shares_with_nobody():

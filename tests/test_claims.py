@@ -1,0 +1,69 @@
+"""The verdicts' rule, and that table, page and README say the same."""
+
+import json
+import re
+
+import pytest
+
+from nbutils import claims
+from nbutils.core.settings import DATA, ROOT
+from nbutils.evaluation.runs import read_claims
+
+
+def row(value, half=0.01, expects="above"):
+    interval = {"value": value, "low": value - half, "high": value + half}
+    return {"comparison": "a − b", **interval, "expects": expects}
+
+
+@pytest.mark.parametrize(
+    ("rows", "verdict", "outcomes"),
+    [
+        ([row(0.05), row(0.04), row(0.001)], "reproduced", "holds holds open"),
+        ([row(0.05), row(0.001)], "not distinguishable here", "holds open"),
+        ([row(0.05), row(0.05), row(-0.05)], "contradicted", "holds holds fails"),
+        # above zero alone, not so among six
+        ([row(0.011)] + [row(0.0)] * 5, "not distinguishable here", "open " * 6),
+        ([row(0.011)], "reproduced", "holds"),
+        ([row(-0.005, expects="no worse")], "reproduced", "holds"),
+        ([row(0.5, expects="no worse")], "reproduced", "holds"),
+        ([row(-0.015, expects="no worse")], "not distinguishable here", "open"),
+        ([row(-0.05, expects="no worse")], "contradicted", "fails"),
+        ([row(0.005, expects="little")], "reproduced", "holds"),
+        ([row(0.05, expects="little")], "contradicted", "fails"),
+    ],
+)
+def test_the_verdict_follows_its_rule(rows, verdict, outcomes):
+    table = claims.judged(rows)
+    assert set(table["verdict"]) == {verdict}
+    assert list(table["outcome"]) == outcomes.split()
+
+
+def test_holm_multiplies_the_smallest_p_by_their_number():
+    table = claims.judged([row(0.02), row(0.011), row(0.0)])
+    alone = [claims.judged([row(value)])["holm"][0] for value in (0.02, 0.011)]
+    assert table["holm"][0] == pytest.approx(3 * alone[0])
+    assert table["holm"][1] == pytest.approx(2 * alone[1])
+    assert table["holm"][2] == 1
+
+
+def test_table_page_and_readme_say_the_same():
+    table = read_claims()
+    one_each = table.drop_duplicates("number").set_index("number")["verdict"]
+    assert len(one_each) == 14 and set(one_each.index) >= set(claims.COMPARE)
+    for number, own in table.dropna(subset="value").groupby("number"):
+        again = claims.judged(own.drop(columns=["holm", "outcome"]).to_dict("records"))
+        assert list(again["verdict"]) == list(own["verdict"]), number
+        assert list(again["outcome"]) == list(own["outcome"]), number
+    page = json.loads((ROOT / "notebooks" / "06_evaluation.ipynb").read_text())
+    shown = json.dumps([cell.get("outputs") for cell in page["cells"]])
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    told = dict(re.findall(r"^\| (\d+[ab]?) \|.*\| ([a-z ]+) \|$", readme, re.M))
+    assert told == one_each.to_dict()
+    for verdict, count in one_each.value_counts().items():
+        assert re.search(rf"{verdict} +{count}\b", shown), verdict
+
+
+def test_published_claims_are_the_tables_claims():
+    published = (DATA / "published" / "claims.csv").read_text(encoding="utf-8")
+    for claim in read_claims()["claim"].unique():
+        assert claim in published
