@@ -91,6 +91,28 @@ def attention_matrices(
     return fig, f"Attention among {len(tokens)} tokens: {'; '.join(found)}."
 
 
+def weight_strips(tokens: Sequence[str], weights: Mapping[str, np.ndarray]) -> Plot:
+    """One strip a pooling: what each token weighs, of an even share of the text.
+
+    `weights` (n,) sum to one; a token that weighs nothing is left white.
+    """
+    shares = np.stack([np.asarray(w) * len(tokens) for w in weights.values()])
+    fig, axis = canvas(8, 1.5 + 0.35 * len(weights))
+    shown = axis.imshow(
+        np.ma.masked_equal(shares, 0), cmap="cividis", norm=LogNorm(0.05, 20),
+        aspect="auto",
+    )  # fmt: skip
+    axis.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=9)
+    axis.set_yticks(range(len(weights)), weights)
+    axis.grid(False)
+    fig.colorbar(shown, ax=axis, label="of an even share")
+    found = [
+        f"{name}, {tokens[row.argmax()].strip()!r} {row.max():.1f}"
+        for name, row in zip(weights, shares, strict=True)
+    ]
+    return fig, f"Heaviest token, in even shares: {'; '.join(found)}."
+
+
 def by_series(
     table: pd.DataFrame, row: str, series: str, label: str, *, even=False, form=".3f"
 ) -> Plot:
@@ -113,26 +135,28 @@ def by_series(
     return fig, f"{label}, highest and lowest: {'; '.join(found)}."
 
 
-def classes_by_layer(table: pd.DataFrame) -> Plot:
+def classes_by_layer(table: pd.DataFrame, kept: int) -> Plot:
     """Attention received by class of token and layer, a panel for each direction.
 
-    Columns direction, layer, class, mean, low, high.
+    Columns direction, layer, class, mean (of an even share); a line stands behind the
+    first `kept` layers.
     """
     groups = table.groupby("direction", sort=False)
-    shape = {"rows": len(groups), "sharex": True, "sharey": True, "squeeze": False}
-    fig, axes = canvas(8, 2.9 * len(groups), **shape)
+    fig, axes = canvas(8, 2.4 * len(groups) + 0.3, len(groups), 1, squeeze=False)
     found = []
     for axis, (name, part) in zip(axes[:, 0], groups, strict=True):
-        axis.axhline(1, **REFERENCE)
-        style.curves(axis, part, "layer", series="class")
-        axis.set(title=name, ylabel="of an even share", yscale="log")
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        if axis is not axes[0, 0]:
-            axis.get_legend().remove()
-        best = part.loc[part["mean"].idxmax()]
+        wide = part.pivot(index="class", columns="layer", values="mean")
+        wide = wide.loc[list(dict.fromkeys(part["class"]))]
+        sns.heatmap(
+            wide, cmap="PuOr_r", norm=LogNorm(1 / 20, 20), ax=axis,
+            cbar_kws={"label": "of an even share", "format": "{x:g}"},
+        )  # fmt: skip
+        axis.axvline(kept, **REFERENCE)
+        axis.set(title=name, xlabel="layer", ylabel="")
+        axis.set_yticklabels(axis.get_yticklabels(), rotation=0)
+        best, last = part.loc[part["mean"].idxmax()], wide.iloc[:, -1]
         found.append(
-            f"{name}, {best['class']} in layer {best['layer']}, {best['mean']:.1f}"
+            f"{name}, {best['class']} in layer {best['layer']} ({best['mean']:.1f}), "
+            f"and in the last layer {last.idxmax()} ({last.max():.1f})"
         )
-    axes[-1, 0].set_xlabel("layer")
-    return fig, f"Attention received by class and layer, highest: {'; '.join(found)}."
+    return fig, f"Class that receives most: {'; '.join(found)}."

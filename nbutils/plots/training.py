@@ -1,137 +1,126 @@
-"""Plots of page 05: the run, and our studies beside the papers' numbers."""
+"""Plots of page 05: batches and schedules as tiles, NF4, a run, and the studies."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.colors import ListedColormap
 
-from nbutils.plots import style
-from nbutils.plots.style import BESIDE, Plot, canvas, curves, forest, readable, told
+from nbutils.plots.style import BESIDE, REFERENCE, Plot, canvas, curves, forest, told
 
 
-def training_curves(steps: pd.DataFrame) -> Plot:
-    """Loss and gradient norm by step: columns step, level, loss, gradient_norm."""
-    fig, axes = canvas(columns=2)
+def tiles(
+    panels: Mapping[str, pd.DataFrame], signs: Mapping[str, str], x: str, y: str
+) -> Plot:
+    """What stands where: a coloured tile with a sign for each value of a table.
+
+    One panel a table, under its name; `signs` maps what a table may hold to its sign.
+    Empty places of a table are nan.
+    """
+    names, rows = list(signs), max(map(len, panels.values()))
+    colours = ListedColormap(sns.color_palette("pastel", len(names)))
+    fig, axes = canvas(8, 0.9 + 0.3 * rows, 1, len(panels), sharey=True, squeeze=False)
+    found = []
+    for axis, (title, table) in zip(axes[0], panels.items(), strict=True):
+        codes = table.replace({name: k for k, name in enumerate(names)}).astype(float)
+        axis.pcolormesh(
+            np.ma.masked_invalid(codes), cmap=colours, vmin=-0.5, edgecolor="white",
+            vmax=len(names) - 0.5, linewidth=1.5,
+        )  # fmt: skip
+        for (row, column), value in np.ndenumerate(table.fillna("").to_numpy()):
+            centred = {"ha": "center", "va": "center", "fontsize": 8}
+            axis.text(column + 0.5, row + 0.5, signs.get(value, ""), **centred)
+        axis.set(title=title, xlabel=x)
+        axis.set_xticks(np.arange(table.shape[1]) + 0.5, table.columns)
+        axis.set_yticks(np.arange(len(table)) + 0.5, table.index)
+        axis.grid(False)
+        counts = table.stack().value_counts().reindex(names).dropna().astype(int)
+        told_here = ", ".join(f"{count} {name}" for name, count in counts.items())
+        found.append(f"{title}: {told_here}")
+    axes[0, 0].invert_yaxis()
+    axes[0, 0].set_ylabel(y)
+    keys = [plt.Rectangle((0, 0), 1, 1, color=colours(k)) for k in range(len(names))]
+    labels = [
+        f"{sign} {name}" if sign != name else name for name, sign in signs.items()
+    ]
+    axes[0, -1].legend(keys, labels, **BESIDE)
+    return fig, f"Tiles of {y} by {x}. {'; '.join(found)}."
+
+
+def gradient_shares(table: pd.DataFrame) -> Plot:
+    """Share of the gradient by a negative's rank: temperature, rank (from 1), share."""
+    fig, axis = canvas()
+    named = table.assign(series="τ = " + table["temperature"].astype(str))
+    curves(axis, named, "rank", "share", "series")
+    axis.set(
+        xlabel="rank of the negative, hardest first",
+        ylabel="share of the negatives' gradient",
+    )
+    first = named[named["rank"] == 1]
+    found = told(first, "series", "share", ".0%", ": ")
+    return fig, f"Share of the gradient that falls on the hardest negative, {found}."
+
+
+def nf4_levels(weights: Sequence[float], levels: Sequence[float]) -> Plot:
+    """Histogram of `weights` over their block's largest, and NF4's sixteen levels."""
+    fig, axis = canvas(height=2.6)
+    axis.hist(weights, bins=80, density=True, color="0.75", label="weights of a matrix")
+    lines = {"color": "black", "lw": 1, "label": "levels of NF4"}
+    axis.vlines(levels, 0, axis.get_ylim()[1], **lines)
+    axis.set(xlabel="weight / largest of its block of 64", ylabel="density")
+    axis.legend(**BESIDE)
+    inside = np.mean(np.abs(weights) < 0.5)
+    dense = np.sum(np.abs(levels) < 0.5)
+    return fig, (
+        f"{inside:.0%} of the weights lie between −0.5 and 0.5 of their block's "
+        f"largest, and {dense} of NF4's {len(levels)} levels."
+    )
+
+
+def long_run(steps: pd.DataFrame, curve: pd.DataFrame, queries: int) -> Plot:
+    """A run: loss and gradient norm by step, and both development scores by level.
+
+    `steps`: step, level, loss, gradient_norm; `curve`: step, level (`start` before
+    training), ndcg, beats_n1, a share of `queries`: its bars are one standard error.
+    """
+    fig, axes = canvas(8, 5.4, 2, 2)
     labels = {"loss": "InfoNCE loss", "gradient_norm": "norm of the gradient"}
-    for axis, (column, label) in zip(axes, labels.items(), strict=True):
+    for axis, (column, label) in zip(axes[0], labels.items(), strict=True):
         curves(axis, steps, "step", column, "level")
         axis.set(xlabel="step", ylabel=label)
-    axes[0].get_legend().remove()
-    axes[1].get_legend().set_title("level")
-    means = steps.groupby("level", sort=False, as_index=False)["loss"].mean()
-    found = told(means, "level", "loss", ".2f")
-    return fig, f"Training loss over {len(steps)} steps; mean loss by level: {found}."
-
-
-def learning_curve(evaluations: pd.DataFrame) -> Plot:
-    """Development scores before training and after each level, one panel a score.
-
-    Columns step, level (`start` before training), ndcg, beats_n1.
-    """
-    fig, axes = canvas(columns=2)
-    labels = {"ndcg": "NDCG@10", "beats_n1": "share with the positive above N1"}
-    ticks = evaluations["step"].astype(str) + "\n" + evaluations["level"]
-    found = []
-    for axis, (column, label) in zip(axes, labels.items(), strict=True):
-        curves(axis, evaluations, "step", column)
-        axis.set_xticks(evaluations["step"], ticks)
+    axes[0, 0].get_legend().remove()
+    share = curve["beats_n1"]
+    error = (share * (1 - share) / queries) ** 0.5
+    spread = curve.assign(low=share - error, high=share + error)
+    curves(axes[1, 0], curve, "step", "ndcg")
+    curves(axes[1, 1], spread, "step", "beats_n1")
+    ticks, found = curve["step"].astype(str) + "\n" + curve["level"], []
+    labels = {"ndcg": "NDCG@10", "beats_n1": "share with P above N1"}
+    for axis, (column, label) in zip(axes[1], labels.items(), strict=True):
+        axis.set_xticks(curve["step"], ticks)
         axis.set(xlabel="step, and the level just finished", ylabel=label)
-        found.append(f"{label}: {told(evaluations, 'level', column)}")
-    return fig, f"Development scores after each level. {'; '.join(found)}."
-
-
-def development(curve: pd.DataFrame) -> Plot:
-    """A study's development scores by step, mean and range over seeds.
-
-    Columns variant, seed, step, ndcg.
-    """
-    fig, axis = canvas()
-    sns.lineplot(
-        curve, x="step", y="ndcg", hue="variant", style="variant", markers=True,
-        errorbar=("pi", 100), err_kws={"alpha": 0.1}, ax=axis,
-    )  # fmt: skip
-    seeds = _seeds(curve.groupby("variant")["seed"].nunique())
-    axis.set(ylabel="NDCG@10, development", title=f"mean and range over {seeds}")
-    sns.move_legend(axis, **BESIDE, title=None)
-    last = curve[curve["step"] == curve["step"].max()]
-    means = last.groupby("variant")["ndcg"].mean().sort_values(ascending=False)
-    found = told(means.reset_index(), "variant", "ndcg")
-    return fig, f"Development NDCG@10 after the last step, mean of {seeds}: {found}."
-
-
-def gradient_norms(steps: pd.DataFrame, published: pd.DataFrame) -> Plot:
-    """Variance of the gradient norm over a run's steps by mixing, with SyNeg's V.
-
-    `steps`: variant, seed, gradient_norm; `published`: mixing, gradient_variance. Marks
-    are means over seeds, bars their range.
-    """
-    fig, (left, right) = canvas(height=2, columns=2)
-    runs = steps.groupby(["variant", "seed"])["gradient_norm"].var()
-    ours = runs.groupby("variant").agg(mean="mean", low="min", high="max").reset_index()
-    forest(left, ours, "variant")
-    seeds = _seeds(steps.groupby("variant")["seed"].nunique())
-    left.set(xlabel="variance of the gradient's norm", title=f"here, {seeds}")
-    forest(right, published, "mixing", "gradient_variance")
-    right.set(xlabel="V", title="SyNeg's table")
-    for axis in (left, right):
-        axis.set_xlim(0, 1.05 * axis.dataLim.xmax)
+        found.append(f"{label}: {told(curve, 'level', column)}")
+    means = steps.groupby("level", sort=False, as_index=False)["loss"].mean()
     return fig, (
-        "Variance of the gradient norm over a run's steps, mean and range over seeds: "
-        f"{told(ours, 'variant', form='.3g')}. SyNeg prints V: "
-        f"{told(published, 'mixing', 'gradient_variance', 'g')}."
+        f"{len(steps)} steps; mean loss by level: {told(means, 'level', 'loss', '.2f')}"
+        f". Development scores after each level, {'; '.join(found)}."
     )
 
 
-PAPERS_NAMES = {
-    "random order": "random", **{f"fixed N{k}": f"fixed-{k}" for k in (1, 2, 3, 4)},
-    "pure synthetic": "synthetic", "none": "not trained",
-}  # fmt: skip
-"""What the papers' variants are called here; SyNeg's `none` is BGE-large as it was."""
+def studies(table: pd.DataFrame) -> Plot:
+    """Differences of our studies with their intervals, and a verdict beside each line.
 
-
-def study(
-    setting: str, table: pd.DataFrame, published: pd.DataFrame, baseline: str,
-    row: str, score: str, series: str | None = None,
-) -> Plot:  # fmt: skip
-    """Values of a setting: differences from a baseline, beside the paper's numbers.
-
-    `table`: `evaluation.compare`'s against `baseline`. `published`: columns `row` (a
-    variant or its value), `score`, and where there are any `series` (a data set) and
-    reading_error. Our variants stand in the paper's order, first those that it lacks.
+    Columns comparison, mean, low, high, verdict.
     """
-    theirs = published.assign(name=published[row].astype(str).replace(PAPERS_NAMES))
-    means = theirs.groupby("name", sort=False, as_index=False)[score].mean()
-    if "reading_error" in theirs:
-        for bound, sign in (("low", -1), ("high", 1)):
-            theirs[bound] = theirs[score] + sign * theirs["reading_error"]
-    place = {name: place for place, name in enumerate(means["name"])}
-    ours = table[table["variant"] != "untrained"].sort_values(
-        "variant", key=lambda names: names.map(place).fillna(-1), kind="stable"
-    )
-    fig, (left, right) = canvas(8, 1.4 + 0.28 * len(means), columns=2)
-    left.axvline(0, **style.REFERENCE)
-    forest(left, ours, "variant", "difference")
-    left.plot(0, list(ours["variant"]).index(baseline), "ko", mfc="white")
-    seeds = _seeds(ours["seeds"])
-    left.set(xlabel=f"NDCG@10, difference from {baseline}", ylabel=setting)
-    left.set_title(f"held-out tasks, {seeds}, 95 % intervals")
-    forest(right, theirs, "name", score, series, gap=0)
-    right.set(xlabel=readable(score), title="in the paper")
-    apart = ours[ours["distinguishable"].eq(True)][["variant", "difference"]]
-    verdict = f"no other is distinguishable from {baseline}"
-    if len(apart):
-        differ = told(apart, "variant", "difference", "+.3f", ": ")
-        verdict = f"distinguishable from {baseline} by their difference: {differ}"
-    return fig, (
-        f"NDCG@10 on held-out tasks by {setting}, {seeds}: "
-        f"{told(ours[['variant', 'mean']], 'variant', sep=': ')}; {verdict}. The "
-        f"paper's {readable(score)}: {told(means, 'name', score, '.4g', ': ')}."
-    )
-
-
-def _seeds(counts: pd.Series) -> str:
-    """`3 seeds` or `1 seed`, or the range where variants have different numbers."""
-    low, high = int(counts.min()), int(counts.max())
-    if low < high:
-        return f"{low} to {high} seeds"
-    return "1 seed" if low == 1 else f"{low} seeds"
+    fig, axis = canvas(8, 1.1 + 0.3 * len(table))
+    axis.axvline(0, **REFERENCE)
+    forest(axis, table, "comparison")
+    axis.set_xlabel("difference in NDCG@10, with 95 % interval")
+    beside = axis.get_yaxis_transform()
+    for place, verdict in enumerate(table["verdict"]):
+        axis.text(1.02, place, verdict, transform=beside, va="center", fontsize=9)
+    return fig, f"Our studies, {told(table, 'comparison', form='+.3f')}."

@@ -52,11 +52,24 @@ def test_series_are_marks_of_their_own_with_and_without_intervals():
     )
 
 
+def test_weights_are_strips_in_even_shares_and_name_their_heaviest():
+    weights = {"last": np.eye(4)[-1], "ATA": np.array([0.1, 0.6, 0.2, 0.1])}
+    plot = attention.weight_strips(TOKENS, weights)
+    figure = check(plot, "last, '[SEP]' 4.0; ATA, 'bees' 2.4")
+    shown = figure.axes[0].images[0].get_array()
+    assert shown.mask[0].tolist() == [True, True, True, False]  # what weighs nothing
+    assert texts(figure.axes[0].get_xticklabels()) == TOKENS
+
+
 def test_layers_have_a_panel_for_each_direction():
     rows = [(2, "other", 0.8), (1, "other", 1.2), (1, "comma", 0.9), (2, "comma", 1.5)]
-    table = frame("layer class mean", *rows, spread="mean")
+    table = frame("layer class mean", *rows)
     both = [table.assign(direction=name) for name in ("both ways", "causal")]
-    plot = attention.classes_by_layer(pd.concat(both, ignore_index=True))
-    told = "both ways, comma in layer 2, 1.5; causal, comma in layer 2, 1.5"
-    figure = check(plot, told)
-    assert texts(a.title for a in figure.axes) == ["both ways", "causal"]
+    plot = attention.classes_by_layer(pd.concat(both, ignore_index=True), kept=1)
+    last = "comma in layer 2 (1.5), and in the last layer comma (1.5)"
+    figure = check(plot, f"both ways, {last}; causal, {last}")
+    panels = figure.axes[:2]
+    assert texts(a.title for a in panels) == ["both ways", "causal"]
+    assert texts(panels[0].get_yticklabels()) == ["other", "comma"]
+    line = panels[0].lines[0]
+    assert set(line.get_xdata()) == {1}  # behind the first layer, which is kept
