@@ -7,7 +7,7 @@ import pytest
 
 from nbutils import claims
 from nbutils.core.settings import DATA, ROOT
-from nbutils.evaluation.runs import read_claims
+from nbutils.evaluation.studies import read_claims
 
 
 def row(value, half=0.01, expects="above"):

@@ -154,3 +154,17 @@ def test_make_installs_anew_when_the_pins_change():
     assert "some minutes" in said and ".venv/bin/python -m pip install" in said
     assert "-c constraints.txt" in said
     assert 0 < said.find("-m nbutils fetch") < said.find("-m nbutils run")
+
+
+def test_the_workflow_runs_what_a_newcomer_runs():
+    flow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    triggers = flow[True]  # YAML 1.1 reads the key `on` as a boolean
+    assert set(triggers) == {"push", "pull_request", "schedule"}
+    known = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for job in flow["jobs"].values():
+        assert job["runs-on"] and job["timeout-minutes"] <= 90
+        steps = [step.get("run", "") for step in job["steps"]]
+        assert any("run" in step for step in steps)
+        for target in re.findall(r"make (\w+)", "\n".join(steps)):
+            assert target in known, target
+    assert "make run" in (ROOT / ".ci" / "run").read_text()
