@@ -257,10 +257,15 @@ def compare(
 def difference(
     scores: pd.DataFrame, variant: str, base: str, split: str, metric: str = "ndcg"
 ) -> dict[str, Any]:
-    """One variant minus another, as `compare` has it; the difference is `mean`."""
+    """One variant minus another (`compare`), as `mean`, over `seeds` in common."""
     both = scores[scores["variant"].isin([variant, base])]
     row = compare(both, base, split, metric).set_index("variant").loc[variant]
-    return {**row, "mean": row["difference"], "seeds": int(row["seeds"])}
+    own, other = (
+        set(both.loc[both["variant"] == name, "seed"]) - {-1}
+        for name in (variant, base)
+    )
+    seeds = len(own & other if own and other else own | other)  # untrained: no seed
+    return {**row, "mean": row["difference"], "seeds": seeds}
 
 
 def _paired(ours: pd.DataFrame, theirs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

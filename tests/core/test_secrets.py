@@ -53,6 +53,6 @@ def test_a_live_notebook_shows_the_key_nowhere(
         assert outcome.state == "done", outcome.error
         assert (tmp_path / "runs" / "s.sqlite").stat().st_size > 0
     texts = f"{outcome.error}{said}{capfd.readouterr()}".encode()
-    for secret in (b"planted", KEY.encode()):
+    for secret in (b"planted-too", KEY.encode()):
         assert secret not in texts
         assert secret not in everything(tmp_path)
