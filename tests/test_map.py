@@ -118,3 +118,18 @@ def test_the_readmes_map_is_one_line_a_room():
     rows = re.findall(r"^\| `([\w/.]+)`", text, re.MULTILINE)
     named = [row.strip("/").split("/")[-1] for row in rows]
     assert named == [*ROOMS, "benchmarks", "tests"]
+
+
+def test_the_readmes_table_of_papers_points_at_files_and_sections():
+    text = (ROOT / "README.md").read_text().split("## What came out")[0]
+    rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) >= 9
+    for row in rows:
+        *_, kept, shown, _ = row.split("|")
+        for name in re.findall(r"`([\w/.]+)`", kept):
+            assert (PACKAGE / name).exists() or (ROOT / name).exists(), name
+        places = re.findall(r"(\d\d\w?), (\d+)", shown)
+        assert places, row
+        for page, section in places:
+            (path,) = (ROOT / "notebooks").glob(f"{page}_*.ipynb")
+            assert f'"## {section}. ' in path.read_text(), (page, section)

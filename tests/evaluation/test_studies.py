@@ -17,6 +17,7 @@ from nbutils.mining import miner
 from nbutils.training import loop
 
 TINY = {"student": "tiny-bert", "steps_per_level": 1, "warmup_steps": 1}
+TINY |= {"families": ["health", "industry"], "max_items": 12}
 TINY |= {"batch_size": 4, "mini_batch": 4}
 
 
