@@ -6,8 +6,10 @@ import re
 import pytest
 
 from nbutils import claims
+from nbutils.core.retrieval import HELD_OUT
 from nbutils.core.settings import DATA, ROOT
-from nbutils.evaluation.studies import read_claims
+from nbutils.core.statistics import in_words
+from nbutils.evaluation.studies import difference, read_claims, read_study
 
 
 def row(value, half=0.01, expects="above"):
@@ -61,6 +63,24 @@ def test_table_page_and_readme_say_the_same():
     assert told == one_each.to_dict()
     for verdict, count in one_each.value_counts().items():
         assert re.search(rf"{verdict} +{count}\b", shown), verdict
+
+
+def test_the_table_is_made_of_the_shipped_runs():
+    """Those that need no encoder, once more from the runs; the README's gains too."""
+    stored = read_claims()
+    for number in ("2", "3", "6b", "8", "9", "13"):
+        again = claims.judged(claims.COMPARE[number]())
+        own = stored[stored["number"] == number].reset_index(drop=True)
+        assert list(again["comparison"]) == list(own["comparison"])
+        assert list(again["outcome"]) == list(own["outcome"])
+        assert again["value"].to_numpy() == pytest.approx(own["value"], abs=1e-4)
+    assert all(own["seeds"] >= claims.SEEDS), "claim 13 has three seeds"
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    seeds = read_study("seeds")[0]
+    for student in ("SmolLM2", "MiniLM"):
+        for split in HELD_OUT:
+            gain = difference(seeds, student, f"untrained, {student}", split)
+            assert f"| {in_words(gain)} |" in readme, (student, split)
 
 
 def test_published_claims_are_the_tables_claims():

@@ -6,6 +6,7 @@ from nbutils.evaluation.scores import beats_n1 as beats_n1
 from nbutils.evaluation.scores import development as development
 from nbutils.evaluation.scores import evaluate as evaluate
 from nbutils.evaluation.scores import ndcg_per_query as ndcg_per_query
+from nbutils.evaluation.scores import set_scores as set_scores
 from nbutils.evaluation.studies import compare as compare
 from nbutils.evaluation.studies import difference as difference
 from nbutils.evaluation.studies import read_claims as read_claims

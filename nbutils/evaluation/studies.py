@@ -218,7 +218,7 @@ def read_study(
         shown = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
         raise LabError(
             f"study {name!r} has no run of {', '.join(missing)} in {shown}: "
-            f"make them with 'python -m nbutils study {name}'"
+            f"make them with 'python -m nbutils study {name} --out {shown}'"
         )
     return tuple(
         names.merge(tables[table], on="run").drop(columns="run") for table in TABLES

@@ -11,6 +11,7 @@ from nbutils.training.footprint import measurements as measurements
 from nbutils.training.gradcache import backward as backward
 from nbutils.training.gradcache import make_batch as make_batch
 from nbutils.training.instances import MINED as MINED
+from nbutils.training.instances import set_instances as set_instances
 from nbutils.training.instances import training_data as training_data
 from nbutils.training.loop import save_run as save_run
 from nbutils.training.loop import train as train

@@ -17,6 +17,15 @@ def batch_of(count: int, settings=EXACT, **changes) -> gradcache.Batch:
     return gradcache.make_batch(data, "N2", settings, 0)
 
 
+def test_without_in_batch_negatives_each_query_has_its_own_alone():
+    batch = batch_of(3, EXACT.changed(in_batch=False))
+    own = len(batch.documents) // 3 - 1
+    mine = torch.eye(3, dtype=bool)
+    wanted = torch.cat([mine, mine.repeat_interleave(own, dim=1)], dim=1)
+    assert torch.equal(~batch.excluded, wanted)
+    assert not batch_of(3).excluded.any()  # usually all others are negatives too
+
+
 def test_chunks_keep_order_and_encode_equal_texts_once():
     model = build_student(EXACT)
     batch = batch_of(2, query="the same", positive="long text " * 8)
