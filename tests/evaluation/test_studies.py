@@ -123,7 +123,10 @@ def test_scifact_is_trained_on_with_written_and_mined_negatives(monkeypatch):
     assert len(claims.queries) == len(written) == 400
     query, document = next(iter(claims.queries)), claims.corpus["id"][0]
     mined = pd.DataFrame({"query_id": [query], "document_id": [document]})
-    first, second, *_ = runs._scifact_data(mined)
+    first, second, *others = runs._scifact_data(mined)
+    for one in others:  # what else is labelled is never its negative
+        assert len(one.known_positives) == len(claims.positives[one.id]) - 1
+    assert any(one.known_positives for one in others)
     assert first.id == query and first.synthetic == tuple(written[query])
     assert first.retrieved == (claims.corpus["text"][0],) and second.retrieved == ()
     assert first.positive != first.synthetic[0] and first.instruction == runs.CLAIM
