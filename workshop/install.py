@@ -89,7 +89,7 @@ def install(bundle, into, copy):
     run([sys.executable, "-m", "venv", into / ".venv"], into)
     run(
         [bin_folder / "python", "-m", "pip", "install", "-q", "--no-index",
-         "--find-links", bundle / "wheels", "-c", "constraints.txt", "-e", ".[dev]"],
+         "--find-links", bundle / "wheels", "-e", ".[dev]"],
         into,
     )  # fmt: skip
     shutil.copytree(bundle / "models", into / ".cache/models", dirs_exist_ok=True)
@@ -98,7 +98,7 @@ def install(bundle, into, copy):
 
 
 def run(command, folder):
-    """Run a command without this machine's settings of pip; Fault with its last line."""
+    """Run a command, pip without its settings here; Fault with its first error."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHON"))}
     env["PIP_CONFIG_FILE"] = os.devnull
     env["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
@@ -106,8 +106,9 @@ def run(command, folder):
         list(map(str, command)), cwd=folder, env=env, stderr=subprocess.PIPE, text=True
     )
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise Fault(f"{Path(command[0]).name} {command[2]} failed: {last}")
+        lines = done.stderr.strip().splitlines() or ["no reason given"]
+        told = next((line for line in lines if line.startswith("ERROR")), lines[-1])
+        raise Fault(f"{command[2]} cannot finish: {told}")
 
 
 def main(words=None):

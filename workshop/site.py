@@ -107,10 +107,12 @@ def _index() -> str:
 
 def outline(head: str) -> tuple[str, str, str]:
     """(title, what a reader will be able to do, minutes) of a page's first cell."""
+    head = re.sub(r"\[([^]]+)\]\([^)]*\)", r"\1", head)  # links hold on their page only
     rows = dict(re.findall(r"^\| ([^|]+?) \| (.+?) \|$", head, re.MULTILINE))
-    listed = head.partition("You will be able to")[2].strip()
-    points = [line.lstrip("- ").rstrip(";.") for line in listed.splitlines() if line]
-    able = rows.get("you will be able to") or "; ".join(points)
+    listed = head.partition("You will be able to")[2].strip().split("\n\n")[0]
+    points = [" ".join(point.split()) for point in re.split(r"^- ", listed, flags=re.M)]
+    able = " ".join(filter(None, points)).rstrip(".")
+    able = rows.get("you will be able to") or able
     minutes = rows.get("in class") or rows.get("minutes", "")
     first = re.split(r"[;,]", minutes)[0]
     return head.splitlines()[0].removeprefix("# "), able, first.strip()
