@@ -6,6 +6,7 @@ install.sh, install.py, INSTRUCTIONS.txt · bundle.json: what it is for, and its
 
 from __future__ import annotations
 
+import email
 import io
 import os
 import shutil
@@ -17,6 +18,8 @@ import tomllib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+
+from packaging.specifiers import SpecifierSet
 
 from nbutils.core.errors import LabError
 from nbutils.core.files import atomic, sha256, write_json
@@ -35,7 +38,7 @@ TEXT = """Hard negatives lab, to install without a network.
 
 To read: open site/index.html in a browser. Nothing is installed.
 
-To run: you need Python {python} on {system} ({machine}), make, and {gb:.1f} GB of disk.
+To run: you need Python {python} (from {python}.{patch} on), {system} on {machine}, make, and {gb:.1f} GB of disk.
 
     ./install.sh FOLDER      copies the lab to FOLDER and installs it there, in .venv
     cd FOLDER
@@ -79,15 +82,26 @@ def build(out: Path, say: Callable[[str], None] = print) -> Path:
 def finish(made: Path) -> dict:
     """Write the instructions and the manifest of a folder; returns the manifest."""
     unpacked = size(made / "models") + size(made / "lab")
+    pythons = SpecifierSet()
     for wheel in (made / "wheels").glob("*.whl"):
         with zipfile.ZipFile(wheel) as archive:
             unpacked += BYTECODE * sum(part.file_size for part in archive.infolist())
+            pythons &= _pythons(archive)
     about = install.this_machine() | {"install_bytes": int(unpacked)}
+    ours = range(sys.version_info.micro + 1)
+    about["patch"] = next(n for n in ours if f"{about['python']}.{n}" in pythons)
     (made / "INSTRUCTIONS.txt").write_text(TEXT.format(**about, gb=unpacked / 1e9))
     files = sorted(path for path in made.rglob("*") if path.is_file())
     about["sha256"] = {str(path.relative_to(made)): sha256(path) for path in files}
     write_json(made / install.MANIFEST, about)
     return about
+
+
+def _pythons(wheel: zipfile.ZipFile) -> SpecifierSet:
+    """The versions of Python that a wheel is for."""
+    path = next(n for n in wheel.namelist() if n.endswith(".dist-info/METADATA"))
+    about = email.message_from_bytes(wheel.read(path))
+    return SpecifierSet(about.get("Requires-Python", ""))
 
 
 def size(folder: Path) -> int:

@@ -23,10 +23,9 @@ class Fault(Exception):
 
 
 def this_machine():
-    """What a bundle is made for: system, processor, Python."""
-    version = "{}.{}".format(*sys.version_info)
+    """What a bundle is made for: system, processor, Python's minor version."""
     kind = {"system": platform.system(), "machine": platform.machine()}
-    return {**kind, "python": version}
+    return {**kind, "python": ".".join(platform.python_version_tuple()[:2])}
 
 
 def demand_disk(folder, need, what, fault=Fault):
@@ -56,6 +55,11 @@ def check(bundle):
             raise Fault(
                 f"{bundle} is for {part} {about[part]} and this is {ours}: {remedy}"
             )
+    if sys.version_info[2] < about["patch"]:
+        raise Fault(
+            f"{bundle} needs Python {about['python']}.{about['patch']} or newer and "
+            f"this is {platform.python_version()}: PYTHON=another python"
+        )
     for name, wanted in about["sha256"].items():
         path = bundle / name
         if not path.is_file() or sha256(path) != wanted:

@@ -78,7 +78,7 @@ def test_a_bundle_installs_a_copy_of_the_lab_without_an_index(made, tmp_path, ca
     assert install.main([str(made), "--into", str(into)]) == 0, "again, in a clone"
 
 
-def other(key: str, value: str):
+def other(key: str, value: object):
     """Change the manifest of a bundle."""
 
     def change(folder: Path) -> None:
@@ -104,6 +104,7 @@ FAULTS = {
     "system": (other("system", "Plan9"), "is for system Plan9 and this is"),
     "processor": (other("machine", "vax"), "make one on such a machine"),
     "Python": (other("python", "3.99"), "PYTHON=python3.99"),
+    "patch": (other("patch", 99), ".99 or newer and this is 3."),
     "disk": (other("install_bytes", 10**18), "needs 1000000000.0 GB in "),
     "damaged": (damage, "weights is damaged: copy the bundle anew"),
     "lost": (lose, "tiny-1-py3-none-any.whl is missing: copy"),
