@@ -38,7 +38,8 @@ TEXT = """Hard negatives lab, to install without a network.
 
 To read: open site/index.html in a browser. Nothing is installed.
 
-To run: you need Python {python} (from {python}.{patch} on), {system} on {machine}, make, and {gb:.1f} GB of disk.
+To run: you need Python {python}, from {python}.{patch} on; {system} on {machine}; make;
+and {gb:.1f} GB of disk.
 
     ./install.sh FOLDER      copies the lab to FOLDER and installs it there, in .venv
     cd FOLDER

@@ -62,7 +62,8 @@ def build(out: Path) -> list[str]:
             ]
             index.write_html(to, template, **values, up=up, near=near)
             pages.append(_shown(path))
-            sections += _sections(values, pages[-1])
+            if path != "index.md":  # which only repeats what pages say
+                sections += _sections(values, pages[-1])
         listed = json.dumps(sections, ensure_ascii=False)
         (made / "sections.js").write_text(f"const SECTIONS = {listed};\n", "utf-8")
         shutil.copyfile(TEMPLATES / "search.js", made / "search.js")
@@ -89,7 +90,7 @@ def _read(path: str) -> NotebookNode:
 def _index() -> str:
     """The site's first page as Markdown: what each page teaches, and its minutes."""
     lines = [
-        "# Hard negatives lab",
+        "# Hard negatives lab, to read",
         "Six pages on hard negatives for text embeddings, executed: read them here, "
         "with nothing installed. The [README](README.md) says how to run them, "
         "[Teaching with this lab](docs/teaching.md) how to lead a session. Formulas, "
@@ -114,8 +115,8 @@ def outline(head: str) -> tuple[str, str, str]:
     able = " ".join(filter(None, points)).rstrip(".")
     able = rows.get("you will be able to") or able
     minutes = rows.get("in class") or rows.get("minutes", "")
-    first = re.split(r"[;,]", minutes)[0]
-    return head.splitlines()[0].removeprefix("# "), able, first.strip()
+    number = re.match(r"\d*", minutes)[0]
+    return head.splitlines()[0].removeprefix("# "), able, number
 
 
 # -- links -----------------------------------------------------------------------------
@@ -195,6 +196,7 @@ def _sections(values: dict[str, Any], page: str) -> Iterator[dict[str, str]]:
             if anchor:
                 yield _section(title, heading, link, texts)
                 heading, link, texts = _plain(found), f"{page}#{anchor}", []
+                heading = "" if heading == title else heading
             texts.append(_plain(text))
         if cell.cell_type == "code":
             texts.append(cell.source)
@@ -207,7 +209,9 @@ def _section(title: str, heading: str, link: str, texts: list[str]) -> dict[str,
 
 
 def _plain(html: str) -> str:
-    return unescape(re.sub(r"<[^>]*>", " ", html))
+    """The text of HTML; words of one line, formula or piece of code stay together."""
+    blocks = r"</?(p|div|li|[ou]l|t[drh]|table|h\d|br|pre|summary|details)\b[^>]*>"
+    return unescape(re.sub(r"<[^>]*>", "", re.sub(blocks, " ", html)))
 
 
 # -- slides ----------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def test_every_page_and_what_it_links_to_is_there(project):
         "../notebooks/02_b.html",
     )
     index = (project / "site/index.html").read_text()
-    for text in ("01 · Page 1</a>", "write a filter; read a table", "10 minutes<"):
+    for text in ("01 · Page 1</a>", "write a filter; read a table", ">10<"):
         assert text in index
 
 
@@ -87,7 +87,7 @@ def test_search_knows_each_section_with_its_place_its_text_and_code(project):
     sections = json.loads(listed.removeprefix("const SECTIONS = ").rstrip(";\n"))
     found = next(s for s in sections if s["heading"].startswith("1. Mining"))
     assert found["title"] == "01 · Page 1"
-    assert "A ceiling is set." in found["text"].replace("  ", " ")
+    assert "A ceiling is set." in found["text"]
     assert "ceiling = 0.95" in found["text"]
     path, _, anchor = found["link"].partition("#")
     assert f'id="{anchor}"' in (project / "site" / path).read_text()
@@ -120,4 +120,4 @@ def test_slides_hold_the_cells_of_the_tag_and_no_other(project):
 def test_every_real_page_says_what_it_teaches_and_its_minutes(path):
     title, able, minutes = site.outline(load(ROOT / path).cells[0].source)
     assert title.startswith("0") and len(able) > 40
-    assert re.match(r"\d+( minutes)?", minutes)
+    assert 5 <= int(minutes) <= 60

@@ -6,12 +6,16 @@ const box = document.getElementById("search");
 const found = document.getElementById("found");
 const results = document.getElementById("results");
 
+function begins(word) {  // `ata` finds "ATA", and not "data"
+  const plain = word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+  return new RegExp(`(?<![\\p{L}\\p{N}])${plain}`, "giu");
+}
+
 function score(section, words) {
-  const heading = `${section.title} ${section.heading}`.toLowerCase();
-  const text = section.text.toLowerCase();
   let sum = 0;
   for (const word of words) {
-    const times = text.split(word).length - 1, named = heading.includes(word);
+    const named = `${section.title} ${section.heading}`.match(word);
+    const times = section.text.match(word)?.length ?? 0;
     if (!times && !named) return 0;
     sum += Math.log1p(times) + (named ? 5 : 0);
   }
@@ -22,14 +26,14 @@ function item(section, word) {
   const line = document.createElement("li"), link = document.createElement("a");
   link.href = up + section.link;
   link.textContent = [section.title, section.heading].filter(Boolean).join(": ");
-  const at = Math.max(0, section.text.toLowerCase().indexOf(word) - AROUND);
+  const at = Math.max(0, section.text.search(word) - AROUND);
   const cut = section.text.slice(at, at + 2 * AROUND);
   line.append(link, document.createElement("br"), `${at ? "…" : ""}${cut}…`);
   return line;
 }
 
 function search() {
-  const words = box.value.toLowerCase().split(/\s+/).filter(Boolean);
+  const words = box.value.split(/\s+/).filter(Boolean).map(begins);
   const scored = SECTIONS.map(section => [score(section, words), section]);
   const hits = words.length ? scored.filter(([sum]) => sum > 0) : [];
   hits.sort((one, other) => other[0] - one[0]);
