@@ -108,8 +108,7 @@ class _Names:
 
     def read(self, node: ast.AST) -> None:
         """A statement without others within, or a part of one."""
-        changed = set().union(*map(_changed, ast.walk(node)))
-        taken, bound = set(changed), set()
+        taken, bound, seen = set(), set(), set()
         tables = [symtable.symtable(ast.unparse(node), "cell", "exec")]
         while tables:
             table = tables.pop()
@@ -117,9 +116,12 @@ class _Names:
             for symbol in table.get_symbols():
                 if table.get_type() == "module" or symbol.is_global():
                     name = symbol.get_name()
+                    seen.add(name)
                     taken |= {name} if symbol.is_referenced() else set()
                     if symbol.is_assigned() or symbol.is_imported():
                         bound.add(name)
+        changed = seen & set().union(*map(_changed, ast.walk(node)))
+        taken |= changed
         self.takes |= taken - self.bound
         self.changes |= changed - self.bound
         self.bound |= bound - changed
