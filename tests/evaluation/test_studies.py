@@ -9,16 +9,12 @@ from typer.testing import CliRunner
 
 from nbutils.__main__ import app
 from nbutils.core.errors import LabError
-from nbutils.core.files import alone, read_table
+from nbutils.core.files import alone
 from nbutils.core.records import read_records
-from nbutils.core.retrieval import read_set
 from nbutils.core.settings import resolve
-from nbutils.encoder.student import build_student
 from nbutils.evaluation import runs, studies
-from nbutils.evaluation.scores import set_scores
 from nbutils.mining import miner
 from nbutils.training import loop
-from nbutils.training.instances import set_instances
 
 TINY = {"student": "tiny-bert", "steps_per_level": 1, "warmup_steps": 1}
 TINY |= {"families": ["health", "industry"], "max_items": 12}
@@ -193,27 +189,3 @@ def test_a_shipped_run_is_made_again_alike(tmp_path):
     # near-ties swap by rounding from one processor to the next
     means = both.groupby("split")[["ndcg", "ndcg_shipped"]].mean()
     assert means["ndcg"].to_numpy() == pytest.approx(means["ndcg_shipped"], abs=0.005)
-
-
-def test_ones_own_retrieval_set_is_trained_on_and_scored(tmp_path):
-    texts = {f"d{n}": f"document {n} of {n * 7}" for n in range(12)}
-    rows = {"corpus": texts, "queries": {f"q{n}": f"which is {n}" for n in range(6)}}
-    for name, own in rows.items():
-        lines = [json.dumps({"_id": i, "text": text}) for i, text in own.items()]
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
-    (tmp_path / "qrels").mkdir()
-    pairs = "".join(f"q{n}\td{n}\t1\n" for n in range(6))
-    table = "query-id\tcorpus-id\tscore\n" + pairs
-    (tmp_path / "qrels" / "train.tsv").write_text(table)
-    arguments = ["mine", str(tmp_path), "--out", str(tmp_path / "mined.parquet")]
-    arguments += ["--profile", "smoke", "--set", "mining_method=naive"]
-    mined = CliRunner().invoke(app, arguments)
-    assert mined.exit_code == 0, mined.output
-    settings = resolve("smoke", {"mixing": "retrieved", "batch_size": 6})
-    own = read_set(tmp_path, "train")
-    data = set_instances(own, read_table(tmp_path / "mined.parquet"))
-    assert all(one.retrieved and one.positive not in one.retrieved for one in data)
-    student = build_student(settings)
-    steps, _ = loop.train(student, data, settings, progress=False)
-    assert len(steps) == 8
-    assert set(set_scores(student, settings, own)["query_id"]) == set(own.queries)
