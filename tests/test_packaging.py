@@ -131,7 +131,7 @@ def dry_run(*goals: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "target", ["run", "test", "lab", "notebooks", "solutions", "check", "clean"]
+    "target", ["run", "test", "e2e", "lab", "notebooks", "solutions", "check", "clean"]
 )
 def test_make_knows_the_target(target):
     said = dry_run(target)
