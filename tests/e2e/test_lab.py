@@ -35,7 +35,7 @@ def page(browser, lab):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_page_runs_is_answered_and_played_with(name, page, lab):
     page.goto(f"{lab}lab/tree/{name}.ipynb?reset")
-    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()  # else nothing is run
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
     page.wait_for_function(BUSY)
