@@ -27,13 +27,14 @@ else
 CPU_TORCH = true
 endif
 
-.PHONY: help run test lab notebooks solutions check clean $(NAMES)
+.PHONY: help run test e2e lab notebooks solutions check clean $(NAMES)
 .PHONY: lab90 site slides bundle install-from
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make run        run the six notebooks into runs/ (make run 03 04, PROFILE=smoke)"
 	@echo "make test       style and tests"
+	@echo "make e2e        pages and site in a browser, with axe-core (needs Chromium)"
 	@echo "make lab        open JupyterLab on the notebooks (ARGS='--no-browser --port 9999')"
 	@echo "make notebooks  run them and rewrite notebooks/ with their outputs"
 	@echo "make solutions  write the notebooks with their exercises solved: runs/solutions"
@@ -68,6 +69,11 @@ test: $(MODEL)
 	$(BIN)/ruff check . $(OWN)
 	$(BIN)/ruff format --check . $(OWN)
 	$(BIN)/python -m pytest $(ARGS)
+
+e2e: $(MODEL)
+	@$(BIN)/python -c "import playwright, axe_playwright_python" 2>&- || \
+		$(BIN)/python -m pip install -q -c constraints.txt -e ".[e2e]"
+	$(BIN)/python -m pytest tests/e2e -rs $(ARGS)
 
 lab: $(MODEL)
 	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/python -m jupyterlab \

@@ -136,23 +136,16 @@ def dry_run(*goals: str) -> str:
 
 @pytest.mark.parametrize(
     "target",
-    [
-        "run",
-        "test",
-        "lab",
-        "lab90",
-        "notebooks",
-        "solutions",
-        "site",
-        "slides",
-        "bundle",
-        "check",
-        "clean",
-    ],
+    ["run", "test", "e2e", "lab", "lab90", "notebooks", "solutions", "check", "clean"],
 )
 def test_make_knows_the_target(target):
     said = dry_run(target)
     assert "sudo" not in said and "--user" not in said
+
+
+@pytest.mark.parametrize("target", ["site", "slides", "bundle"])
+def test_make_knows_what_a_workshop_needs(target):
+    assert f"-m workshop {target}" in dry_run(target)
 
 
 def test_make_takes_notebooks_by_number_and_options_for_lab():
