@@ -74,7 +74,7 @@ def test_axe_does_find_a_picture_without_text_and_pale_ink(tmp_path, broken):
     dark = "@media (prefers-color-scheme: dark) { p { color: #777; background: #888 } }"
     page = tmp_path / "page.html"
     page.write_text(
-        f'<html lang="en"><title>t</title><style>{dark}</style><p>a<img src="x.png">'
+        f'<html lang="en"><title>t</title><style>{dark}</style><p>pale<img src="x.png">'
     )
     found = broken(page)
     assert "image-alt" in found["light"] and "color-contrast" not in found["light"]
