@@ -21,7 +21,7 @@ import openai
 
 from nbutils.core.errors import LabError
 from nbutils.core.files import read_json, write_json
-from nbutils.llm.answers import NoAnswer, answer_of, error_text, filtered
+from nbutils.llm.answers import NoAnswer, answer_of, error_text
 from nbutils.llm.client import Client
 from nbutils.llm.store import Answer, ChatRequest
 
@@ -45,15 +45,11 @@ def answers_in(
             response = value.get("response") or {}
             body = response.get("body") or {}
             fault = value.get("error") or body.get("error")
-            code = isinstance(fault, dict) and fault.get("code")
-            if code == "content_filter":  # an answer, as it is when asked live
-                yield request.key, answer_of(request, filtered(code))
-            elif fault or response.get("status_code") != 200:
-                yield request.key, error_text(fault)
-            else:
-                yield request.key, answer_of(request, body)
-        except NoAnswer as fault:
-            yield request.key, str(fault)
+            if fault or response.get("status_code") != 200:
+                body = {"error": fault or error_text("")}
+            yield request.key, answer_of(request, body)
+        except NoAnswer as why:
+            yield request.key, str(why).removeprefix("an error, ")
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             continue
 
@@ -85,12 +81,12 @@ class Batches:
         for noted in self._noted():  # begun by an earlier run
             if set(noted["keys"]) <= set(by_key):
                 self._finish(noted, by_key)
-        left = [request for request in requests if not self.client.find(request)]
+        left = self._left(requests)
         if self.live and len(left) < FEWEST:
             return
         for start in range(0, len(left), MOST):
-            self._finish(self._submit(left[start : start + MOST]), by_key)
-        left = [request for request in left if not self.client.find(request)]
+            self._submit(left[start : start + MOST], by_key)
+        left = self._left(left)
         if left and not self.live:
             raise LabError(
                 f"{len(left)} of {len(requests)} requests have no answer from batch "
@@ -98,14 +94,16 @@ class Batches:
                 "again, or with --batch --live to ask them live at the full price"
             )
 
-    def _submit(self, requests: list[ChatRequest]) -> dict[str, Any]:
-        """The note of a new batch of these requests; its file is noted before it."""
-        server = self.client.server
+    def _left(self, requests: list[ChatRequest]) -> list[ChatRequest]:
+        return [request for request in requests if not self.client.find(request)]
+
+    def _submit(self, requests, by_key) -> None:
+        """Upload the file of a batch, note it, and see the batch to its end."""
+        server, head = self.client.server, {"method": "POST", "url": ENDPOINT}
         rows = [
-            {"custom_id": one.key, "method": "POST", "url": ENDPOINT,
-             "body": server.arguments(one)}
+            {"custom_id": one.key, **head, "body": server.arguments(one)}
             for one in requests
-        ]  # fmt: skip
+        ]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         upload = ("requests.jsonl", io.BytesIO(text.encode()))
         with self._faults_named("could not be submitted"):
@@ -114,7 +112,7 @@ class Batches:
             self._note(noted)
             noted = self._started(noted)
         self.say(f"batch {noted['batch']}: {len(requests)} requests submitted")
-        return noted
+        self._finish(noted, by_key)
 
     def _started(self, noted: dict[str, Any]) -> dict[str, Any]:
         """The note with its batch: the one the server has of its file, or a new one."""
@@ -125,7 +123,7 @@ class Batches:
         ).id  # fmt: skip
         return self._note({**noted, "batch": name})
 
-    def _finish(self, noted: dict[str, Any], requests: Mapping[str, ChatRequest]):
+    def _finish(self, noted: dict[str, Any], by_key: Mapping[str, ChatRequest]):
         """Wait for a batch and merge what it brought; then its note is dropped."""
         sdk = self.client.server.sdk
         with self._faults_named("could not be fetched"):
@@ -138,13 +136,13 @@ class Batches:
             files = filter(None, (batch.output_file_id, batch.error_file_id))
             texts = [sdk.files.content(name).text for name in files]
         reasons = Counter()
-        for key, found in (p for text in texts for p in answers_in(text, requests)):
+        for key, found in answers_in("\n".join(texts), by_key):
             if isinstance(found, Answer):
-                self.client.store.keep(requests[key], found)
+                self.client.store.keep(by_key[key], found)
                 found = "" if found.text else "an answer without text"
             reasons[found] += bool(found)
         self._note(noted, ended=True)
-        lost = sum(not self.client.find(requests[key]) for key in noted["keys"])
+        lost = len(self._left([by_key[key] for key in noted["keys"]]))
         for error in getattr(batch.errors, "data", None) or ():
             reasons[error_text(error.model_dump())] = lost
         self.say(

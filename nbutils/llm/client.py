@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -65,9 +66,9 @@ class Client:
         much.
         """
         answer = self.find(request)
-        if answer is None and not self.live:
-            raise LabError(_missing(request))
         if answer is None:
+            if not self.live:
+                raise LabError(_missing(request))
             answer = self._ask(request)
             self.store.keep(request, answer)
         return answer
@@ -82,20 +83,43 @@ class Client:
         as LabError. After a refusal, at the budget, after `llm_give_up` failures in a
         row or Ctrl-C nothing new is asked; what is under way arrives and is stored.
         """
-        requests, answers = list(requests), {}
+        requests = list(requests)
         unique = list({request.key: request for request in requests}.values())
-        left = [request for request in unique if not self.find(request)]
-        if left and not self.live:
-            raise LabError(_missing(left[0]))
-        if left:
+        if left := [request for request in unique if not self.find(request)]:
+            if not self.live:
+                raise LabError(_missing(left[0]))
             self.prefetch(left)
+        answers, failures, in_a_row, refusal = {}, [], 0, None
+        stop = threading.Event()  # after it nothing new is asked
 
-        def take(request: ChatRequest, answer: Answer) -> None:
-            answers[request.key] = answer
-            if arrived:
-                arrived(request, answer)
+        def ask(request: ChatRequest) -> Answer | None:
+            return None if stop.is_set() else self.complete(request)
 
-        self._ask_all(unique, take)
+        with ThreadPoolExecutor(self.settings.llm.in_flight) as pool:
+            futures = {pool.submit(ask, request): request for request in unique}
+            try:
+                for future in as_completed(futures):
+                    request, error = futures[future], future.exception()
+                    if isinstance(error, Unanswered):
+                        failures.append(error)
+                        in_a_row += 1
+                    elif error:
+                        refusal = refusal or error
+                    elif answer := future.result():
+                        in_a_row, answers[request.key] = 0, answer
+                        if arrived:
+                            arrived(request, answer)
+                    if refusal or in_a_row >= self.settings.llm.give_up:
+                        stop.set()
+            finally:
+                stop.set()
+        if refusal:
+            raise refusal
+        if failures:
+            raise Unanswered(
+                f"{len(failures)} of {len(unique)} requests have no answer; the "
+                f"first: {failures[0]} Run again to ask only for what is missing."
+            )
         return [answers[request.key] for request in requests]
 
     def close(self) -> None:
@@ -121,38 +145,6 @@ class Client:
         spent = sum(prices[name].cost(*tokens) for _, name, *tokens in rows)
         return Budget(self.settings.llm.max_cost, price_of(self.settings), spent)
 
-    def _ask_all(self, requests: list[ChatRequest], take: Arrived) -> None:
-        stop = threading.Event()  # after it nothing new is asked
-        failures, in_a_row, refusal = [], 0, None
-
-        def ask(request: ChatRequest) -> Answer | None:
-            return None if stop.is_set() else self.complete(request)
-
-        with ThreadPoolExecutor(self.settings.llm.in_flight) as pool:
-            futures = {pool.submit(ask, request): request for request in requests}
-            try:
-                for future in as_completed(futures):
-                    error = future.exception()
-                    if isinstance(error, Unanswered):
-                        failures.append(error)
-                        in_a_row += 1
-                    elif error:
-                        refusal = refusal or error
-                    elif answer := future.result():
-                        in_a_row = 0
-                        take(futures[future], answer)
-                    if refusal or in_a_row >= self.settings.llm.give_up:
-                        stop.set()
-            finally:
-                stop.set()
-        if refusal:
-            raise refusal
-        if failures:
-            raise Unanswered(
-                f"{len(failures)} of {len(requests)} requests have no answer; the "
-                f"first: {failures[0]} Run again to ask only for what is missing."
-            )
-
     def _before(self) -> None:
         """Ahead of every attempt: wait for its turn."""
         with self._lock:
@@ -164,20 +156,15 @@ class Client:
         asked, most = request.tokens, int(request.decoding["max_tokens"])
         with self._lock:
             server, budget = self.server, self._budget  # made by the first thread
-        held = budget.hold(asked, most) if budget else 0.0
-        self._token_pace.take(asked + most)
-        with self._lock:
-            self.requested += 1
-        used = (0, 0)
-        try:
+        with budget.held(asked, most) if budget else nullcontext([0, 0]) as used:
+            self._token_pace.take(asked + most)
+            with self._lock:
+                self.requested += 1
             answer = server.complete(request)
             names = "prompt_tokens", "completion_tokens"
-            used = [answer.usage.get(name, 0) for name in names]
+            used[:] = (answer.usage.get(name, 0) for name in names)
             self._token_pace.give_back(asked + most - sum(used))
-            return answer
-        finally:
-            if budget:
-                budget.settle(held, *used)
+        return answer
 
 
 def _missing(request: ChatRequest) -> str:

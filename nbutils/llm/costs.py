@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -109,12 +111,14 @@ class Budget:
         self._held: list[float] = []
         self._changed = threading.Condition()
 
-    def hold(self, asked: int, answered: int) -> float:
-        """Hold back the cost of so many tokens; waits for others to be settled.
+    @contextmanager
+    def held(self, asked: int, answered: int) -> Iterator[list[int]]:
+        """Hold back the cost of so many tokens while the block notes those used.
 
-        BudgetReached where it does not fit and nothing is under way.
+        Waits for others to be settled; BudgetReached where it does not fit and none is
+        under way. A block that fails has used [0, 0].
         """
-        cost = self.price.cost(asked, answered)
+        cost, used = self.price.cost(asked, answered), [0, 0]
         with self._changed:
             while self.spent + sum(self._held) + cost > self.limit:
                 if not self._held:
@@ -126,11 +130,10 @@ class Budget:
                     )
                 self._changed.wait()
             self._held.append(cost)
-        return cost
-
-    def settle(self, held: float, asked: int, answered: int) -> None:
-        """Replace what was held back by what was used (0, 0 after a failure)."""
-        with self._changed:
-            self._held.remove(held)
-            self.spent += self.price.cost(asked, answered)
-            self._changed.notify_all()
+        try:
+            yield used
+        finally:
+            with self._changed:
+                self._held.remove(cost)
+                self.spent += self.price.cost(*used)
+                self._changed.notify_all()

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 
 from nbutils.core.fields import Settings
-from nbutils.core.files import write_jsonl
 from nbutils.core.records import LEVELS, GradedExample, Rejection
 from nbutils.core.retrieval import RetrievalSet
 from nbutils.core.settings import ROOT
 from nbutils.llm.client import Client
 from nbutils.llm.store import Store
 from nbutils.synthesis import recording
-from nbutils.synthesis.asking import fulfil
-from nbutils.synthesis.parsing import Rejected, check_texts, ladder_texts
-from nbutils.synthesis.replies import LadderReply, LevelReply, Planned, Prompt
+from nbutils.synthesis.generate import Made, fulfil
+from nbutils.synthesis.parsing import Rejected, check_texts
+from nbutils.synthesis.replies import Ladder, Planned, Prompt, Reply
 
 STAGE = "mgh-seeded"
 TASK = "Given a query, retrieve the text that matches it"
@@ -35,6 +33,35 @@ LEVEL_TEXTS = {
     "N4": "the same general domain only",
 }
 """The levels in words, as the one-call prompt has them."""
+
+
+def _example(request: Planned, negatives: Sequence[str]) -> GradedExample:
+    _check(request, negatives)
+    return GradedExample(id=request.id, negatives=tuple(negatives), **request.known)
+
+
+def _check(request: Planned, texts: Sequence[str]) -> None:
+    """The user's own texts are not judged, and no negative repeats them."""
+    check_texts(texts, given=[request.known["query"], request.known["positive"]])
+
+
+class LadderReply(Reply):
+    hard_negative_examples: Ladder
+
+    def record(self, request: Planned) -> GradedExample:
+        return _example(request, self.hard_negative_examples)
+
+
+class LevelReply(Reply):
+    text: str
+
+    def record(self, request: Planned) -> tuple[str, str]:
+        _check(request, [self.text])
+        return request.id, self.text
+
+
+LADDER = Prompt("mgh_seeded", LadderReply)
+LEVEL = Prompt("mgh_level", LevelReply)
 
 
 def seeded_requests(
@@ -66,7 +93,7 @@ def seeded_requests(
 
 def graded(
     requests: Sequence[Planned], settings: Settings, client: Client, watch=None
-) -> tuple[list[GradedExample], list[Rejection]]:
+) -> Made:
     """Ask `seeded_requests`: the graded examples, and what was rejected for good.
 
     Asked level by level, a query with a level that stays rejected is left out whole.
@@ -87,27 +114,6 @@ def graded(
     return examples, rejections
 
 
-def _check(request: Planned, texts: Sequence[str]) -> None:
-    """The user's own texts are not judged, and no negative repeats them."""
-    check_texts(texts, given=[request.known["query"], request.known["positive"]])
-
-
-def _example(request: Planned, negatives: Sequence[str]) -> GradedExample:
-    _check(request, negatives)
-    return GradedExample(id=request.id, negatives=tuple(negatives), **request.known)
-
-
-def _level(request: Planned, reply: LevelReply) -> tuple[str, str]:
-    _check(request, [reply.text])
-    return request.id, reply.text
-
-
-LADDER = Prompt(
-    "mgh_seeded", LadderReply, lambda r, said: _example(r, ladder_texts(said))
-)
-LEVEL = Prompt("mgh_level", LevelReply, _level)
-
-
 def estimate(requests: Sequence[Planned], settings: Settings) -> pd.DataFrame:
     """What grading would ask and cost: each negative as long as the positive."""
     positives = recording.count_tokens(r.known["positive"] for r in requests)
@@ -117,17 +123,3 @@ def estimate(requests: Sequence[Planned], settings: Settings) -> pd.DataFrame:
     ]
     store = Store(ROOT / settings.llm.store)
     return recording.estimated({STAGE: (requests, lengths)}, settings, store)
-
-
-def run(
-    requests: Sequence[Planned],
-    settings: Settings,
-    out: Path,
-    batch: bool,
-    live: bool = False,
-) -> None:
-    """Grade with a live table on the terminal, and write the examples as JSONL."""
-    with recording.on_terminal(settings, batch, live) as (client, watch):
-        made, rejected = graded(requests, settings, client, watch(STAGE))
-    count = write_jsonl(out, made)
-    print(f"{count} graded examples, {len(rejected)} rejected for good: {out}")

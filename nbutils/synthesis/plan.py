@@ -21,8 +21,7 @@ from nbutils.core.records import split_of
 from nbutils.core.settings import DATA
 from nbutils.core.text import words
 from nbutils.llm.store import Answer
-from nbutils.synthesis.parsing import BRAINSTORM, MGH, SEED, SYNEG
-from nbutils.synthesis.replies import Planned, Prompt
+from nbutils.synthesis.replies import BRAINSTORM, MGH, SEED, SYNEG, Planned, Prompt
 
 RECORDINGS = DATA / "recordings"
 DRAWN = (

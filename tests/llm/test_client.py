@@ -14,7 +14,7 @@ from nbutils.llm import costs
 from nbutils.llm.client import Client
 from nbutils.llm.sdk import Server
 from nbutils.llm.store import Answer, ChatRequest, Store, chat_request
-from nbutils.synthesis import asking, generate, plan
+from nbutils.synthesis import generate, plan
 
 KEY = "sk-planted-0123456789"
 
@@ -104,19 +104,19 @@ def test_a_refused_answer_stays_and_is_asked_again_with_its_fault(
     planned = list(plan.brainstorm_requests("health"))[:1]
     server.cut = cut
     client = generate.open_client(settings)
-    accepted, (rejection,) = asking.fulfil(planned, settings, client)
+    accepted, (rejection,) = generate.fulfil(planned, settings, client)
     assert (accepted, rejection.reason, len(server.seen)) == ([], reason, 2)
     again = server.seen[1]["messages"]
     assert "cannot be used" in again[-1]["content"]
     assert len(again) == 3
-    asking.fulfil(planned, settings, client)
+    generate.fulfil(planned, settings, client)
     assert len(server.seen) == len(client.store) == 2  # paid for once
     server.cut = None
     more = live(tmp_path, llm_reasks=2)
-    tasks, rejections = asking.fulfil(planned, more, generate.open_client(more))
+    tasks, rejections = generate.fulfil(planned, more, generate.open_client(more))
     assert (len(tasks), rejections, len(server.seen)) == (1, [], 3)
     replay = live(tmp_path, llm_mode="replay", llm_reasks=2)
-    assert asking.fulfil(planned, replay, generate.open_client(replay))[0] == tasks
+    assert generate.fulfil(planned, replay, generate.open_client(replay))[0] == tasks
 
 
 def test_an_answer_without_text_is_asked_again_as_it_was_and_paid_stays_counted(
@@ -127,16 +127,16 @@ def test_an_answer_without_text_is_asked_again_as_it_was_and_paid_stays_counted(
     server.cut = ("stop", " \n")
     for run in (1, 2):
         client = generate.open_client(settings)
-        _, (rejection,) = asking.fulfil(planned, settings, client)
+        _, (rejection,) = generate.fulfil(planned, settings, client)
         assert (rejection.reason, len(server.seen)) == ("not_json", 2 * run)
     assert {len(body["messages"]) for body in server.seen} == {1}
     replay = live(tmp_path, llm_mode="replay")
-    _, (again,) = asking.fulfil(planned, replay, generate.open_client(replay))
+    _, (again,) = generate.fulfil(planned, replay, generate.open_client(replay))
     assert again == rejection
     server.cut = None  # repaired
     for _ in range(2):
         client = generate.open_client(settings)
-        assert len(asking.fulfil(planned, settings, client)[0]) == 1
+        assert len(generate.fulfil(planned, settings, client)[0]) == 1
         assert len(server.seen) == 5 == len(client.store.usage())
 
 
@@ -147,7 +147,7 @@ def test_a_prompt_that_the_server_filters_is_an_answer(server, tmp_path, monkeyp
     settings = live(tmp_path, llm_reasks=0)
     client = generate.open_client(settings)
     planned = list(plan.seed_requests("health"))[:1]
-    _, (rejection,) = asking.fulfil(planned, settings, client)
+    _, (rejection,) = generate.fulfil(planned, settings, client)
     assert rejection.reason == "filtered" and len(client.store) == 1
 
 

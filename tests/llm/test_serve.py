@@ -17,7 +17,7 @@ from conftest import free_port
 from transformers import MistralConfig, MistralForCausalLM
 
 from nbutils.encoder import models
-from nbutils.synthesis import asking, generate, plan
+from nbutils.synthesis import generate, plan
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}"
@@ -80,12 +80,12 @@ def test_nonsense_is_kept_named_and_asked_for_again(url, model, tmp_path, monkey
     )  # fmt: skip
     planned = list(plan.brainstorm_requests("health"))[:2]
     client = generate.open_client(settings)
-    accepted, rejections = asking.fulfil(planned, settings, client)
+    accepted, rejections = generate.fulfil(planned, settings, client)
     assert accepted == [] and len(rejections) == 2
     assert {r.reason for r in rejections} <= {"not_json", "cut_off"}
     assert client.requested == len(client.store) == 4
     answer = client.find(planned[0].chat(settings))
     assert answer.text and answer.usage["completion_tokens"] > 0
     again = generate.open_client(settings)
-    assert asking.fulfil(planned, settings, again) == (accepted, rejections)
+    assert generate.fulfil(planned, settings, again) == (accepted, rejections)
     assert again.requested == 0

@@ -18,7 +18,7 @@ from nbutils.core.text import normalise
 from nbutils.pages import execute
 from nbutils.pages.source import code_cells, load
 from nbutils.synthesis import from_sets, generate, judge, ladder, overlap, parsing, plan
-from nbutils.synthesis.asking import fulfil
+from nbutils.synthesis.generate import fulfil
 
 # -- judge
 

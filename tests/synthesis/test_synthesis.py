@@ -32,7 +32,7 @@ from nbutils.core.settings import DATA, ROOT, resolve
 from nbutils.core.text import distinct_n, has_spaces, normalise, words
 from nbutils.llm.store import Answer
 from nbutils.synthesis import generate, ladder, overlap, parsing, plan
-from nbutils.synthesis.asking import reask
+from nbutils.synthesis.generate import reask
 
 
 @pytest.fixture(scope="module")
