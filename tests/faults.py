@@ -16,6 +16,7 @@ from collections import Counter
 from dataclasses import replace
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import product
 from pathlib import Path
 
 from nbutils.core.fields import Settings
@@ -42,10 +43,15 @@ LATE_S = 2.5
 """How long the server sleeps for a time-out; the client waits for less."""
 
 
+of_family = cache(recorded)
+"""The recorded requests of a family with their answers."""
+
+
 @cache
-def recordings() -> list[tuple[Planned, str]]:
-    """Every recorded request with its answer."""
-    return [pair for family in FAMILIES for pair in recorded(family)]
+def planned() -> dict[str, tuple[Planned, str]]:
+    """Every recorded prompt with its request and answer."""
+    pairs = (pair for family in FAMILIES for pair in of_family(family))
+    return {request.text: (request, text) for request, text in pairs}
 
 
 class FaultServer(ThreadingHTTPServer):
@@ -73,7 +79,7 @@ class FaultServer(ThreadingHTTPServer):
         self.lock = threading.Lock()
         self.seen: list[dict] = []
         self.status, self.cut = 200, None
-        self.answers = {request.text: text for request, text in recordings()}
+        self.answers = {prompt: text for prompt, (_, text) in planned().items()}
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -139,8 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(size))
-        if status in (429, 503):
-            self.send_header("retry-after-ms", "20")
+        self.send_header("retry-after-ms", "20")
         self.end_headers()
         self.wfile.write(payload)
         self.wfile.flush()
@@ -197,15 +202,14 @@ def settings_for(store: Path, **changes) -> Settings:
 
 def requests_of(count: int, settings: Settings) -> list[ChatRequest]:
     """`count` different requests of the recordings; beyond those, new samples."""
-    planned = [request.chat(settings) for request, _ in recordings()]
     found: dict[str, ChatRequest] = {}
-    for sample in range(count):
-        for chat in planned:
-            if len(found) == count:
-                break
-            chat = replace(chat, sample=sample)
+    for sample, family in product(range(count), FAMILIES):
+        if len(found) >= count:
+            break
+        for request, _ in of_family(family):
+            chat = replace(request.chat(settings), sample=sample)
             found.setdefault(chat.key, chat)
-    return list(found.values())
+    return list(found.values())[:count]
 
 
 def texts_in(store: Store) -> dict[str, str]:
@@ -256,12 +260,11 @@ def prove(count: int, rate: float, kills: int, streams: int, folder: Path) -> di
         server.banned = set(texts_in(store))
         runs += 1
     server.shutdown()
-    texts, planned = texts_in(store), {r.text: r for r, _ in recordings()}
-    wrong = []
+    texts, wrong = texts_in(store), []
     for chat in requests_of(count, settings_for(path)):
-        prompt = chat.messages[0]["content"]
-        found = parse(planned[prompt], texts.get(chat.key, ""))
-        right = parse(planned[prompt], server.answers[prompt])
+        request, answer = planned()[chat.messages[0]["content"]]
+        found = parse(request, texts.get(chat.key, ""))
+        right = parse(request, answer)
         if found != right or isinstance(found, Rejection):
             wrong.append(chat.id)
     return {

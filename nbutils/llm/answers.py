@@ -42,8 +42,7 @@ def read_reply(data: bytes) -> dict[str, Any]:
 def said(body: Any) -> tuple[str, str]:
     """The text of a chat completion ("" for blanks) and why it ended; or NoAnswer.
 
-    A content filter's error is an answer without text. Empty choices that were paid
-    for, by their usage, are not worth asking for again.
+    A filter's error is an answer. Empty choices that were paid for are not asked again.
     """
     try:
         fault = body.get("error")

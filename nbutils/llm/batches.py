@@ -13,7 +13,6 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +77,21 @@ class Batches:
         where some are left without an answer, unless they may be asked live.
         """
         by_key = {request.key: request for request in requests}
-        for noted in self._noted():  # begun by an earlier run
-            if set(noted["keys"]) <= set(by_key):
-                self._finish(noted, by_key)
-        left = self._left(requests)
-        if self.live and len(left) < FEWEST:
-            return
-        for start in range(0, len(left), MOST):
-            self._submit(left[start : start + MOST], by_key)
+        try:
+            for noted in self._noted():  # begun by an earlier run
+                if set(noted["keys"]) <= set(by_key):
+                    self._finish(noted, by_key)
+            left = self._left(requests)
+            if self.live and len(left) < FEWEST:
+                return
+            for start in range(0, len(left), MOST):
+                self._finish(self._submit(left[start : start + MOST]), by_key)
+        except (openai.OpenAIError, json.JSONDecodeError) as error:
+            raise LabError(
+                f"a batch could not be submitted or fetched "
+                f"({self.client.server.in_short(error)}): run again to go on with it, "
+                "or leave out --batch to ask live"
+            ) from None
         left = self._left(left)
         if left and not self.live:
             raise LabError(
@@ -97,8 +103,8 @@ class Batches:
     def _left(self, requests: list[ChatRequest]) -> list[ChatRequest]:
         return [request for request in requests if not self.client.find(request)]
 
-    def _submit(self, requests, by_key) -> None:
-        """Upload the file of a batch, note it, and see the batch to its end."""
+    def _submit(self, requests: list[ChatRequest]) -> dict[str, Any]:
+        """The note of a new batch of these requests; its file is noted before it."""
         server, head = self.client.server, {"method": "POST", "url": ENDPOINT}
         rows = [
             {"custom_id": one.key, **head, "body": server.arguments(one)}
@@ -106,13 +112,11 @@ class Batches:
         ]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         upload = ("requests.jsonl", io.BytesIO(text.encode()))
-        with self._faults_named("could not be submitted"):
-            file = server.sdk.files.create(file=upload, purpose="batch").id
-            noted = {"file": file, "batch": "", "keys": [r.key for r in requests]}
-            self._note(noted)
-            noted = self._started(noted)
+        file = server.sdk.files.create(file=upload, purpose="batch").id
+        noted = {"file": file, "batch": "", "keys": [r.key for r in requests]}
+        noted = self._started(self._note(noted))
         self.say(f"batch {noted['batch']}: {len(requests)} requests submitted")
-        self._finish(noted, by_key)
+        return noted
 
     def _started(self, noted: dict[str, Any]) -> dict[str, Any]:
         """The note with its batch: the one the server has of its file, or a new one."""
@@ -126,17 +130,16 @@ class Batches:
     def _finish(self, noted: dict[str, Any], by_key: Mapping[str, ChatRequest]):
         """Wait for a batch and merge what it brought; then its note is dropped."""
         sdk = self.client.server.sdk
-        with self._faults_named("could not be fetched"):
-            noted = noted if noted["batch"] else self._started(noted)
-            while (batch := sdk.batches.retrieve(noted["batch"])).status not in ENDED:
-                counts = batch.request_counts
-                done = f"{counts.completed} of {counts.total}" if counts else "no count"
-                self.say(f"batch {batch.id} {batch.status}: {done}")
-                time.sleep(self.poll_s)
-            files = filter(None, (batch.output_file_id, batch.error_file_id))
-            texts = [sdk.files.content(name).text for name in files]
+        noted = noted if noted["batch"] else self._started(noted)
+        while (batch := sdk.batches.retrieve(noted["batch"])).status not in ENDED:
+            counts = batch.request_counts
+            done = f"{counts.completed} of {counts.total}" if counts else "no count"
+            self.say(f"batch {batch.id} {batch.status}: {done}")
+            time.sleep(self.poll_s)
+        files = filter(None, (batch.output_file_id, batch.error_file_id))
+        text = "\n".join(sdk.files.content(name).text for name in files)
         reasons = Counter()
-        for key, found in answers_in("\n".join(texts), by_key):
+        for key, found in answers_in(text, by_key):
             if isinstance(found, Answer):
                 self.client.store.keep(by_key[key], found)
                 found = "" if found.text else "an answer without text"
@@ -159,14 +162,3 @@ class Batches:
         others = [other for other in self._noted() if other["file"] != noted["file"]]
         write_json(self.notes, others if ended else [*others, noted])
         return noted
-
-    @contextmanager
-    def _faults_named(self, what: str) -> Iterator[None]:
-        """Faults of the SDK inside the block become a LabError without credentials."""
-        try:
-            yield
-        except (openai.OpenAIError, ValueError) as error:
-            raise LabError(
-                f"a batch {what} ({self.client.server.in_short(error)}): run again "
-                "to go on with it, or leave out --batch to ask live"
-            ) from None

@@ -61,9 +61,8 @@ class Client:
     def complete(self, request: ChatRequest) -> Answer:
         """The answer to one request; one that was cut off or filtered is one, too.
 
-        LabError for a request that is not stored in replay mode, a server that gives
-        no answer (Unanswered) or refuses, and (BudgetReached) where it might cost too
-        much.
+        LabError for a request that is not stored in replay mode, a server that refuses
+        or gives no answer (Unanswered), and at the budget (BudgetReached).
         """
         answer = self.find(request)
         if answer is None:

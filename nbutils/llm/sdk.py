@@ -96,10 +96,10 @@ class Server:
         return {name: value for name, value in sent.items() if name not in without}
 
     def complete(self, request: ChatRequest) -> Answer:
-        """Ask once, and where the server refuses a parameter or the form, without it.
+        """Ask once, and again without what the server refuses of parameters and form.
 
-        What was refused is not sent any more once an answer came. Raises Unanswered,
-        or another LabError where no other request would fare better.
+        That is not sent any more once an answer came. Raises Unanswered, or another
+        LabError where no other request would fare better.
         """
         began, refused = time.monotonic(), set()
         ask = self.sdk.chat.completions.with_raw_response.create

@@ -25,6 +25,7 @@ from nbutils.synthesis.judge import (
 from nbutils.synthesis.ladder import (
     RULES,
     RUNGS,
+    compare_diversity,
     cosines,
     diversity,
     in_order,

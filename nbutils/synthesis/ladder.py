@@ -6,7 +6,9 @@ Similarities go in as arrays of (examples × 5) cosines, columns P, N1, N2, N3, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -114,6 +116,38 @@ def in_order(
 
 
 # -- diversity
+
+
+def compare_diversity(
+    one: Mapping[str, Sequence[str]], other: Mapping[str, Sequence[str]], **draws: int
+) -> pd.DataFrame:
+    """Two generators' texts for the same prompts: how different are each one's own?
+
+    one, other: prompt (or task) to the texts written for it; compared are equally many
+    of each, on the prompts that both have. Rows distinct_1 to distinct_3 and
+    self_overlap (mean Jaccard overlap of two texts' words: lower is more diverse);
+    columns measure, one, other, difference, low, high (intervals over prompts).
+    """
+    both = [(one[name], other[name]) for name in one if name in other]
+    pairs = [(a[: len(b)], b[: len(a)]) for a, b in both if a and b]
+    if len(pairs) < 2:
+        raise LabError("diversity is compared over two prompts or more that both have")
+    measures = {f"distinct_{n}": partial(distinct_n, n=n) for n in (1, 2, 3)}
+    rows = []
+    for name, measure in {**measures, "self_overlap": _self_overlap}.items():
+        values = np.array([[measure(texts) for texts in pair] for pair in pairs])
+        values = values[np.isfinite(values).all(axis=1)]
+        if len(values):
+            gain = interval(values[:, 1] - values[:, 0], **draws)
+            rows.append((name, *values.mean(axis=0), *gain))
+    columns = ["measure", "one", "other", "difference", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _self_overlap(texts: Sequence[str]) -> float:
+    pairs = combinations([set(words(text)) for text in texts], 2)
+    overlaps = [len(a & b) / len(a | b) for a, b in pairs if a | b]
+    return float(np.mean(overlaps or [np.nan]))
 
 
 def diversity(
