@@ -26,10 +26,9 @@ Arrived = Callable[[ChatRequest, Answer], None]
 class Client:
     """Answers requests: from the recordings, then the store, then (live) a server.
 
-    `recorded` maps keys to shipped answers (record mode does not read them).
-    `requested` counts the requests that went to a server, `attempts` also the SDK's
-    retries. `prefetch` may bring answers into the store by another way (batch files)
-    before the rest is asked.
+    `recorded` maps keys to shipped answers, which record mode does not read.
+    `requested` counts what went to a server, `attempts` also the SDK's retries.
+    `prefetch` may bring answers into the store (batch files) before the rest is asked.
     """
 
     def __init__(
@@ -46,7 +45,7 @@ class Client:
         self.prefetch: Callable[[list[ChatRequest]], None] = lambda requests: None
         self._transport = transport
         self._lock = threading.Lock()
-        self._request_pace = Pace(settings.llm.requests_per_minute)
+        self._attempt_pace = Pace(settings.llm.requests_per_minute)
         self._token_pace = Pace(settings.llm.tokens_per_minute)
 
     def find(self, request: ChatRequest) -> Answer | None:
@@ -77,10 +76,10 @@ class Client:
     ) -> list[Answer]:
         """Answers in the order of the requests, `llm_in_flight` at a time.
 
-        A request that occurs twice is asked once. `arrived` is called with each answer
-        as it comes, in this thread. Requests without an answer are reported at the end,
-        as LabError. After a refusal, at the budget, after `llm_give_up` failures in a
+        Equal requests are asked once. `arrived` is shown each answer as it comes, in
+        this thread. After a refusal, at the budget, after `llm_give_up` failures in a
         row or Ctrl-C nothing new is asked; what is under way arrives and is stored.
+        LabError at the end, where any has no answer.
         """
         requests = list(requests)
         unique = list({request.key: request for request in requests}.values())
@@ -148,7 +147,7 @@ class Client:
         """Ahead of every attempt: wait for its turn."""
         with self._lock:
             self.attempts += 1
-        self._request_pace.take()
+        self._attempt_pace.take()
 
     def _ask(self, request: ChatRequest) -> Answer:
         """The server's answer, asked for within the limits on tokens and money."""

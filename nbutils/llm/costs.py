@@ -113,10 +113,9 @@ class Budget:
 
     @contextmanager
     def held(self, asked: int, answered: int) -> Iterator[list[int]]:
-        """Hold back the cost of so many tokens while the block notes those used.
+        """Hold back the cost of so many tokens; the block notes those that were used.
 
-        Waits for others to be settled; BudgetReached where it does not fit and none is
-        under way. A block that fails has used [0, 0].
+        Waits while others are held; BudgetReached where it does not fit even so.
         """
         cost, used = self.price.cost(asked, answered), [0, 0]
         with self._changed:

@@ -51,8 +51,8 @@ class Server:
 
     `without` holds what the model does not take, by setting or by its word: names of
     `PARAMETERS`, "response_format", or "json_schema", the strictest form alone.
-    `before` is called ahead of every attempt; `transport` replaces the network.
-    LabError as of `open_sdk`, or where no model is named.
+    `before` is called ahead of every attempt. LabError as of `open_sdk`, or where no
+    model is named.
     """
 
     def __init__(
@@ -80,8 +80,8 @@ class Server:
     ) -> dict[str, Any]:
         """What a call sends, without what the model does not take.
 
-        The limit of an answer is never left out: it goes by its other name. Servers
-        want an object at the root, so a list is asked for by the prompt alone.
+        The limit of an answer then goes by its other name. A form must be an object,
+        so a list is asked for by the prompt alone.
         """
         without, schema = self.without | refused, request.json_schema
         sent = {"model": request.model, "messages": list(request.messages)}

@@ -6,10 +6,12 @@ reading): in one call for the whole ladder, or in one call for each level.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
+from pydantic import Field
 
 from nbutils.core.fields import Settings
 from nbutils.core.records import LEVELS, GradedExample, Rejection
@@ -35,28 +37,20 @@ LEVEL_TEXTS = {
 """The levels in words, as the one-call prompt has them."""
 
 
-def _example(request: Planned, negatives: Sequence[str]) -> GradedExample:
-    _check(request, negatives)
-    return GradedExample(id=request.id, negatives=tuple(negatives), **request.known)
+class LadderReply(Reply):  # the pair is the user's own: it is not judged
+    makes = GradedExample
+    negatives: Ladder = Field(alias="hard_negative_examples")
 
-
-def _check(request: Planned, texts: Sequence[str]) -> None:
-    """The user's own texts are not judged, and no negative repeats them."""
-    check_texts(texts, given=[request.known["query"], request.known["positive"]])
-
-
-class LadderReply(Reply):
-    hard_negative_examples: Ladder
-
-    def record(self, request: Planned) -> GradedExample:
-        return _example(request, self.hard_negative_examples)
+    def check(self, asked: Mapping[str, Any]) -> None:
+        check_texts(self.negatives, given=[asked["query"], asked["positive"]])
 
 
 class LevelReply(Reply):
     text: str
 
     def record(self, request: Planned) -> tuple[str, str]:
-        _check(request, [self.text])
+        given = [request.known["query"], request.known["positive"]]
+        check_texts([self.text], given=given)
         return request.id, self.text
 
 
@@ -98,16 +92,17 @@ def graded(
 
     Asked level by level, a query with a level that stays rejected is left out whole.
     """
-    made, rejections = fulfil(requests, settings, client, watch)
+    answered, rejections = fulfil(requests, settings, client, watch)
     if all(request.prompt is LADDER for request in requests):
-        return made, rejections
-    texts, examples = dict(made), []
+        return answered, rejections
+    texts, examples = dict(answered), []
     for first in requests[:: len(LEVELS)]:
         whole = replace(first, id=first.id.removesuffix(f"/{LEVELS[0]}"))
         negatives = [texts.get(f"{whole.id}/{level}") for level in LEVELS]
         try:
             if None not in negatives:
-                examples.append(_example(whole, negatives))
+                made = LadderReply.model_construct(negatives=tuple(negatives))
+                examples.append(made.record(whole))
         except Rejected as fault:  # two levels are the same text
             reason, detail = fault.args
             rejections.append(Rejection(id=whole.id, reason=reason, detail=detail))

@@ -55,11 +55,10 @@ def fulfil(
 ) -> Made:
     """Ask, parse, and ask again: (accepted, rejected), in the order of the requests.
 
-    A rejected answer is asked for again at most `llm_reasks` times, as a request of
-    its own that holds the failed answer and its fault; so a run that was broken off
-    goes on where it stood, and replay takes the same way as far as it is stored. The
-    last outcome counts. LabError, before anything is asked, where no answer can be
-    long enough to be let through (half the words asked for).
+    A rejected answer is asked for again at most `llm_reasks` times, by a request that
+    holds the failed answer and its fault: so a run that was broken off goes on where
+    it stood, and replay takes the same way. The last outcome counts. LabError, before
+    anything is asked, where no answer can reach half the words asked for.
     """
     least = max((request.words for request in requests), default=0) / 2
     if client.live and least > settings.llm.max_tokens:

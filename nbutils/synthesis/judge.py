@@ -18,21 +18,16 @@ from nbutils.core.statistics import bootstrap, ratio
 from nbutils.llm.client import Client
 from nbutils.llm.costs import Price, price_table
 from nbutils.synthesis.recording import count_tokens
-from nbutils.synthesis.replies import Planned, Prompt, Reply
+from nbutils.synthesis.replies import Line, Planned, Prompt, Reply
 
 ANSWER_TOKENS = 60
 """Our guess of the length of a verdict, a sentence and a flag: none is recorded."""
 
 
 class JudgeReply(Reply):
-    """A verdict and the sentence that gives its reason."""
-
-    reason: str
+    makes = Verdict
+    reason: Line
     answers: bool
-
-    def record(self, request: Planned) -> Verdict:
-        said = {"answers": self.answers, "reason": self.reason.strip()}
-        return Verdict(id=request.id, **request.known, **said)
 
 
 JUDGE = Prompt("judge", JudgeReply)

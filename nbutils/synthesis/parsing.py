@@ -44,12 +44,9 @@ REASONS = {
 UNFINISHED = {"length": "cut_off", "content_filter": "filtered", "refusal": "refused"}
 """Why a server stopped in the middle of an answer, and the reason it is refused for."""
 
-FORM = {
-    "too_short": "wrong_count",
-    "too_long": "wrong_count",
-    "literal_error": "wrong_levels",
-    "wrong_levels": "wrong_levels",
-}
+FORM = {"literal_error": "wrong_levels"} | dict.fromkeys(
+    ("too_short", "too_long"), "wrong_count"
+)
 """pydantic's name of a fault and the reason; all others are wrong keys."""
 
 THOUGHT = r"<{0}(seed:)?(think|thinking|thought|reasoning)>|\[{0}THINK\]|◁{0}think▷"
@@ -84,9 +81,8 @@ def parse(request: Planned, text: str, finish: str = "") -> Any:
         return kind.model_validate(value).record(request)
     except ValidationError as error:
         first = error.errors()[0]
-        reason, where = FORM.get(first["type"], "wrong_keys"), map(str, first["loc"])
-        own = first["type"] == reason  # its message says all
-        detail = first["msg"] if own else f"{'.'.join(where)}: {first['msg']}"
+        reason = FORM.get(first["type"], "wrong_keys")
+        detail = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     except Rejected as fault:
         reason, detail = fault.args
         if reason == "not_json":

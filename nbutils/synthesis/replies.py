@@ -1,7 +1,7 @@
 """A prompt: its template, what an answer to it must look like, and its record.
 
-A reply is checked twice: its form by its fields, its texts by `record`, where what the
-answer says joins what the plan knows.
+The form of a reply is checked by its fields, its texts by `check`; then what the answer
+says joins what the plan knows.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel
-from pydantic_core import PydanticCustomError
 
 from nbutils.core.fields import Settings
 from nbutils.core.files import read_sums, verify
 from nbutils.core.records import (
     GradedExample,
+    Record,
     RetrievalItem,
     SynegExample,
     Task,
@@ -88,14 +88,48 @@ class Planned:
 
 
 class Reply(BaseModel):
-    """No unknown key, no silent conversion."""
+    """No unknown key, no silent conversion; its fields are those of a record, `makes`.
+
+    A subclass has no docstring: it would be sent to servers, within the schema.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
+    makes: ClassVar[type[Record]]
+
+    def check(self, asked: Mapping[str, Any]) -> None:
+        """Rejected for texts that are not as asked for, by a request's variables."""
+
+    def record(self, request: Planned) -> Record:
+        self.check(request.variables)
+        return self.makes(id=request.id, **request.known, **dict(self))
 
 
-class TasksReply(RootModel[list[str]]):
-    """The tasks of one group in one family, in the order of the answer."""
+LEVEL_NAMES = ["high", "medium", "medium", "low"]
+"""What a prompt calls N1 to N4."""
 
+
+class GradedText(BaseModel, extra="forbid", strict=True):
+    similarity_level: Literal["high", "medium", "low"]
+    text: str
+
+
+def _in_order(negatives: list[GradedText]) -> tuple[str, ...]:
+    """The texts of N1 to N4; Rejected where the levels are not as they were asked."""
+    levels = [negative.similarity_level for negative in negatives]
+    if levels != LEVEL_NAMES:
+        raise Rejected("wrong_levels", f"levels are {', '.join(levels)}")
+    return tuple(negative.text for negative in negatives)
+
+
+Line = Annotated[str, AfterValidator(str.strip)]
+Pair = Annotated[list[str], Field(min_length=2, max_length=2), AfterValidator(tuple)]
+Three = Annotated[list[str], Field(min_length=3, max_length=3), AfterValidator(tuple)]
+Ladder = Annotated[
+    list[GradedText], Field(min_length=4, max_length=4), AfterValidator(_in_order)
+]
+
+
+class TasksReply(RootModel[list[str]]):  # of one group in one family
     model_config = ConfigDict(strict=True)
 
     def record(self, request: Planned) -> list[Task]:
@@ -111,83 +145,48 @@ class TasksReply(RootModel[list[str]]):
 
 
 class SeedReply(Reply):
-    """A query with three independent positives."""
+    makes = RetrievalItem
+    query: Line
+    title: Line
+    positives: Three
 
-    query: str
-    title: str
-    positives: list[str] = Field(min_length=3, max_length=3)
-
-    def record(self, request: Planned) -> RetrievalItem:
-        check_texts(self.positives, request.variables["num_words"])
+    def check(self, asked: Mapping[str, Any]) -> None:
+        check_texts(self.positives, asked["num_words"])
         check_texts([self.query], given=self.positives)
         check_texts([self.title])
-        said = {"query": self.query.strip(), "title": self.title.strip()}
-        said["positives"] = tuple(self.positives)
-        return RetrievalItem(id=request.id, **request.known, **said)
 
 
-LEVEL_NAMES = ["high", "medium", "medium", "low"]
-"""What a prompt calls N1 to N4."""
+class MghReply(Reply):  # MGH's keys; a server writes them in this order
+    makes = GradedExample
+    query: Line
+    positive: str = Field(alias="positive_example")
+    negatives: Ladder = Field(alias="hard_negative_examples")
 
-
-class GradedText(Reply):
-    similarity_level: Literal["high", "medium", "low"]
-    text: str
-
-
-def _in_order(negatives: list[GradedText]) -> tuple[str, ...]:
-    """The texts of N1 to N4, where the levels are as they were asked for."""
-    levels = [negative.similarity_level for negative in negatives]
-    if levels != LEVEL_NAMES:
-        raise PydanticCustomError("wrong_levels", f"levels are {', '.join(levels)}")
-    return tuple(negative.text for negative in negatives)
-
-
-Ladder = Annotated[
-    list[GradedText], Field(min_length=4, max_length=4), AfterValidator(_in_order)
-]
-Pair = Annotated[list[str], Field(min_length=2, max_length=2)]
-
-
-class MghReply(Reply):  # in this order a server with structured output writes them
-    """A query, its positive and N1 to N4 (Negative Matters, MGH's answer keys)."""
-
-    query: str
-    positive_example: str
-    hard_negative_examples: Ladder
-
-    def record(self, request: Planned) -> GradedExample:
-        query, positive = self.query, self.positive_example
-        negatives, asked = self.hard_negative_examples, request.variables
-        check_texts([query], asked["query_words"])
-        check_texts([positive, *negatives], asked["document_words"], given=[query])
-        said = {"query": query.strip(), "positive": positive, "negatives": negatives}
-        return GradedExample(id=request.id, **request.known, **said)
+    def check(self, asked: Mapping[str, Any]) -> None:
+        texts, wanted = [self.positive, *self.negatives], asked["document_words"]
+        check_texts([self.query], asked["query_words"])
+        check_texts(texts, wanted, given=[self.query])
 
 
 class SynegPlainReply(Reply):
-    """Two hard negatives, by a prompt that asks for no reflection."""
+    makes = SynegExample
+    negatives: Pair = Field(alias="hard_negatives")
 
-    hard_negatives: Pair
-
-    def record(self, request: Planned, reasoning: str = "") -> SynegExample:
-        positive, negatives = request.variables["positive"], self.hard_negatives
+    def check(self, asked: Mapping[str, Any]) -> None:
+        positive = asked["positive"]
         wanted = len(words(positive)) if has_spaces(positive) else 0
-        check_texts(negatives, wanted, given=[positive])
-        said = {"reasoning": reasoning, "negatives": tuple(negatives)}
-        return SynegExample(id=request.id, **request.known, **said)
+        check_texts(self.negatives, wanted, given=[positive])
 
 
-class SynegReply(Reply):
-    """Two hard negatives after the reasoning that led to them (SyNeg's format)."""
-
+class SynegReply(Reply):  # the reasoning goes before what it leads to
+    makes = SynegExample
     reasoning: str
-    hard_negatives: Pair
+    negatives: Pair = Field(alias="hard_negatives")
 
-    def record(self, request: Planned) -> SynegExample:
+    def check(self, asked: Mapping[str, Any]) -> None:
         if not self.reasoning.strip():
             raise Rejected("empty_text", "the reasoning is empty")
-        return SynegPlainReply.record(self, request, self.reasoning)
+        SynegPlainReply.check(self, asked)
 
 
 BRAINSTORM = Prompt("brainstorm", TasksReply)
