@@ -1,9 +1,8 @@
 """The provider's batch files: many requests in one file, cheaper, within a day.
 
 A batch is noted in a file beside the store before it is submitted, so a run that was
-broken off waits for the batch it began and does not submit it again. What a batch left
-without an answer is named with the provider's reason, and asked live, at the full
-price, only where the user said so.
+broken off waits for it and submits it once. What it left without an answer is named
+with the provider's reason, and asked live only where the user said so.
 """
 
 from __future__ import annotations
@@ -88,7 +87,7 @@ class Batches:
                 self._finish(self._submit(left[start : start + MOST]), by_key)
         except (openai.OpenAIError, json.JSONDecodeError) as error:
             raise LabError(
-                f"a batch could not be submitted or fetched "
+                "a batch could not be submitted or fetched "
                 f"({self.client.server.in_short(error)}): run again to go on with it, "
                 "or leave out --batch to ask live"
             ) from None
@@ -121,11 +120,10 @@ class Batches:
     def _started(self, noted: dict[str, Any]) -> dict[str, Any]:
         """The note with its batch: the one the server has of its file, or a new one."""
         batches, file = self.client.server.sdk.batches, noted["file"]
-        known = {batch.input_file_id: batch.id for batch in batches.list()}
-        name = known.get(file) or batches.create(
-            input_file_id=file, endpoint=ENDPOINT, completion_window="24h"
-        ).id  # fmt: skip
-        return self._note({**noted, "batch": name})
+        known = {batch.input_file_id: batch for batch in batches.list()}
+        new = {"endpoint": ENDPOINT, "completion_window": "24h"}
+        batch = known.get(file) or batches.create(input_file_id=file, **new)
+        return self._note({**noted, "batch": batch.id})
 
     def _finish(self, noted: dict[str, Any], by_key: Mapping[str, ChatRequest]):
         """Wait for a batch and merge what it brought; then its note is dropped."""

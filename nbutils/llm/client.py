@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import nullcontext
-from functools import cached_property
+from functools import cache, cached_property, partial
 from typing import Any
 
 from nbutils.core.errors import LabError
@@ -138,10 +138,9 @@ class Client:
         """What the settings allow, less what the answers in the store have cost."""
         if not self.settings.llm.max_cost:
             return None
-        rows = self.store.usage()
-        prices = {name: price_of(self.settings, name) for _, name, *_ in rows}
-        spent = sum(prices[name].cost(*tokens) for _, name, *tokens in rows)
-        return Budget(self.settings.llm.max_cost, price_of(self.settings), spent)
+        price, rows = cache(partial(price_of, self.settings)), self.store.usage()
+        spent = sum(price(model).cost(*tokens) for _, model, *tokens in rows)
+        return Budget(self.settings.llm.max_cost, price(""), spent)
 
     def _before(self) -> None:
         """Ahead of every attempt: wait for its turn."""

@@ -47,13 +47,12 @@ def price_table(path: str = "") -> pd.DataFrame:
     rows = []
     for table in [Path(ROOT, path), TABLE] if path else [TABLE]:
         try:
-            rows += [Price(**row) for row in read_table(table).to_dict("records")]
+            rows += [dict(Price(**row)) for row in read_table(table).to_dict("records")]
         except ValidationError as error:
             first = error.errors()[0]
             fault = f"{first['loc'][0]}: {first['msg']}"
             raise LabError(f"price table {table}, column {fault}") from None
-    table = pd.DataFrame([row.model_dump() for row in rows])
-    return table.drop_duplicates("model", ignore_index=True)
+    return pd.DataFrame(rows).drop_duplicates("model", ignore_index=True)
 
 
 def price_of(settings: Settings, model: str = "") -> Price:
