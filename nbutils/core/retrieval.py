@@ -11,13 +11,13 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from nbutils.core.errors import LabError
-from nbutils.core.files import read_jsonl, read_lines
+from nbutils.core.files import read_jsonl, read_lines, read_table
 from nbutils.core.records import GradedExample, Records, RetrievalItem, Split
 from nbutils.core.text import normalise
 
@@ -64,13 +64,17 @@ def read_set(
 
     Documents without any text are left out. LabError for a file or split that is not
     there and a line that cannot be read; also for queries and positives without a text,
-    all at once, unless `skip_missing` leaves them out and says so.
+    all at once, unless `skip_missing` leaves them out and says so. In place of a folder
+    a .parquet, .csv or .jsonl file is a `pair_set`.
     """
     folder = Path(folder)
+    if folder.is_file():
+        read = read_jsonl if folder.suffix == ".jsonl" else read_table
+        return pair_set(read(folder), name=folder.name)
     if not folder.is_dir():
         raise LabError(
             f"{folder} is no folder: give one that holds corpus.jsonl, queries.jsonl "
-            "and qrels/, as BEIR's"
+            "and qrels/, as BEIR's, or a file of pairs"
         )
     pairs = _read_qrels(folder, split)
     queries, corpus = _read_texts(folder, "queries"), _read_texts(folder, "corpus")
@@ -92,6 +96,36 @@ def read_set(
         raise LabError(f"no query of {folder} has a positive with a text")
     own = {query: queries[query] for query in positives}
     return RetrievalSet(folder.resolve().name, own, _frame(corpus), positives)
+
+
+def pair_set(
+    pairs: Any, corpus: Iterable[str] = (), name: str = "pairs"
+) -> RetrievalSet:
+    """The set of pairs of a query and a positive, such as a `datasets.Dataset`.
+
+    The first two columns count, as for sentence-transformers; a query that stands twice
+    has two positives. corpus: further documents. LabError names a row without text.
+    """
+    frame = pairs.to_pandas() if hasattr(pairs, "to_pandas") else pd.DataFrame(pairs)
+    if frame.shape[1] < 2 or not len(frame):
+        raise LabError(f"{name} needs rows with two columns, a query and a positive")
+    asked, answers = (frame.iloc[:, n].tolist() for n in (0, 1))
+    for row, values in enumerate(zip(asked, answers, strict=True), 1):
+        for value in values:
+            if not (isinstance(value, str) and value.strip()):
+                raise LabError(
+                    f"{name}, row {row}: {value!r:.60} is no text: mend it or leave "
+                    "the row out"
+                )
+    queries = {text: f"q{n}" for n, text in enumerate(dict.fromkeys(asked))}
+    every = dict.fromkeys([*answers, *corpus])
+    documents = {text: f"d{n}" for n, text in enumerate(every)}
+    positives: dict[str, list[str]] = {own: [] for own in queries.values()}
+    for query, document in dict.fromkeys(zip(asked, answers, strict=True)):
+        positives[queries[query]].append(documents[document])
+    texts = {number: text for text, number in documents.items()}
+    own = {number: text for text, number in queries.items()}
+    return RetrievalSet(name, own, _frame(texts), positives)
 
 
 def _read_qrels(folder: Path, split: str) -> list[tuple[str, str]]:

@@ -172,11 +172,12 @@ class ServerTeacher(TextTeacher):
 
     The client reads OPENAI_API_KEY and OPENAI_BASE_URL and retries by itself. A server
     does not show its weights: the cache is keyed by model name, prompt and text, so
-    give a changed model another name. LabError as of `server.ask`.
+    give a changed model another name. batch: texts in a request. LabError as of
+    `server.ask`.
     """
 
-    def __init__(self, model: str, *, prompt: str = "", cache=VECTORS):
-        self.model, self.prompt = model, prompt
+    def __init__(self, model: str, *, prompt: str = "", cache=VECTORS, batch=64):
+        self.model, self.prompt, self.batch = model, prompt, batch
         self.name = _parts(model)[-1]
         self.fingerprint = digest("server", model, prompt)
         self._path = Path(cache, f"server-{digest(model)}.sqlite")
@@ -186,7 +187,7 @@ class ServerTeacher(TextTeacher):
         prompt = self.prompt if queries else ""
 
         def asked(new: list[str]):
-            return server.ask(self.model, [prompt + text for text in new])
+            return server.ask(self.model, [prompt + text for text in new], self.batch)
 
         return _unit(kept(self._path, texts, prompt, asked))
 
@@ -285,7 +286,8 @@ def load_teacher(name: str, settings: Settings) -> Teacher:
     if name == "random":
         return RandomTeacher(settings.seed)
     if name.startswith(SERVER):
-        return ServerTeacher(name.removeprefix(SERVER))
+        asked = name.removeprefix(SERVER)
+        return ServerTeacher(asked, batch=settings.encoder.encode_batch)
     if name.startswith(GIVEN):
         return VectorTeacher.read(name.removeprefix(GIVEN), device_of(settings))
     model = load_encoder(settings, name)

@@ -27,6 +27,7 @@ from nbutils.core.sections import MINILM, Encoder
 from nbutils.core.settings import DATA, ROOT, resolve
 from nbutils.encoder import models
 from nbutils.encoder.backbone import Backbone
+from nbutils.encoder.export import export_student
 from nbutils.encoder.student import (
     build_student,
     load_encoder,
@@ -203,6 +204,47 @@ def test_another_process_gives_the_same_vectors(saved):
     finally:
         model.stop_multi_process_pool(pool)
     assert np.allclose(found, model.encode(TEXTS), atol=1e-6)
+
+
+EXPORTS = [
+    {"pooling": "mean"}, {"pooling": "last", "bidirectional": False},
+    {"pooling": "weighted_mean", "student_layers": 1, "text_format": "e5"},
+    {"pooling": "first", "student": "tiny-bert", "quantization": "none"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", EXPORTS)
+def test_an_export_opens_as_plain_modules_and_gives_the_same_vectors(
+    change, settings, tmp_path
+):
+    """Also of one text, which is not padded: a decoder still attends both ways."""
+    changes = {"text_format": "plain", "pooled_tokens": "all", **change}
+    model = build_student(settings.changed(**changes))
+    move(model)
+    model.prompts["query"] = "Find it:"
+    opened = SentenceTransformer(
+        str(export_student(model, tmp_path / "plain")), device="cpu"
+    )
+    kinds = [type(module).__name__ for module in opened]
+    assert kinds == ["Transformer", "Pooling", "Normalize"]
+    texts = [text.strip() for text in TEXTS]
+    for name in ("encode", "encode_query", "encode_document"):
+        wanted, found = (getattr(one, name)(texts) for one in (model, opened))
+        assert np.allclose(found, wanted, atol=1e-5)
+    for text, wanted in zip(texts, model.encode(texts), strict=True):
+        assert np.allclose(opened.encode(text), wanted, atol=1e-5)
+    assert not same(model, build_student(settings.changed(**changes)))
+
+
+@pytest.mark.parametrize(
+    "change", [{"pooling": "ata"}, {"text_format": "inst"}, {"pooled_tokens": "text"}]
+)
+def test_what_plain_modules_cannot_do_is_not_exported(change, settings, tmp_path):
+    changes = {"pooling": "mean", "text_format": "plain", **change}
+    ((name, value),) = change.items()
+    with pytest.raises(LabError, match=f"with {name}={value} cannot be exported"):
+        export_student(build_student(settings.changed(**changes)), tmp_path / "x")
+    assert not (tmp_path / "x").exists()
 
 
 # -- save and load ---------------------------------------------------------------------

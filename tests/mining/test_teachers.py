@@ -294,7 +294,6 @@ def server(monkeypatch, tmp_path):
     threading.Thread(target=served.serve_forever, daemon=True).start()
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)  # one's own needs none
     monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{served.server_port}/v1")
-    monkeypatch.setattr(serving, "BATCH", 4)
     yield served
     served.shutdown()
     served.server_close()
@@ -317,7 +316,7 @@ def test_a_server_teaches_and_its_vectors_are_paid_for_once(server, tmp_path):
 
     server.answer = cut
     with pytest.raises(LabError, match=r"for 'Tides follow.*out of words.*check"):
-        ServerTeacher("some/counter", cache=tmp_path).vectors(texts)
+        ServerTeacher("some/counter", cache=tmp_path, batch=4).vectors(texts)
     assert [len(body["input"]) for body in server.asked] == [4, 2, 2, 1]
     server.answer = whole
     teacher = ServerTeacher("some/counter", prompt="ask: ", cache=tmp_path)
