@@ -73,9 +73,11 @@ def export_student(model: SentenceTransformer, folder: str | Path) -> Path:
             .replace("{instruction}", prompt).replace("{text}", "")
             for name, prompt in model.prompts.items()
         }  # fmt: skip
-        SentenceTransformer(
+        plain = SentenceTransformer(
             modules=[transformer, pooling, Normalize()],
             prompts=prompts,
             default_prompt_name=model.default_prompt_name,
-        ).save(str(made), create_model_card=False)
+        )
+        plain.model_card_data.base_model = model.model_card_data.base_model
+        plain.save(str(made))
     return Path(folder)

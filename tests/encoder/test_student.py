@@ -35,7 +35,7 @@ from nbutils.encoder.student import (
     save_student,
     unpack_student,
 )
-from nbutils.encoder.vectors import fingerprint
+from nbutils.encoder.vectors import embed, fingerprint
 
 TEXTS = ["Bees dance in the dark.", "A much longer text, padded or cut. " * 3, "Tax"]
 
@@ -119,9 +119,12 @@ def test_half_precision_by_hand_on_a_cpu(settings, quantization):
 
 
 @pytest.mark.parametrize("value", [("a", "b"), {"text": "a"}, None, 3, float("nan")])
-def test_what_is_no_text_is_named(student, value):
+def test_what_is_no_text_is_named(student, settings, value):
     with pytest.raises(LabError, match=rf"is no text \({type(value).__name__}\)"):
         student.encode(["a text", value])
+    for texts in (["a text", value], "a text"):  # nor is one text several
+        with pytest.raises(LabError, match="is no text"):
+            embed(student, texts, settings, cache=None)
 
 
 # -- sentence-transformers' own tools --------------------------------------------------
@@ -301,6 +304,8 @@ def test_its_folder_opens_as_any_other_when_code_is_trusted(saved, settings):
             SentenceTransformer(
                 str(folder), trust_remote_code=True, **{given: {"dtype": "float16"}}
             )
+    with pytest.raises(LabError, match="takes no backend"):
+        SentenceTransformer(str(folder), trust_remote_code=True, backend="onnx")
 
 
 def test_a_folder_that_holds_its_weights_stands_alone(saved, tmp_path, monkeypatch):

@@ -194,6 +194,7 @@ def test_one_changed_weight_is_another_teacher(tiny):
 
 
 def test_teachers_are_loaded_by_name():
+    assert load_teacher("server:e", resolve("smoke", {"encode_batch": 7})).batch == 7
     assert load_teacher("bm25", resolve("smoke")).name == "bm25"
     assert load_teacher("tiny-bert", resolve("smoke")).name == "tiny-bert"
     with pytest.raises(LabError, match="no-such-model"):
