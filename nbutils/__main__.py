@@ -133,7 +133,7 @@ def mine(
 
     out = out or settings.ROOT / "runs" / profile / f"mined-{data.name}"
     out = out if out.suffix in (".parquet", ".csv") else Path(f"{out}.parquet")
-    formats.check_format(form, scores, out.suffix)
+    formats.check_format(form, out.suffix)
     processes.place()  # each process takes its own GPU before a model is loaded
     found = teachers.load_teacher(teacher or chosen.mining.teachers[-1], chosen)
     with files.alone(out, processes.is_main()):

@@ -48,30 +48,22 @@ def writing(path: str | Path) -> Iterator[Path]:
         with atomic(path) as temporary:
             yield temporary
     except OSError as error:
-        raise _unwritable(path, error) from None
-
-
-def _unwritable(path: str | Path, error: OSError) -> LabError:
-    return LabError(
-        f"{path} cannot be written ({error.strerror or error}): "
-        "make room there, or name another place"
-    )
+        raise LabError(
+            f"{path} cannot be written ({error.strerror or error}): "
+            "make room there, or name another place"
+        ) from None
 
 
 @contextmanager
 def alone(path: str | Path, asked: bool = True) -> Iterator[None]:
-    """LabError where another process is in such a block, or no file can be made there.
+    """LabError where another process is in such a block for the same `path`.
 
     The lock goes with its process, however that ends. Of several processes that work as
     one, one has `asked`.
     """
     lock = Path(path).with_name(f".{Path(path).name}.lock")
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        opened = lock.open("a")
-    except OSError as error:
-        raise _unwritable(path, error) from None
-    with opened as file:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as file:
         try:
             if asked:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

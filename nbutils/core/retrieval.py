@@ -7,6 +7,7 @@ BEIR's: corpus.jsonl and queries.jsonl (or .jsonl.gz) with `_id`, `text` and per
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -109,23 +110,21 @@ def pair_set(
     frame = pairs.to_pandas() if hasattr(pairs, "to_pandas") else pd.DataFrame(pairs)
     if frame.shape[1] < 2 or not len(frame):
         raise LabError(f"{name} needs rows with two columns, a query and a positive")
-    asked, answers = (frame.iloc[:, n].tolist() for n in (0, 1))
-    for row, values in enumerate(zip(asked, answers, strict=True), 1):
-        for value in values:
-            if not (isinstance(value, str) and value.strip()):
-                raise LabError(
-                    f"{name}, row {row}: {value!r:.60} is no text: mend it or leave "
-                    "the row out"
-                )
-    queries = {text: f"q{n}" for n, text in enumerate(dict.fromkeys(asked))}
-    every = dict.fromkeys([*answers, *corpus])
-    documents = {text: f"d{n}" for n, text in enumerate(every)}
-    positives: dict[str, list[str]] = {own: [] for own in queries.values()}
-    for query, document in dict.fromkeys(zip(asked, answers, strict=True)):
-        positives[queries[query]].append(documents[document])
-    texts = {number: text for text, number in documents.items()}
-    own = {number: text for text, number in queries.items()}
-    return RetrievalSet(name, own, _frame(texts), positives)
+    pairs = list(zip(frame.iloc[:, 0], frame.iloc[:, 1], strict=True))
+    for row, value in enumerate(itertools.chain(*pairs), 2):
+        if not (isinstance(value, str) and value.strip()):
+            fault = f"{name}, row {row // 2}: {value!r:.60} is no text"
+            raise LabError(f"{fault}: mend it or leave the row out")
+    documents, queries, positives = {}, {}, {}  # text to id; query id to document ids
+    for query, document in dict.fromkeys(pairs):
+        own = queries.setdefault(query, f"q{len(queries)}")
+        found = documents.setdefault(document, f"d{len(documents)}")
+        positives.setdefault(own, []).append(found)
+    for text in corpus:
+        documents.setdefault(text, f"d{len(documents)}")
+    asked = {own: text for text, own in queries.items()}
+    answers = {found: text for text, found in documents.items()}
+    return RetrievalSet(name, asked, _frame(answers), positives)
 
 
 def _read_qrels(folder: Path, split: str) -> list[tuple[str, str]]:

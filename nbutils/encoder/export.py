@@ -16,33 +16,30 @@ from nbutils.core.errors import LabError
 from nbutils.core.files import atomic
 from nbutils.encoder.models import quiet, without_pooler
 from nbutils.encoder.student import unpack_student
-from nbutils.encoder.templates import template_of
 
-PLAIN = {"mean": "mean", "last": "lasttoken", "first": "cls",
-         "weighted_mean": "weightedmean"}  # fmt: skip
+POOLINGS = {"mean": "mean", "last": "lasttoken", "first": "cls"}
 """Poolings that the library has, and its names of them."""
+EXPORTED = {
+    "pooling": (*POOLINGS,), "text_format": ("plain",),
+    "pooled_tokens": ("llm2vec", "all"),
+}  # fmt: skip
+"""What plain modules can do."""
 
 
 def export_student(model: SentenceTransformer, folder: str | Path) -> Path:
     """Save a student as Transformer, Pooling, Normalize, its adapters merged.
 
     The folder opens without this package and without `trust_remote_code`, in float32;
-    vectors of texts (without space around them) are the same. Stored prompts are saved
-    as the text format writes them. Where prompts are not pooled, the library leaves out
-    as many tokens as a prompt has alone, which may be one more or less. LabError for
-    what no plain module does: ATA, a template around the text, `pooled_tokens=text`.
+    vectors of texts (without space around them) are the same. Where prompts are not
+    pooled, the library leaves out as many tokens as a prompt has alone, which may be
+    one more or less. LabError for what is not `EXPORTED`, such as ATA.
     """
-    section, mode = model[0].section, model[1].mode
-    text_format = section.text_format
-    for setting, value, plain in (
-        ("pooling", mode, mode in PLAIN),
-        ("text_format", text_format, template_of(text_format) == "{text}"),
-        ("pooled_tokens", section.pooled_tokens, section.pooled_tokens != "text"),
-    ):
-        if not plain:
+    section = model[0].section.model_copy(update={"pooling": model[1].mode})
+    for name, able in EXPORTED.items():
+        if (value := getattr(section, name)) not in able:
             raise LabError(
-                f"a student with {setting}={value} cannot be exported, for no plain "
-                "module does that: open it with trust_remote_code, or train another"
+                f"no plain module does what a student with {name}={value} does: open "
+                f"it with trust_remote_code, or train one with {' or '.join(able)}"
             )
     merged = unpack_student(model)[0].model
     for parent in list(merged.modules()):
@@ -54,30 +51,25 @@ def export_student(model: SentenceTransformer, folder: str | Path) -> Path:
                 setattr(parent, name, base)
     config = merged.config
     config.__dict__.pop("quantization_config", None)
-    both_ways = not getattr(config, "is_causal", True)
+    # without padding, SDPA makes a decoder causal whatever its configuration says
+    causal = getattr(config, "is_causal", True)
+    attention = {} if causal else {"attn_implementation": "eager"}
+    config._attn_implementation, pooler = "eager", without_pooler(config)
     with quiet(), atomic(folder) as made, TemporaryDirectory() as weights:
-        config._attn_implementation, pooler = "eager", without_pooler(config)
         whole = AutoModel.from_config(config, dtype=torch.float32, **pooler)
         whole.load_state_dict(merged.state_dict())
         whole.save_pretrained(weights)
         model.tokenizer.save_pretrained(weights)
-        # without padding, SDPA makes a decoder causal whatever its configuration says
-        eager = {"attn_implementation": "eager"} if both_ways else {}
-        longest = model.max_seq_length
-        transformer = Transformer(weights, max_seq_length=longest, model_kwargs=eager)
-        pooling = Pooling(
-            config.hidden_size, PLAIN[mode], section.pooled_tokens == "all"
-        )
-        prompts = {
-            name: template_of(text_format, prompt)
-            .replace("{instruction}", prompt).replace("{text}", "")
-            for name, prompt in model.prompts.items()
-        }  # fmt: skip
-        plain = SentenceTransformer(
-            modules=[transformer, pooling, Normalize()],
-            prompts=prompts,
-            default_prompt_name=model.default_prompt_name,
-        )
+        longest, whole_prompt = section.max_length, section.pooled_tokens == "all"
+        first = Transformer(weights, model_kwargs=attention, max_seq_length=longest)
+        pooling = POOLINGS[section.pooling]
+        modules = [
+            first,
+            Pooling(config.hidden_size, pooling, whole_prompt),
+            Normalize(),
+        ]
+        plain = SentenceTransformer(modules=modules, prompts=model.prompts)
+        plain.default_prompt_name = model.default_prompt_name
         plain.model_card_data.base_model = model.model_card_data.base_model
         plain.save(str(made))
     return Path(folder)

@@ -11,12 +11,10 @@ FORMATS = ("table", "triplet", "n-tuple", "labeled-pair", "labeled-list")
 """`table`: `methods.Mined.negatives` as it is; the others go by the library's names."""
 
 
-def check_format(form: str, scores: bool, suffix: str) -> None:
-    """LabError for an unknown format, and for lists in a csv, which has none."""
-    known("format", form, FORMATS)
-    pairs = form in ("table", "labeled-pair")
-    if suffix == ".csv" and not pairs and (scores or form == "labeled-list"):
-        raise LabError(f"a csv holds no lists, which {form} needs: name a .parquet")
+def check_format(form: str, suffix: str) -> None:
+    """LabError for an unknown format, and for a trainer's in a csv: it has no lists."""
+    if known("format", form, FORMATS) != "table" and suffix == ".csv":
+        raise LabError(f"a csv holds no lists, which {form} may need: name a .parquet")
 
 
 def training_rows(
@@ -33,32 +31,35 @@ def training_rows(
     """
     if known("format", form, FORMATS) == "table":
         return negatives
-    texts = data.corpus.set_index("id")["text"]
-    asked, made = pd.Series(data.queries), []
+    texts, made = data.corpus.set_index("id")["text"], []
     rows = negatives[~negatives["backfilled"].astype(bool)] if scores else negatives
-    most = rows.groupby("query_id").size().max()
+    most = max(rows["query_id"].value_counts(), default=0)
+    told = "score" if scores else "label"
     for query, own in rows.groupby("query_id", sort=False):
-        anchor, found = {"anchor": asked[query]}, texts[own["document_id"]].tolist()
-        given = [own["positive_id"].iloc[0]] if scores else data.positives[query]
-        positives = texts[given].tolist()
-        best, below = own["positive_score"].iloc[0], own["score"].tolist()
-        told = "score" if scores else "label"
+        first, asked = own.iloc[0], data.queries[query]
+        found, below = texts[own["document_id"]].tolist(), own["score"].tolist()
+        given, best = [first["positive_id"]], first["positive_score"]
+        if not scores:
+            given, best, below = data.positives[query], 1, [0] * len(own)
+        marks = [[best, *below]] if scores else []
         if form == "labeled-pair":
-            marks = [best, *below] if scores else [1] * len(given) + [0] * len(own)
-            for text, mark in zip([*positives, *found], marks, strict=True):
-                made.append({**anchor, "document": text, told: mark})
+            made += [(asked, text, best) for text in texts[given]]
+            made += [(asked, *pair) for pair in zip(found, below, strict=True)]
             continue
-        for positive in positives:
-            both = {**anchor, "positive": positive}
+        for positive in texts[given]:
             if form == "labeled-list":
-                marks = [best, *below] if scores else [1] + [0] * len(own)
-                documents = [positive, *found]
-                made.append({**anchor, "documents": documents, f"{told}s": marks})
+                made.append((asked, [positive, *found], [best, *below]))
             elif form == "triplet":
-                for text, score in zip(found, below, strict=True):
-                    more = {"scores": [best, score]} if scores else {}
-                    made.append({**both, "negative": text, **more})
+                pairs = [[[best, score]] if scores else [] for score in below]
+                both = zip(found, pairs, strict=True)
+                made += [(asked, positive, text, *pair) for text, pair in both]
             elif len(found) == most:
-                both |= {f"negative_{n}": text for n, text in enumerate(found, 1)}
-                made.append({**both, **({"scores": [best, *below]} if scores else {})})
-    return pd.DataFrame(made)
+                made.append((asked, positive, *found, *marks))
+    names = {
+        "triplet": ["positive", "negative"],
+        "n-tuple": ["positive", *(f"negative_{n + 1}" for n in range(most))],
+        "labeled-pair": ["document", told],
+        "labeled-list": ["documents", f"{told}s"],
+    }[form]
+    listed = ["scores"] if scores and "labeled" not in form else []
+    return pd.DataFrame(made, columns=["anchor", *names, *listed])

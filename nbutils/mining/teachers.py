@@ -136,19 +136,19 @@ class EncoderTeacher(TextTeacher):
     """Dense teacher: the cosine of a SentenceTransformer's vectors.
 
     They are those of its `encode_query` and `encode_document`: its own prompts, routes
-    and modules. `embed` caches them by all that changes them. query_prompt: in place of
-    the model's own; where it has none called `query`, the first of QUERY_PROMPTS.
+    and modules. `embed` caches them by all that changes them. A model without
+    a prompt called `query` gets the first of QUERY_PROMPTS that it has.
     """
 
-    def __init__(self, model, settings, *, name: str, query_prompt: str | None = None):
+    def __init__(self, model, settings, *, name: str):
         self.model, self.settings, self.name = model, settings, name
         own = (model.prompts.get(name) for name in QUERY_PROMPTS)
-        if query_prompt is None:
-            query_prompt = next(filter(None, own), None)
-        self.query_prompt, self.device = query_prompt, device_of(settings)
-        self.fingerprint = digest(
-            fingerprint(model), query_prompt, settings.encoder.max_length
+        self.query_prompt, self.device = (
+            next(filter(None, own), None),
+            device_of(settings),
         )
+        parts = self.query_prompt, settings.encoder.max_length
+        self.fingerprint = digest(fingerprint(model), *parts)
 
     @classmethod
     def of_student(cls, model, settings: Settings, *, name: str) -> EncoderTeacher:

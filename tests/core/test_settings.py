@@ -214,9 +214,6 @@ def test_a_second_recording_in_a_store_is_refused(tmp_path):
         done = CliRunner().invoke(app, words)
     assert done.exit_code == 1 and "another run is writing" in done.stderr
     assert not store.exists()
-    (tmp_path / "file").write_text("")
-    with pytest.raises(LabError, match="cannot be written"):
-        files.alone(tmp_path / "file" / "s.sqlite").__enter__()
 
 
 def test_a_fault_shows_no_traceback_outside_of_tests_either():
