@@ -10,7 +10,7 @@ import typer
 
 from nbutils import asking
 from nbutils import options as o
-from nbutils.core.errors import LabError, nearest
+from nbutils.core.errors import LabError, known, nearest
 from nbutils.options import app, argument, gather, option
 
 __all__ = ["app", "asking"]
@@ -105,14 +105,8 @@ def mine(
     split: o.Split = "train",
     teacher: option(str | None, "one teacher; the settings' last if none") = None,
     out: option(Path | None, "the negatives, .parquet or .csv") = None,
-    form: option(
-        str,
-        "table, or a trainer's: triplet, n-tuple, labeled-pair, labeled-list",
-        "--format",
-    ) = "table",
-    scores: option(
-        bool, "the teacher's scores in a trainer's format", "--scores"
-    ) = False,
+    form: o.Form = "table",
+    scores: o.Scores = False,
     skip_missing: o.Skip = False,
     profile: o.Profile = "workshop",
     assign: o.Assign = None,
@@ -133,7 +127,8 @@ def mine(
 
     out = out or settings.ROOT / "runs" / profile / f"mined-{data.name}"
     out = out if out.suffix in (".parquet", ".csv") else Path(f"{out}.parquet")
-    formats.check_format(form, out.suffix)
+    if known("format", form, formats.FORMATS) != "table" and out.suffix == ".csv":
+        raise LabError(f"a csv holds no lists, which {form} may need: name a .parquet")
     processes.place()  # each process takes its own GPU before a model is loaded
     found = teachers.load_teacher(teacher or chosen.mining.teachers[-1], chosen)
     with files.alone(out, processes.is_main()):

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 
-from nbutils.core.errors import LabError, known
+from nbutils.core.errors import known
 from nbutils.core.retrieval import RetrievalSet
 
 FORMATS = ("table", "triplet", "n-tuple", "labeled-pair", "labeled-list")
 """`table`: `methods.Mined.negatives` as it is; the others go by the library's names."""
-
-
-def check_format(form: str, suffix: str) -> None:
-    """LabError for an unknown format, and for a trainer's in a csv: it has no lists."""
-    if known("format", form, FORMATS) != "table" and suffix == ".csv":
-        raise LabError(f"a csv holds no lists, which {form} may need: name a .parquet")
 
 
 def training_rows(

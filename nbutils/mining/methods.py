@@ -93,10 +93,8 @@ def mine(
     anchor_score = found.positive_score[order].astype(float)
     limits = recipe.model_dump(include={"abs_threshold", "margin", "perc"})
     ceilings = ceiling(method, anchor_score, **limits)
-    breaks = {method: ~(found.scores < ceilings[:, None])}
-    if method == "naive":
-        breaks = {}
-    elif method == "shifted":
+    breaks = {} if method == "naive" else {method: ~(found.scores < ceilings[:, None])}
+    if method == "shifted":
         breaks = {method: found.ranks <= recipe.shift}
     if recipe.max_score is not None:
         breaks["max_score"] = found.scores >= recipe.max_score

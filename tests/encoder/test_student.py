@@ -27,9 +27,9 @@ from nbutils.core.sections import MINILM, Encoder
 from nbutils.core.settings import DATA, ROOT, resolve
 from nbutils.encoder import models
 from nbutils.encoder.backbone import Backbone
-from nbutils.encoder.export import export_student
 from nbutils.encoder.student import (
     build_student,
+    export_student,
     load_encoder,
     load_student,
     save_student,
