@@ -107,7 +107,13 @@ def pair_set(
     The first two columns count, as for sentence-transformers; a query that stands twice
     has two positives. corpus: further documents. LabError names a row without text.
     """
-    frame = pairs.to_pandas() if hasattr(pairs, "to_pandas") else pd.DataFrame(pairs)
+    try:
+        given = pairs.to_pandas() if hasattr(pairs, "to_pandas") else pairs
+        frame, corpus = pd.DataFrame(given), pd.Series([*corpus], dtype="str")
+    except UnicodeEncodeError:
+        raise LabError(
+            f"{name} holds half a character (a surrogate): mend it"
+        ) from None
     if frame.shape[1] < 2 or not len(frame):
         raise LabError(f"{name} needs rows with two columns, a query and a positive")
     pairs = list(zip(frame.iloc[:, 0], frame.iloc[:, 1], strict=True))

@@ -26,15 +26,9 @@ from nbutils.core.errors import LabError
 from nbutils.core.fields import Settings
 from nbutils.core.files import atomic
 from nbutils.core.sections import Encoder
+from nbutils.encoder import models
 from nbutils.encoder.backbone import NOT_SAVED, Backbone
-from nbutils.encoder.models import (
-    TINY,
-    device_of,
-    load_pretrained,
-    module_types,
-    quiet,
-    without_pooler,
-)
+from nbutils.encoder.models import TINY, device_of, load_pretrained, module_types
 from nbutils.encoder.pooling import TokenPooling
 
 FREE = NOT_SAVED | {"compute_dtype", "ata_gradient"}
@@ -130,20 +124,16 @@ def export_student(model: SentenceTransformer, folder: str | Path) -> Path:
     # without padding, SDPA makes a decoder causal whatever its configuration says
     causal = getattr(config, "is_causal", True)
     attention = {} if causal else {"attn_implementation": "eager"}
-    config._attn_implementation, pooler = "eager", without_pooler(config)
-    with quiet(), atomic(folder) as made, TemporaryDirectory() as weights:
+    config._attn_implementation, pooler = "eager", models.without_pooler(config)
+    with models.quiet(), atomic(folder) as made, TemporaryDirectory() as weights:
         whole = AutoModel.from_config(config, dtype=torch.float32, **pooler)
         whole.load_state_dict(merged.state_dict())
         whole.save_pretrained(weights)
         model.tokenizer.save_pretrained(weights)
-        longest, whole_prompt = section.max_length, section.pooled_tokens == "all"
+        longest, prompts = section.max_length, section.pooled_tokens == "all"
         first = Transformer(weights, model_kwargs=attention, max_seq_length=longest)
-        pooling = POOLINGS[section.pooling]
-        modules = [
-            first,
-            Pooling(config.hidden_size, pooling, whole_prompt),
-            Normalize(),
-        ]
+        pooling = Pooling(config.hidden_size, POOLINGS[section.pooling], prompts)
+        modules = [first, pooling, Normalize()]
         plain = SentenceTransformer(modules=modules, prompts=model.prompts)
         plain.default_prompt_name = model.default_prompt_name
         plain.model_card_data.base_model = model.model_card_data.base_model

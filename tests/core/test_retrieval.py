@@ -161,6 +161,9 @@ def test_a_pair_without_a_text_is_named_by_its_row(value):
             pair_set([("a", "b"), pair])
     with pytest.raises(LabError, match="two columns"):
         pair_set([("a",)])
+    for pairs, corpus in (([("a", "\ud83d")], []), ([("a", "b")], ["\ud83d"])):
+        with pytest.raises(LabError, match="half a character"):
+            pair_set(pairs, corpus)
 
 
 ODD = [None, 3, float("nan"), float("inf"), 10**400, ["a"], {}, "", " ", "d1", "é"]
