@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -30,10 +31,10 @@ from scipy.stats import norm, sem, t
 
 from nbutils.core.errors import LabError
 from nbutils.core.files import read_jsonl, write_table
-from nbutils.core.records import read_records
+from nbutils.core.records import LEVELS, read_records
 from nbutils.core.retrieval import HELD_OUT, read_set
 from nbutils.core.settings import DATA, resolve
-from nbutils.core.statistics import interval, unit_of
+from nbutils.core.statistics import interval, paired_difference, unit_of
 from nbutils.encoder.student import load_encoder
 from nbutils.encoder.vectors import embed
 from nbutils.evaluation import studies
@@ -107,18 +108,29 @@ def _row(comparison: str, value, low, high, unit: str, seeds: int = 0) -> Row:
 
 
 def levels_fall() -> list[Row]:
-    """Cosine of query and negative under MiniLM, each level minus the next."""
+    """Cosine of query and negative, each level minus the next.
+
+    Of every ladder under MiniLM, which is not trained here; of the held-out ones under
+    the language model, trained on retrieved negatives alone, over its seeds.
+    """
     settings = resolve()
     graded = read_records(settings).graded
     vectors = embed(load_encoder(settings), ladder.texts_of(graded), settings)
-    table = ladder.cosines(vectors)
-    units = [unit_of(example.id) for example in graded]
+    ids = pd.Index([example.id for example in graded], name="query_id")
+    minilm = pd.DataFrame(ladder.cosines(vectors), ids, ladder.RUNGS)
+    runs = _scores("retrieved").query("seed >= 0").dropna(subset="P")
+    trained = [run.set_index("query_id") for _, run in runs.groupby("seed")]
     rows = []
-    for upper, lower in (("N1", "N2"), ("N2", "N3"), ("N3", "N4")):
-        column = [ladder.RUNGS.index(name) for name in (upper, lower)]
-        fall = table[:, column[0]] - table[:, column[1]]
-        text = f"{upper} − {lower}, cosine to the query under MiniLM"
-        rows.append(_row(text, *interval(fall, units=units), "cosine"))
+    for under, tables, seeds in (
+        ("MiniLM", [minilm], 0),
+        ("SmolLM2 trained on retrieved negatives", trained, len(trained)),
+    ):
+        units = [unit_of(query) for query in tables[0].index]
+        for upper, lower in pairwise(LEVELS):
+            high, low = ([table[name] for table in tables] for name in (upper, lower))
+            fall = paired_difference(low, high, units=units)
+            text = f"{upper} − {lower}, cosine to the query under {under}"
+            rows.append(_row(text, *map(fall.get, COLUMNS), "cosine", seeds))
     return rows
 
 
@@ -249,7 +261,10 @@ COMPARE: dict[str, Callable[[], list[Row]]] = {
     ) + compared("temperature", [("0.02", "0.05"), ("0.02", "0.1")]),
     "10": blocks_hide_the_writer,
     "11": lambda: compared(
-        "scifact", [("perc_pos", "hybrid"), ("perc_pos", "synthetic")], "scifact"
+        "scifact", [
+            ("perc_pos", "hybrid"), ("perc_pos", "synthetic"),
+            ("hybrid, CausalNeg", "hybrid"),
+        ], "scifact"
     ) + source_shows(),
     "12": lambda: compared(
         "scifact", [("perc_pos", "perc_pos, no in-batch")], "scifact", "little"

@@ -29,7 +29,7 @@ from nbutils.core.machine import check_machine
 from nbutils.core.records import Records, TrainingInstance, read_records
 from nbutils.core.retrieval import HELD_OUT, RetrievalSet, read_set
 from nbutils.core.settings import DATA, resolve
-from nbutils.encoder.student import build_student
+from nbutils.encoder.student import build_student, load_encoder, load_student
 from nbutils.evaluation import studies
 from nbutils.evaluation.scores import development, per_query_scores, set_scores
 from nbutils.mining.miner import mine_for_training, mine_set
@@ -112,6 +112,28 @@ def _add(folder: Path, key: str, made: dict[str, pd.DataFrame]) -> None:
         write_table(folder / f"{table}.parquet", both)
 
 
+def score_models(
+    names: Sequence[str], settings: Settings, data: RetrievalSet
+) -> pd.DataFrame:
+    """One row a model and query of any retrieval set, as `studies.compare` reads them.
+
+    names: folders of trained students, and other encoders by hub name; texts are as
+    long as the settings say. A student is scored before training too, with its adapters
+    off, as `untrained, NAME`. Columns variant, seed (0), split, query_id, ndcg.
+    """
+    parts = []
+    for name in names:
+        title, trained = Path(name).name, Path(name, "run.json").is_file()
+        model = load_student(name) if trained else load_encoder(settings, name)
+        if trained:
+            model.max_seq_length = settings.encoder.max_length
+            parts.append(set_scores(model, settings, data).assign(variant=title))
+            model[0].model.disable_adapters()
+            title = f"untrained, {title}"
+        parts.append(set_scores(model, settings, data).assign(variant=title))
+    return pd.concat(parts, ignore_index=True).assign(seed=0)
+
+
 def report(name: str, folder: Path) -> list[str]:
     """A line a variant, split and metric: its gain over the untrained student."""
     scores, told = studies.read_study(name, folder)[0], []
@@ -154,7 +176,7 @@ def _run(
     if study.on == "scifact":
         scores = set_scores(student, settings, read_set(SCIFACT, "test"))
     else:
-        scores = per_query_scores(student, settings, records)
+        scores = per_query_scores(student, settings, records, cosines=study.cosines)
     return {**made, "scores": scores}
 
 

@@ -46,6 +46,7 @@ class Study:
     instances with a ladder only. `curve`: the development set is scored after each
     level. `mines`: each variant mines its own negatives, filled up at random, instead
     of reading the shipped ones. `keeps`: trained students are saved, each with its log.
+    `cosines`: those of every held-out ladder to its query are kept with the scores.
     """
 
     variants: Mapping[str, Mapping[str, Any]]
@@ -55,6 +56,7 @@ class Study:
     curve: bool = False
     mines: bool = False
     keeps: bool = False
+    cosines: bool = False
 
     def changes(
         self, variant: str, overrides: Mapping[str, Any] | None = None
@@ -89,6 +91,8 @@ STUDIES = {
     # the page's own run, by the settings; and those of two students that are shipped
     "train": Study({"trained": {}}, {}, curve=True, keeps=True),
     "seeds": Study({"SmolLM2": {}, "MiniLM": {"student": MINILM}}, {}),
+    # the language model that never sees a ladder, for the ladders' cosines
+    "retrieved": Study({"SmolLM2": {"mixing": "retrieved"}}, {}, cosines=True),
     # the language model, on the ladder's negatives alone
     "schedule": Study(_each("schedule", *SCHEDULES), GRADED, graded=True),
     "pooling": Study(_each("pooling", "ata", "mean", "last"), GRADED, graded=True),
@@ -115,6 +119,7 @@ STUDIES = {
             "synthetic": {"mixing": "synthetic"},
             "direct": {"mixing": "direct"},
             "hybrid": {"mixing": "hybrid"},
+            "hybrid, CausalNeg": {"mixing": "hybrid", "causalneg": 0.05},
         },
         PUBLIC,
         on="scifact",
@@ -198,7 +203,8 @@ def read_study(
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """(scores, steps, curve) of a study, with columns variant and seed instead of run.
 
-    scores: split, query_id, ndcg, beats_n1 (nan for retrieval items); the student
+    scores: split, query_id, ndcg, beats_n1 (nan for retrieval items), P and N1 to N4
+    (cosines to the query) where a study keeps them; the student
     before training has seed -1 and is the variant `untrained`, or `untrained, VARIANT`
     where variants differ before it. steps and curve: as `training.train` returns them.
     LabError, with the command that makes them, where a variant has no run.

@@ -17,17 +17,28 @@ from nbutils.core.fields import Settings
 from nbutils.core.records import TrainingInstance
 from nbutils.encoder.templates import padded_width
 from nbutils.training.curriculum import negatives_for
-from nbutils.training.losses import contrastive_loss, false_negatives
+from nbutils.training.losses import (
+    causal_neg,
+    contrastive_loss,
+    false_negatives,
+    source_shares,
+)
 
 
 @dataclass
 class Batch:
-    """One step's texts, positives first; `excluded` is (queries, documents)."""
+    """One step's texts, positives first.
+
+    `excluded` and `own`, whose explicit negative a document is, are (queries,
+    documents); `synthetic` is (documents,), true for those that a model wrote.
+    """
 
     instances: list[TrainingInstance]
     documents: list[str]
-    excluded: Tensor
     level: str
+    excluded: Tensor
+    own: Tensor
+    synthetic: Tensor
 
 
 def make_batch(
@@ -35,14 +46,18 @@ def make_batch(
 ) -> Batch:
     """The texts of one step: positives, then every instance's explicit negatives."""
     documents = [instance.positive for instance in chosen]
-    owners = list(range(len(chosen)))
+    owners, written = list(range(len(chosen))), [False] * len(chosen)
     for row, instance in enumerate(chosen):
         own = negatives_for(instance, level, settings, step)
         documents, owners = documents + own, owners + [row] * len(own)
+        written += [text not in instance.retrieved for text in own]
     excluded = false_negatives(chosen, documents)
+    mine = torch.arange(len(chosen))[:, None] == torch.tensor(owners)
     if not settings.training.in_batch:
-        excluded |= torch.arange(len(chosen))[:, None] != torch.tensor(owners)
-    return Batch(list(chosen), documents, excluded, level)
+        excluded |= ~mine
+    mine[:, : len(chosen)] = False  # an instance's positive is its own, too
+    marks = excluded, mine & ~excluded, torch.tensor(written)
+    return Batch(list(chosen), documents, level, *marks)
 
 
 @dataclass
@@ -112,8 +127,13 @@ def group_vectors(model: SentenceTransformer, group: dict[str, Tensor]) -> Tenso
     return model(features)["sentence_embedding"]
 
 
-def backward(model: SentenceTransformer, batch: Batch, settings: Settings) -> Tensor:
-    """The loss of one batch; its gradients are added to the adapters'.
+def backward(
+    model: SentenceTransformer, batch: Batch, settings: Settings
+) -> tuple[Tensor, dict[str, float]]:
+    """The loss of one batch and its sources' shares; gradients go to the adapters.
+
+    The shares are the parts of the gradient of all negatives' scores that fall on
+    synthetic and on retrieved texts; other queries' positives have the rest.
 
     The loss's gradient is taken at the vectors and sent back through one mini-batch at
     a time. With `gradient_cache` (GradCache) the vectors are made without activations
@@ -134,9 +154,14 @@ def backward(model: SentenceTransformer, batch: Batch, settings: Settings) -> Te
             places[i].copy_(parts[i].detach())
     vectors = processes.add_up(vectors).requires_grad_()
     queries, documents = vectors[chunks.order].tensor_split([len(batch.instances)])
-    excluded = batch.excluded.to(vectors.device)
-    loss = contrastive_loss(queries, documents, excluded, settings.training)
+    chosen, marks = settings.training, (batch.excluded, batch.own, batch.synthetic)
+    excluded, own, synthetic = (mark.to(vectors.device) for mark in marks)
+    loss = contrastive_loss(queries, documents, excluded, chosen)
+    if chosen.causalneg:
+        penalty = causal_neg(queries, documents, own, synthetic)
+        loss = loss + chosen.causalneg * penalty
     loss.backward()
+    shares = source_shares(queries, documents, excluded, synthetic, chosen.temperature)
     gradients = vectors.grad.split(chunks.sizes)
     for i in mine:
         if cached:
@@ -150,4 +175,4 @@ def backward(model: SentenceTransformer, batch: Batch, settings: Settings) -> Te
                 parameter.grad = torch.zeros_like(parameter)
         own = [parameter.grad for parameter in trained]
         vector_to_parameters(processes.add_up(parameters_to_vector(own)), own)
-    return loss.detach()
+    return loss.detach(), shares
