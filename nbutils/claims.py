@@ -32,13 +32,13 @@ from scipy.stats import norm, sem, t
 from nbutils.core.errors import LabError
 from nbutils.core.files import read_jsonl, write_table
 from nbutils.core.records import LEVELS, read_records
-from nbutils.core.retrieval import HELD_OUT, read_set
+from nbutils.core.retrieval import HELD_OUT
 from nbutils.core.settings import DATA, resolve
 from nbutils.core.statistics import interval, paired_difference, unit_of
 from nbutils.encoder.student import load_encoder
 from nbutils.encoder.vectors import embed
 from nbutils.evaluation import studies
-from nbutils.evaluation.runs import SCIFACT
+from nbutils.evaluation.runs import SCIFACT, scifact_claims
 from nbutils.mining import miner
 from nbutils.synthesis import ladder
 
@@ -221,12 +221,8 @@ def blocks_hide_the_writer() -> list[Row]:
 
 def source_shows() -> list[Row]:
     """AUC over one half on SciFact: real abstracts against written ones."""
-    data = read_set(SCIFACT, "train")
+    data, written = scifact_claims()
     texts = data.corpus.set_index("id")["text"]
-    written = {
-        row["id"].rsplit("/", 1)[1]: row["response"]["hard_negatives"]
-        for row in read_jsonl(SCIFACT / "syneg.jsonl")
-    }
     real = {query: [texts[data.positives[query][0]]] for query in written}
     auc = [value - 0.5 for value in _leak(real, written)]
     return [_row("over 0.5, SciFact", *auc, "text-only AUC")]

@@ -75,6 +75,13 @@ def test_the_table_is_made_of_the_shipped_runs():
         assert list(again["outcome"]) == list(own["outcome"])
         assert again["value"].to_numpy() == pytest.approx(own["value"], abs=1e-4)
     assert all(own["seeds"] >= claims.SEEDS), "claim 13 has three seeds"
+    trained = read_study("retrieved")[0].query("seed >= 0").dropna(subset="N1")
+    own = stored[stored["comparison"].str.contains("under SmolLM2")]
+    for row in own.to_dict("records"):
+        upper, lower = row["comparison"][:2], row["comparison"][5:7]
+        fall = (trained[upper] - trained[lower]).mean()
+        assert row["value"] == pytest.approx(fall, abs=1e-4)
+    assert len(own) == 3
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     seeds = read_study("seeds")[0]
     for student in ("SmolLM2", "MiniLM"):

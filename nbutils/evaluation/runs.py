@@ -181,11 +181,11 @@ def _run(
 
 
 def _scifact_data(mined: pd.DataFrame) -> list[TrainingInstance]:
-    claims, written = _scifact_claims()
+    claims, written = scifact_claims()
     return set_instances(claims, mined, written, CLAIM)
 
 
-def _scifact_claims() -> tuple[RetrievalSet, dict[str, list[str]]]:
+def scifact_claims() -> tuple[RetrievalSet, dict[str, list[str]]]:
     """The training claims that have a written negative, and these."""
     verify(SCIFACT)
     written = {
@@ -207,7 +207,7 @@ def _mined(
         if study.on == "scifact":
             wide = settings.changed(max_length=256, backfill="random")
             teacher = [*load_teachers(wide).values()][-1]
-            table = mine_set(_scifact_claims()[0], teacher, wide)
+            table = mine_set(scifact_claims()[0], teacher, wide)
         else:
             table = mine_for_training(records, settings)
         write_table(path, table)
