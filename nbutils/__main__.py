@@ -162,29 +162,26 @@ def score(
     folder: o.Folder,
     models: argument(list[str], "folders of trained students, or encoders by name"),
     split: o.Split = "test",
-    out: option(Path | None, "scores of every query, .parquet or .csv") = None,
+    out: option(Path, "scores of every query, .parquet too") = Path("runs/scores.csv"),
     profile: o.Profile = "workshop",
     assign: o.Assign = None,
     config: o.Config = None,
 ) -> None:
     """Score models on any retrieval set; trained students before training, too."""
-    overrides = gather(assign, config)
     from nbutils.core import files, retrieval, settings
     from nbutils.core.statistics import in_words
     from nbutils.evaluation import runs, studies
 
-    chosen = settings.resolve(profile, overrides)
+    chosen = settings.resolve(profile, gather(assign, config))
     data = retrieval.read_set(folder, split)
     table = runs.score_models(models, chosen, data)
-    place = settings.ROOT / "runs" / profile / f"scores-{data.name}.csv"
-    files.write_table(out or place, table)
+    files.write_table(out, table)
     means = table.groupby("variant", sort=False)["ndcg"].mean()
     for name, mean in means.items():
-        line, before = f"{name}: NDCG@10 {mean:.3f}", f"untrained, {name}"
-        if before in means:
-            found = studies.difference(table, name, before, data.name)
-            line += f", by training {in_words(found)}"
-        typer.echo(line)
+        typer.echo(f"{name}: NDCG@10 {mean:.3f}")
+        if (before := f"untrained, {name}") in means:
+            gain = studies.difference(table, name, before, data.name)
+            typer.echo(f"{name}, by training: {in_words(gain)}")
 
 
 @app.command()

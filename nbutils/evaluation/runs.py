@@ -26,7 +26,7 @@ from nbutils.core.files import (
     write_table,
 )
 from nbutils.core.machine import check_machine
-from nbutils.core.records import Records, TrainingInstance, read_records
+from nbutils.core.records import Records, read_records
 from nbutils.core.retrieval import HELD_OUT, RetrievalSet, read_set
 from nbutils.core.settings import DATA, resolve
 from nbutils.encoder.student import build_student, load_encoder, load_student
@@ -158,7 +158,8 @@ def _run(
     if trained:
         mined = _mined(records, settings, study, folder) if study.mines else MINED
         if study.on == "scifact":
-            data = _scifact_data(read_table(mined))
+            claims, written = scifact_claims()
+            data = set_instances(claims, read_table(mined), written, CLAIM)
         else:
             data = training_data(records, mined, settings.training.known_positives)
         data = [one for one in data if one.graded or not study.graded]
@@ -170,19 +171,12 @@ def _run(
         if study.keeps and processes.is_main():
             kept = folder / "students" / f"seed{settings.seed}"
             loop.save_run(student, kept, log, data, settings)
-        made = dict(zip(("steps", "curve"), log, strict=True))
-        if not study.curve:
-            del made["curve"]
+        made = {"steps": log[0]} | ({"curve": log[1]} if study.curve else {})
     if study.on == "scifact":
         scores = set_scores(student, settings, read_set(SCIFACT, "test"))
     else:
         scores = per_query_scores(student, settings, records, cosines=study.cosines)
     return {**made, "scores": scores}
-
-
-def _scifact_data(mined: pd.DataFrame) -> list[TrainingInstance]:
-    claims, written = scifact_claims()
-    return set_instances(claims, mined, written, CLAIM)
 
 
 def scifact_claims() -> tuple[RetrievalSet, dict[str, list[str]]]:

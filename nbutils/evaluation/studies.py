@@ -46,7 +46,7 @@ class Study:
     instances with a ladder only. `curve`: the development set is scored after each
     level. `mines`: each variant mines its own negatives, filled up at random, instead
     of reading the shipped ones. `keeps`: trained students are saved, each with its log.
-    `cosines`: those of every held-out ladder to its query are kept with the scores.
+    `cosines`: those of held-out ladders to their query are columns P, N1 … N4 of scores.
     """
 
     variants: Mapping[str, Mapping[str, Any]]
@@ -91,7 +91,7 @@ STUDIES = {
     # the page's own run, by the settings; and those of two students that are shipped
     "train": Study({"trained": {}}, {}, curve=True, keeps=True),
     "seeds": Study({"SmolLM2": {}, "MiniLM": {"student": MINILM}}, {}),
-    # the language model that never sees a ladder, for the ladders' cosines
+    # the language model on retrieved negatives alone: how it sees the ladders
     "retrieved": Study({"SmolLM2": {"mixing": "retrieved"}}, {}, cosines=True),
     # the language model, on the ladder's negatives alone
     "schedule": Study(_each("schedule", *SCHEDULES), GRADED, graded=True),
@@ -203,8 +203,7 @@ def read_study(
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """(scores, steps, curve) of a study, with columns variant and seed instead of run.
 
-    scores: split, query_id, ndcg, beats_n1 (nan for retrieval items), P and N1 to N4
-    (cosines to the query) where a study keeps them; the student
+    scores: split, query_id, ndcg, beats_n1 (nan for retrieval items); the student
     before training has seed -1 and is the variant `untrained`, or `untrained, VARIANT`
     where variants differ before it. steps and curve: as `training.train` returns them.
     LabError, with the command that makes them, where a variant has no run.

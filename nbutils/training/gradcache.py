@@ -16,13 +16,8 @@ from nbutils.core import processes
 from nbutils.core.fields import Settings
 from nbutils.core.records import TrainingInstance
 from nbutils.encoder.templates import padded_width
+from nbutils.training import losses
 from nbutils.training.curriculum import negatives_for
-from nbutils.training.losses import (
-    causal_neg,
-    contrastive_loss,
-    false_negatives,
-    source_shares,
-)
 
 
 @dataclass
@@ -51,7 +46,7 @@ def make_batch(
         own = negatives_for(instance, level, settings, step)
         documents, owners = documents + own, owners + [row] * len(own)
         written += [text not in instance.retrieved for text in own]
-    excluded = false_negatives(chosen, documents)
+    excluded = losses.false_negatives(chosen, documents)
     mine = torch.arange(len(chosen))[:, None] == torch.tensor(owners)
     if not settings.training.in_batch:
         excluded |= ~mine
@@ -130,16 +125,14 @@ def group_vectors(model: SentenceTransformer, group: dict[str, Tensor]) -> Tenso
 def backward(
     model: SentenceTransformer, batch: Batch, settings: Settings
 ) -> tuple[Tensor, dict[str, float]]:
-    """The loss of one batch and its sources' shares; gradients go to the adapters.
+    """The loss of one batch and its sources' shares (`losses.source_shares`).
 
-    The shares are the parts of the gradient of all negatives' scores that fall on
-    synthetic and on retrieved texts; other queries' positives have the rest.
-
-    The loss's gradient is taken at the vectors and sent back through one mini-batch at
-    a time. With `gradient_cache` (GradCache) the vectors are made without activations
-    and each mini-batch runs once more, with its random state replayed, so that dropout
-    is the same in both passes. On several processes each runs its share of the
-    mini-batches; vectors and gradients are put together in one exchange each.
+    Its gradient is taken at the vectors and sent back through one mini-batch at a time,
+    to be added to the adapters'. With `gradient_cache` (GradCache) the vectors are made
+    without activations and each mini-batch runs once more, with its random state
+    replayed, so that dropout is the same in both passes. On several processes each runs
+    its share of the mini-batches; vectors and gradients are put together in one
+    exchange each.
     """
     cached = settings.training.gradient_cache
     chunks = batch_chunks(model, batch, settings)
@@ -156,12 +149,14 @@ def backward(
     queries, documents = vectors[chunks.order].tensor_split([len(batch.instances)])
     chosen, marks = settings.training, (batch.excluded, batch.own, batch.synthetic)
     excluded, own, synthetic = (mark.to(vectors.device) for mark in marks)
-    loss = contrastive_loss(queries, documents, excluded, chosen)
+    loss = losses.contrastive_loss(queries, documents, excluded, chosen)
     if chosen.causalneg:
-        penalty = causal_neg(queries, documents, own, synthetic)
+        penalty = losses.causal_neg(queries, documents, own, synthetic)
         loss = loss + chosen.causalneg * penalty
     loss.backward()
-    shares = source_shares(queries, documents, excluded, synthetic, chosen.temperature)
+    scores = queries.detach() @ documents.detach().T / chosen.temperature
+    scores = scores.masked_fill(excluded, -torch.inf)
+    shares = losses.source_shares(scores, synthetic)
     gradients = vectors.grad.split(chunks.sizes)
     for i in mine:
         if cached:

@@ -50,11 +50,10 @@ def causal_neg(
     """CausalNeg's penalty on generated negatives (arXiv 2606.01304), a scalar.
 
     Over a query's own negatives p = softmax(cosine / 0.1), m is the synthetic ones'
-    mass in p and q is p among them: (m − their share of the negatives)² − entropy(q),
-    so that they weigh as many as they are, and alike. Only their scores get a gradient.
-    `own` (queries, documents) says whose negative a document is, `synthetic`
-    (documents,) its source. The term is as read in the authors' repository, the mean
-    over the batch is ours: a query without synthetic negatives adds 0.
+    mass in p and q is p among them: (m − their share of the negatives)² − entropy(q).
+    Only their scores get a gradient. `own` (queries, documents) says whose negative a
+    document is, `synthetic` (documents,) its source. The term is as read first-hand in
+    the authors' repository; its mean over the batch, 0 where a query has none, is ours.
     """
     terms = queries.new_zeros(len(queries))
     for row, mine in enumerate(own):
@@ -68,22 +67,14 @@ def causal_neg(
 
 
 @torch.no_grad()
-def source_shares(
-    queries: Tensor,
-    documents: Tensor,
-    excluded: Tensor,
-    synthetic: Tensor,
-    temperature: float,
-) -> dict[str, float]:
+def source_shares(scores: Tensor, synthetic: Tensor) -> dict[str, float]:
     """What part of the negatives' gradient falls on synthetic, and on retrieved ones.
 
-    InfoNCE's derivative by the score of negative j of query i is p_ij / temperature;
-    parts are of its sum over all i and j: other queries' positives have the rest.
-    `synthetic` is (documents,). nan where nothing is a negative.
+    `scores` (queries, documents) are InfoNCE's, over temperature, −inf where excluded:
+    its derivative by that of negative j of query i is p_ij, so parts are of the sum of
+    p; other queries' positives have the rest. nan where nothing is a negative.
     """
-    scores = (queries @ documents.T / temperature).masked_fill(excluded, -torch.inf)
-    p = scores.softmax(-1).fill_diagonal_(0).sum(0)
-    count = len(queries)
+    p, count = scores.softmax(-1).fill_diagonal_(0).sum(0), len(scores)
     parts = {"synthetic": p[synthetic], "retrieved": p[count:][~synthetic[count:]]}
     return {f"share_{k}": (v.sum() / p.sum()).item() for k, v in parts.items()}
 

@@ -127,7 +127,7 @@ def test_scifact_is_trained_on_with_written_and_mined_negatives(monkeypatch):
     assert len(claims.queries) == len(written) == 400
     query, document = next(iter(claims.queries)), claims.corpus["id"][0]
     mined = pd.DataFrame({"query_id": [query], "document_id": [document]})
-    first, second, *others = runs._scifact_data(mined)
+    first, second, *others = set_instances(claims, mined, written, runs.CLAIM)
     for one in others:  # what else is labelled is never its negative
         assert len(one.known_positives) == len(claims.positives[one.id]) - 1
     assert any(one.known_positives for one in others)
