@@ -132,8 +132,7 @@ def ndcg_per_query(run: Run, data: RetrievalSet) -> pd.Series:
 def rungs(run: Run, ladder: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     """Scores of P and N1 to N4, a row a graded query, from a reranking run."""
     found = {q: [scores[d] for d in ladder[q]] for q, scores in run.items()}
-    columns = ["P", *LEVELS]
-    return pd.DataFrame.from_dict(found, orient="index", columns=columns).sort_index()
+    return pd.DataFrame.from_dict(found, "index", columns=["P", *LEVELS]).sort_index()
 
 
 def beats_n1(run: Run, ladder: Mapping[str, Sequence[str]]) -> pd.Series:

@@ -46,7 +46,7 @@ class Study:
     instances with a ladder only. `curve`: the development set is scored after each
     level. `mines`: each variant mines its own negatives, filled up at random, instead
     of reading the shipped ones. `keeps`: trained students are saved, each with its log.
-    `cosines`: those of held-out ladders to their query are columns P, N1 … N4 of scores.
+    `cosines`: those of held-out ladders to their query stand in scores as P, N1 … N4.
     """
 
     variants: Mapping[str, Mapping[str, Any]]
