@@ -108,28 +108,30 @@ def _row(comparison: str, value, low, high, unit: str, seeds: int = 0) -> Row:
 
 
 def levels_fall() -> list[Row]:
-    """Cosine to the query, each level minus the next, under two encoders.
-
-    MiniLM as published, on all ladders; trained students on the held-out ones.
-    """
+    """Cosine to the query under MiniLM as published, each level minus the next."""
     settings = resolve()
     graded = read_records(settings).graded
     vectors = embed(load_encoder(settings), ladder.texts_of(graded), settings)
-    ids = pd.Index([example.id for example in graded], name="query_id")
-    minilm = pd.DataFrame(ladder.cosines(vectors), ids, ladder.RUNGS)
+    ids = pd.Index([example.id for example in graded])
+    table = pd.DataFrame(ladder.cosines(vectors), ids, ladder.RUNGS)
+    return _falls([table], "MiniLM", 0)
+
+
+def levels_fall_trained() -> list[Row]:
+    """The same of held-out ladders, under students trained on retrieved negatives."""
     runs = _scores("retrieved").query("seed >= 0").dropna(subset="P")
-    trained = [run.set_index("query_id") for _, run in runs.groupby("seed")]
-    rows = []
-    for under, tables, seeds in (
-        ("MiniLM", [minilm], 0),
-        ("SmolLM2 trained on retrieved negatives", trained, len(trained)),
-    ):
-        units = [unit_of(query) for query in tables[0].index]
-        for upper, lower in pairwise(LEVELS):
-            high, low = ([table[name] for table in tables] for name in (upper, lower))
-            fall = paired_difference(low, high, units=units)
-            text = f"{upper} − {lower}, cosine to the query under {under}"
-            rows.append(_row(text, *map(fall.get, COLUMNS), "cosine", seeds))
+    tables = [run.set_index("query_id") for _, run in runs.groupby("seed")]
+    return _falls(tables, "SmolLM2 trained on retrieved negatives", len(tables))
+
+
+def _falls(tables: list[pd.DataFrame], under: str, seeds: int) -> list[Row]:
+    """Tables of cosines, one a seed: a row a ladder, in columns N1 to N4."""
+    units, rows = [unit_of(query) for query in tables[0].index], []
+    for upper, lower in pairwise(LEVELS):
+        high, low = ([table[name] for table in tables] for name in (upper, lower))
+        fall = paired_difference(low, high, units=units)
+        text = f"{upper} − {lower}, cosine to the query under {under}"
+        rows.append(_row(text, *map(fall.get, COLUMNS), "cosine", seeds))
     return rows
 
 
@@ -224,69 +226,71 @@ def source_shows() -> list[Row]:
     return [_row("over 0.5, SciFact", *auc, "text-only AUC")]
 
 
-COMPARE: dict[str, Callable[[], list[Row]]] = {
-    "1": levels_fall,
-    "2": lambda: compared("schedule", [
+COMPARE: dict[str, list[Callable[[], list[Row]]]] = {
+    "1": [levels_fall, levels_fall_trained],
+    "2": [lambda: compared("schedule", [
         ("curriculum", other) for other in
         ("fixed-3", "fixed-2", "fixed-4", "fixed-1", "random", "reverse")
-    ]),
-    "3": lambda: compared(
+    ])],
+    "3": [lambda: compared(
         "pooling", [("ata", "mean"), ("mean", "last"), ("ata", "last")]
-    ),
-    "4": lambda: compared(
+    )],
+    "4": [lambda: compared(
         "teachers", [("MiniLM", "BM25"), ("MiniLM", "random"), ("random", "BM25")],
         "scifact",
-    ),
-    "6a": fewer_false_negatives,
-    "6b": lambda: compared("mining", [
+    )],
+    "6a": [fewer_false_negatives],
+    "6b": [lambda: compared("mining", [
         ("perc_pos", "naive"), ("margin_pos", "naive"), ("abs", "naive"),
         ("shifted", "naive"), ("perc_pos", "abs"), ("perc_pos", "shifted"),
-    ]) + compared("scifact", [("perc_pos", "naive")], "scifact"),
-    "7": lambda: compared(
+    ]), lambda: compared("scifact", [("perc_pos", "naive")], "scifact")],
+    "7": [lambda: compared(
         "sampling", [("2 of the top 10", "top 2")], "scifact", "no worse"
-    ) + compared("sampling", [("2 of the top 10", "2 of the top 100")], "scifact"),
-    "8": lambda: compared("scifact", [
+    ) + compared("sampling", [("2 of the top 10", "2 of the top 100")], "scifact")],
+    "8": [lambda: compared("scifact", [
         ("hybrid", "direct"), ("hybrid", "synthetic"), ("hybrid", "untrained"),
-    ], "scifact") + compared("mixing", [("hybrid", "direct")]) + steadier(),
-    "9": lambda: compared(
+    ], "scifact"), lambda: compared("mixing", [("hybrid", "direct")]), steadier],
+    "9": [lambda: compared(
         "ratio", [("0.7", other) for other in ("0.2", "0.5", "1.0", "2.0")]
-    ) + compared("temperature", [("0.02", "0.05"), ("0.02", "0.1")]),
-    "10": blocks_hide_the_writer,
-    "11": lambda: compared(
-        "scifact", [
-            ("perc_pos", "hybrid"), ("perc_pos", "synthetic"),
-            ("hybrid, CausalNeg", "hybrid"),
-        ], "scifact"
-    ) + source_shows(),
-    "12": lambda: compared(
+    ), lambda: compared("temperature", [("0.02", "0.05"), ("0.02", "0.1")])],
+    "10": [blocks_hide_the_writer],
+    "11": [lambda: compared(
+        "scifact", [("perc_pos", "hybrid"), ("perc_pos", "synthetic")], "scifact"
+    ), source_shows, lambda: compared(
+        "causalneg", [("hybrid, CausalNeg", "hybrid")], "scifact"
+    )],
+    "12": [lambda: compared(
         "scifact", [("perc_pos", "perc_pos, no in-batch")], "scifact", "little"
-    ),
-    "13": lambda: compared("bits", [("nf4", "none")], expects="no worse"),
+    )],
+    "13": [lambda: compared("bits", [("nf4", "none")], expects="no worse")],
 }  # fmt: skip
-"""By the claim's number: its rows of comparison, value, low, high, seeds, unit and
-what the paper expects of the value."""
+"""By the claim's number: what gives its rows of comparison, value, low, high, seeds,
+unit and what the paper expects of the value."""
+
+
+def rows_of(number: str) -> tuple[list[Row], str]:
+    """A claim's comparisons, and what those lack that cannot be made."""
+    rows, lacking = [], f"{SEEDS} seeds of each run"
+    for compare in COMPARE[number]:
+        try:
+            rows += compare()
+        except LabError as error:
+            lacking = str(error)
+    return rows, lacking
 
 
 def make(say: Callable[[str], None] = print) -> pd.DataFrame:
     """Every claim's comparisons from the shipped runs; writes data/results/claims.csv.
 
-    A claim without any keeps one row: it needs what is not in the house, or a study
-    that was not made.
+    A claim without any keeps one row, which says what is lacking.
     """
     parts = []
     claims = pd.read_csv(DATA / "published" / "claims.csv", dtype=str)
     for claim in claims.fillna("").to_dict("records"):
-        lacking, rows = claim.pop("lacking"), []
-        try:
-            rows = COMPARE[claim["number"]]() if not lacking else []
-        except LabError as error:
-            lacking = str(error)
-        if rows:
-            table = judged(rows)
-        else:
-            lacking = lacking or f"{SEEDS} seeds of each run"
-            row = {"comparison": f"lacking: {lacking}"}
-            table = pd.DataFrame([{**row, "verdict": "cannot be shown here"}])
+        needed = claim.pop("lacking")
+        rows, lacking = ([], needed) if needed else rows_of(claim["number"])
+        none = {"comparison": f"lacking: {lacking}", "verdict": "cannot be shown here"}
+        table = judged(rows) if rows else pd.DataFrame([none])
         parts.append(pd.DataFrame([claim] * len(table)).join(table))
         say(f"{claim['number']:>3} {table['verdict'][0]:<25} {claim['claim']}")
     whole = pd.concat(parts, ignore_index=True).round(4)
