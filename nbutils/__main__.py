@@ -163,6 +163,33 @@ def study(
 
 
 @app.command()
+def score(
+    folder: o.Folder,
+    models: argument(list[str], "folders of trained students, or encoders by name"),
+    split: o.Split = "test",
+    out: option(Path, "scores of every query, .parquet too") = Path("runs/scores.csv"),
+    profile: o.Profile = "workshop",
+    assign: o.Assign = None,
+    config: o.Config = None,
+) -> None:
+    """Score models on any retrieval set; trained students before training, too."""
+    from nbutils.core import files, retrieval, settings
+    from nbutils.core.statistics import in_words
+    from nbutils.evaluation import runs, studies
+
+    chosen = settings.resolve(profile, gather(assign, config))
+    data = retrieval.read_set(folder, split)
+    table = runs.score_models(models, chosen, data)
+    files.write_table(out, table)
+    means = table.groupby("variant", sort=False)["ndcg"].mean()
+    for name, mean in means.items():
+        typer.echo(f"{name}: NDCG@10 {mean:.3f}")
+        if (before := f"untrained, {name}") in means:
+            gain = studies.difference(table, name, before, data.name)
+            typer.echo(f"{name}, by training: {in_words(gain)}")
+
+
+@app.command()
 def claims() -> None:
     """Compare what the papers claim with the shipped runs; print each verdict."""
     from nbutils import claims as claiming

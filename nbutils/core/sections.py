@@ -237,6 +237,8 @@ class Training(Section):
     known_positives: Literal["labelled", "all"] = opt("labelled")
     """right answers that are never negatives of a query that asks the same; all: with
     the planted ones, which mining is not told of"""
+    causalneg: float = opt(0.0, "CausalNeg (0.05)", ge=0)
+    """weight of CausalNeg's penalty on a query's synthetic negatives; 0: none"""
     checkpoint_every: int = opt(10, unit="steps", gt=0)
     """steps from one checkpoint to the next"""
     mixing: Literal["synthetic", "retrieved", "direct", "hybrid"] = opt(
