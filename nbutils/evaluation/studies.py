@@ -93,6 +93,20 @@ STUDIES = {
     "seeds": Study({"SmolLM2": {}, "MiniLM": {"student": MINILM}}, {}),
     # the language model on retrieved negatives alone: how it sees the ladders
     "retrieved": Study({"SmolLM2": {"mixing": "retrieved"}}, {}, cosines=True),
+    # one change at a time, half the page's steps, told by the development set
+    "recipe": Study(
+        {
+            "as it is": {},
+            "learning_rate=5e-4": {"learning_rate": 5e-4},
+            "learning_rate=2e-3": {"learning_rate": 2e-3},
+            "lora_r=4": {"lora_r": 4, "lora_alpha": 8},
+            "lora_r=64": {"lora_r": 64, "lora_alpha": 128},
+            "temperature=0.02": {"temperature": 0.02},
+            "temperature=0.1": {"temperature": 0.1},
+        },
+        SHORT,
+        curve=True,
+    ),
     # the language model, on the ladder's negatives alone
     "schedule": Study(_each("schedule", *SCHEDULES), GRADED, graded=True),
     "pooling": Study(_each("pooling", "ata", "mean", "last"), GRADED, graded=True),
