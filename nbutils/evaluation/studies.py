@@ -46,6 +46,7 @@ class Study:
     instances with a ladder only. `curve`: the development set is scored after each
     level. `mines`: each variant mines its own negatives, filled up at random, instead
     of reading the shipped ones. `keeps`: trained students are saved, each with its log.
+    `cosines`: those of held-out ladders to their query stand in scores as P, N1 … N4.
     """
 
     variants: Mapping[str, Mapping[str, Any]]
@@ -55,6 +56,7 @@ class Study:
     curve: bool = False
     mines: bool = False
     keeps: bool = False
+    cosines: bool = False
 
     def changes(
         self, variant: str, overrides: Mapping[str, Any] | None = None
@@ -89,6 +91,22 @@ STUDIES = {
     # the page's own run, by the settings; and those of two students that are shipped
     "train": Study({"trained": {}}, {}, curve=True, keeps=True),
     "seeds": Study({"SmolLM2": {}, "MiniLM": {"student": MINILM}}, {}),
+    # the language model on retrieved negatives alone: how it sees the ladders
+    "retrieved": Study({"SmolLM2": {"mixing": "retrieved"}}, {}, cosines=True),
+    # one change at a time, half the page's steps, told by the development set
+    "recipe": Study(
+        {
+            "as it is": {},
+            "learning_rate=5e-4": {"learning_rate": 5e-4},
+            "learning_rate=2e-3": {"learning_rate": 2e-3},
+            "lora_r=4": {"lora_r": 4, "lora_alpha": 8},
+            "lora_r=64": {"lora_r": 64, "lora_alpha": 128},
+            "temperature=0.02": {"temperature": 0.02},
+            "temperature=0.1": {"temperature": 0.1},
+        },
+        SHORT,
+        curve=True,
+    ),
     # the language model, on the ladder's negatives alone
     "schedule": Study(_each("schedule", *SCHEDULES), GRADED, graded=True),
     "pooling": Study(_each("pooling", "ata", "mean", "last"), GRADED, graded=True),
@@ -117,6 +135,12 @@ STUDIES = {
             "hybrid": {"mixing": "hybrid"},
         },
         PUBLIC,
+        on="scifact",
+        mines=True,
+    ),
+    "causalneg": Study(
+        {"hybrid": {}, "hybrid, CausalNeg": {"causalneg": 0.05}},
+        {**PUBLIC, "mixing": "hybrid"},
         on="scifact",
         mines=True,
     ),
@@ -230,8 +254,9 @@ def compare(
 ) -> pd.DataFrame:
     """Every variant against `baseline`, paired over queries and the seeds in common.
 
-    Returns one row a variant: variant, seeds, mean (of the metric), difference, low,
-    high, distinguishable (`statistics.paired_difference`, tasks are the units).
+    Returns one row a variant: variant, seeds (in common), mean (of the metric over
+    them), difference, low, high, distinguishable (`statistics.paired_difference`, tasks
+    are the units).
     """
     part = scores[scores["split"] == split].dropna(subset=metric)
     table = part.pivot(index=["variant", "seed"], columns="query_id", values=metric)
@@ -242,11 +267,7 @@ def compare(
     rows = []
     for variant in variants:
         ours, theirs = _paired(table.loc[variant], table.loc[baseline])
-        row = {
-            "variant": variant,
-            "seeds": len(table.loc[variant]),
-            "mean": ours.mean(),
-        }
+        row = {"variant": variant, "seeds": len(ours), "mean": ours.mean()}
         if variant != baseline:
             found = statistics.paired_difference(theirs, ours, units=units)
             row |= {"difference": found.pop("mean"), **found}
@@ -260,12 +281,7 @@ def difference(
     """One variant minus another (`compare`), as `mean`, over `seeds` in common."""
     both = scores[scores["variant"].isin([variant, base])]
     row = compare(both, base, split, metric).set_index("variant").loc[variant]
-    own, other = (
-        set(both.loc[both["variant"] == name, "seed"]) - {-1}
-        for name in (variant, base)
-    )
-    seeds = len(own & other if own and other else own | other)  # untrained: no seed
-    return {**row, "mean": row["difference"], "seeds": seeds}
+    return {**row, "mean": row["difference"]}
 
 
 def _paired(ours: pd.DataFrame, theirs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
