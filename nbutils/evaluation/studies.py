@@ -206,7 +206,7 @@ def settings_of(folder: Path = SHIPPED) -> dict[str, Any]:
 
 def read_claims(path: Path = CLAIMS) -> pd.DataFrame:
     """Claims, comparisons and verdicts, as `python -m nbutils claims` writes them."""
-    return read_table(path)
+    return read_table(path).astype({"seeds": "Int64"})  # none where nothing was run
 
 
 def read_tables(folder: Path) -> dict[str, pd.DataFrame]:

@@ -187,7 +187,7 @@ class Run:
         return {name: round(value, 3) for name, value in everything.items()}
 
     def finish(self, metrics: Mapping[str, tuple[Any, str]]) -> None:
-        """Write metrics.json from {name: (finite value, unit)}; print a small table."""
+        """Write metrics.json from {name: (finite value, unit)}; print one line."""
         rows = []
         for name, (value, unit) in metrics.items():
             value = value.item() if hasattr(value, "item") else value
@@ -209,12 +209,8 @@ class Run:
             "figures": self._figures,
         }
         write_json(self.path("metrics.json"), report)
-        width = max((len(row["name"]) for row in rows), default=0)
-        for row in rows:
-            form = "" if isinstance(row["value"], int) else ".4g"
-            print(f"{row['name']:<{width}}  {row['value']:>10{form}}  {row['unit']}")
         total, peak = report["seconds"]["total"], report["peak_memory_gb"]
-        print(f"{total:.0f} s, peak {peak:.1f} GB")
+        print(f"{len(rows)} numbers in metrics.json; {total:.0f} s, peak {peak:.1f} GB")
 
 
 def table(frame: pd.DataFrame, digits: int = 3, index: bool = True) -> None:

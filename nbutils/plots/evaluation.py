@@ -7,7 +7,16 @@ import re
 import numpy as np
 import pandas as pd
 
-from nbutils.plots.style import PALETTE, REFERENCE, Plot, canvas, forest, readable, told
+from nbutils.plots.style import (
+    PALETTE,
+    REFERENCE,
+    Plot,
+    canvas,
+    compared,
+    forest,
+    readable,
+    told,
+)
 
 
 def task_scores(table: pd.DataFrame) -> Plot:
@@ -72,7 +81,7 @@ def claims_forest(table: pd.DataFrame) -> Plot:
             marker={"holds": "o", "fails": "X"}.get(row["outcome"], "s"),
             markerfacecolor="white" if row["outcome"] == "open" else look,
         )  # fmt: skip
-    labels = table["number"] + ": " + table["comparison"]
+    labels = table["number"] + ": " + table["comparison"].map(compared)
     axis.set_yticks(range(len(table)), labels)
     axis.set_ylim(len(table) - 0.5, -0.5)
     axis.set_xlabel("difference in NDCG@10, with 95 % interval")

@@ -125,7 +125,8 @@ def overlap_matrix(pairs: pd.DataFrame) -> Plot:
         xticklabels=labels, yticklabels=labels, cbar_kws={"label": "Jaccard overlap"},
     )  # fmt: skip
     axis.set(xlabel="", ylabel="")
-    axis.tick_params("x", rotation=20)
+    slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+    axis.set_xticks(axis.get_xticks(), labels, **slanted)
     least, most = (map(readable, pair) for pair in (means.idxmin(), means.idxmax()))
     return fig, (
         f"Overlap of what {len(names)} teachers mine: least {' and '.join(least)} "

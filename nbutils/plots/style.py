@@ -7,6 +7,7 @@ never the only cue; legends stand beside the data.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import matplotlib.pyplot as plt
@@ -31,7 +32,8 @@ BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "frameon": False}
 NAMES = {
     "naive": "Naive", "shifted": "Shifted", "abs": "Abs", "margin_pos": "MarginPos",
     "perc_pos": "PercPos", "top_k": "top k", "top1_sampled": "top 1, rest sampled",
-    "bm25": "BM25", "ata": "ATA", "weighted_mean": "weighted mean",
+    "perc_pos, no in-batch": "PercPos, no in-batch", "bm25": "BM25", "ata": "ATA",
+    "weighted_mean": "weighted mean",
     "ndcg_at_10": "NDCG@10", "map_at_1000": "MAP@1000", "max_ap": "average precision",
     "cosine_spearman": "Spearman correlation", "ndcg_at_10_percent": "NDCG@10 in %",
     "mteb_subset_score": "score on a subset of MTEB", "score": "score, as printed",
@@ -56,6 +58,11 @@ def look(number: int) -> dict:
 def readable(name: object) -> str:
     """The name as readers know it; an unknown one as it is."""
     return NAMES.get(name, str(name))
+
+
+def compared(names: str) -> str:
+    """`perc_pos − naive, scifact` with each method's name as readers know it."""
+    return re.sub(r"[a-z]\w*", lambda found: readable(found[0]), names)
 
 
 def with_interval(value: float, low: float, high: float, form: str = ".0%") -> str:

@@ -10,7 +10,16 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.colors import ListedColormap
 
-from nbutils.plots.style import BESIDE, REFERENCE, Plot, canvas, curves, forest, told
+from nbutils.plots.style import (
+    BESIDE,
+    REFERENCE,
+    Plot,
+    canvas,
+    compared,
+    curves,
+    forest,
+    told,
+)
 
 
 def tiles(
@@ -118,6 +127,7 @@ def studies(table: pd.DataFrame) -> Plot:
     """
     fig, axis = canvas(8, 1.1 + 0.3 * len(table))
     axis.axvline(0, **REFERENCE)
+    table = table.assign(comparison=table["comparison"].map(compared))
     forest(axis, table, "comparison")
     axis.set_xlabel("difference in NDCG@10, with 95 % interval")
     beside = axis.get_yaxis_transform()

@@ -111,7 +111,19 @@ def prose_short(page: NotebookNode) -> list[str]:
     ]
 
 
-RULES = [figures_told, predictions_answered, texts_whole]
+def quotes_marked(page: NotebookNode) -> list[str]:
+    """A quoted claim says how surely it is known; a quoted file of ours need not."""
+    mark = re.compile(r"\*\*\[[TS2]\]\*\*|`data/")
+    return [
+        f"cell {number}: a quotation without its mark"
+        for number, cell in enumerate(page.cells, 1)
+        if cell.cell_type == "markdown"
+        for quote in re.findall(r"(?:^>.*\n?)+", cell.source, re.MULTILINE)
+        if not mark.search(quote)
+    ]
+
+
+RULES = [figures_told, predictions_answered, texts_whole, quotes_marked]
 RULES += [page_short, code_short, prose_short]
 
 
@@ -133,6 +145,12 @@ def images_untold(html: str) -> list[str]:
     """The images of an exported page that have no alternative text."""
     tags = re.findall(r"<img\b[^>]*>", html)
     return [tag[-80:] for tag in tags if not re.search(r'\balt="[^"]+', tag)]
+
+
+def formulas_broken(html: str) -> list[str]:
+    """The formulas of an exported page that show a command of LaTeX as a letter."""
+    found = re.findall(r"<math.*?</math>", html, re.DOTALL)
+    return [math[-80:] for math in found if re.search(r">\\|<mo>&#x0002A;", math)]
 
 
 def main(paths: list[str]) -> int:

@@ -31,7 +31,7 @@ def test_every_mechanism_has_its_formula():
     assert reading.formulas_missing([load(path) for path in PATHS]) == []
 
 
-def test_every_figure_has_its_text_in_the_exported_page(path, tmp_path):
+def test_the_exported_page_tells_every_figure_and_shows_every_formula(path, tmp_path):
     page, copy = load(path), tmp_path / path.name
     write(copy, page)
     write_page(copy)
@@ -39,6 +39,7 @@ def test_every_figure_has_its_text_in_the_exported_page(path, tmp_path):
     outputs = [output for cell in page.cells for output in cell.get("outputs", [])]
     assert html.count("<img") == sum(map(reading.shows_figure, outputs)) > 0
     assert reading.images_untold(html) == []
+    assert reading.formulas_broken(html) == []
 
 
 # -- the reader itself -----------------------------------------------------------------
@@ -77,6 +78,10 @@ CASES = {
         [[table("<td>cut off...</td>")], [table("<th>cut\u2026 </th>")],
          [table(plain="a  b\n0  cut off...  1\n1  x  2")]],
         [[table("<td>a ... b</td>", "cut...")], [table(plain="from 1 ... to 3")]],
+    ),
+    "quotes_marked": (
+        [["> It gains. (Paper)"], ["> One. **[T]**\n\n> Two."]],
+        [["> It\n> gains. **[2]**"], ["> Why? (`data/prompts/judge.txt`)"], ["a > b"]],
     ),
     "page_short": ([["text"] * 76], [["text"] * 75]),
     "code_short": (
@@ -118,6 +123,18 @@ def test_a_formula_belongs_to_what_is_named_beside_it():
 def test_an_image_without_text_is_seen():
     assert reading.images_untold('<img src="a" alt="rises"><img alt="falls">') == []
     assert len(reading.images_untold('<img src="a"><img src="b" alt="">')) == 2
+
+
+def test_a_formula_that_kept_its_commands_is_seen(tmp_path):
+    for formula, whole in (
+        (r"\underset{k}{\text{argmin}}", True),
+        (r"\arg\min_k", False),
+    ):
+        path = tmp_path / "a.ipynb"
+        write(path, page_of([f"$$ {formula} x $$"]))
+        write_page(path)
+        html = path.with_suffix(".html").read_text()
+        assert (reading.formulas_broken(html) == []) == whole, formula
 
 
 def test_the_program_prints_what_it_finds(tmp_path, capsys):
