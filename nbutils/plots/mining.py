@@ -30,10 +30,11 @@ def one_query(candidates: pd.DataFrame, ceilings: dict[str, float]) -> Plot:
         axis.axvline(limit, label=f"ceiling of {readable(method)}", **line)
         below = (planted < limit).sum()
         found.append(f"{readable(method)} at {limit:.3f} leaves {below}")
-    axis.legend(**BESIDE)
+    if ceilings:
+        axis.legend(**BESIDE)
     return fig, (
         f"Of this query's {len(planted)} planted answers stay below the ceiling: "
-        f"{', '.join(found)}."
+        f"{', '.join(found) or 'none is drawn, the positive is not in the table'}."
     )
 
 

@@ -58,7 +58,8 @@ def until_idle(page) -> None:
 def shoot(page, name: str) -> None:
     """A picture of the whole page, where somebody wants to look: SHOTS=folder."""
     if folder := os.environ.get("SHOTS"):
-        height = page.evaluate("document.querySelector('.jp-Notebook').scrollHeight")
+        panel = ".jp-Notebook .jp-WindowedPanel-outer"
+        height = page.eval_on_selector(panel, "panel => panel.scrollHeight")
         page.set_viewport_size({"width": 1280, "height": min(height + 120, 30_000)})
         page.screenshot(path=Path(folder, f"{name}.png"))
 

@@ -18,6 +18,11 @@ def test_one_query_counts_the_planted_answers_below_each_ceiling():
     assert shown["ceiling of PercPos"] == 0.45
 
 
+def test_one_query_without_a_ceiling_says_so_and_warns_of_nothing(recwarn):
+    check(mining.one_query(frame("score kind", (0.3, "other")), {}), "none is drawn")
+    assert not recwarn.list
+
+
 def test_score_clouds_gives_the_share_below_each_ceiling():
     rows = [(f"q{n // 4}", 0.5 + n / 100, 0.2 if n % 4 else 0.9) for n in range(40)]
     cloud = frame("query_id positive_score score", *rows)
