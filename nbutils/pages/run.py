@@ -213,11 +213,13 @@ class Run:
         print(f"{len(rows)} numbers in metrics.json; {total:.0f} s, peak {peak:.1f} GB")
 
 
-def table(frame: pd.DataFrame, digits: int = 3, index: bool = True) -> None:
+def table(
+    frame: pd.DataFrame, digits: int = 3, index: bool = True, fold: str = ""
+) -> None:
     """Show a frame whole: every header names its column or row, no text is cut.
 
     Texts stand left, numbers right with `digits` places; booleans are yes and no, and
-    what is missing is empty.
+    what is missing is empty. With a title in `fold` it opens on a click.
     """
     from nbutils.pages.index import templates
 
@@ -231,6 +233,9 @@ def table(frame: pd.DataFrame, digits: int = 3, index: bool = True) -> None:
         rows = [[*label, *row] for label, row in zip(labels, rows, strict=True)]
     macro = templates().get_template("table.html.j2").module.table
     markup = macro(heads, rows, names, f".{digits}f")
+    if fold:
+        title = f"<summary>{html.escape(fold)}</summary>"
+        markup = f"<details>{title}{markup}</details>"
     _display(str(markup), f"{len(rows)} rows")
 
 
