@@ -30,12 +30,16 @@ NOT_TAKEN = re.compile(
 NO_FORM = re.compile(r"response_format|json_schema|grammar|requested parameters")
 """How servers say, with other codes than 400, that they take no form of answers."""
 
+OTHER_MODEL = re.compile(r"(?i)pinned to|model\b.{0,80}\b(not|n't) (exist|found)")
+"""How a server that has no such model says it in a 400."""
+
 MEANT = (
     (openai.AuthenticationError, "refused the key: check OPENAI_API_KEY"),
     (openai.PermissionDeniedError, "does not permit this: check key and llm_model"),
     (openai.NotFoundError, "knows no such model or path: check llm_model and "
      "OPENAI_BASE_URL"),
-    (openai.APITimeoutError, "did not answer in time: raise llm_timeout_s"),
+    (openai.APITimeoutError, "did not answer in time: raise llm_timeout_s, or "
+     "lower llm_in_flight where it answers one by one"),
     (openai.APIConnectionError, "cannot be reached: check OPENAI_BASE_URL"),
     (openai.RateLimitError, "limits the rate: lower llm_in_flight or set "
      "llm_requests_per_minute"),
@@ -144,6 +148,7 @@ class Server:
             said = f"sent {fault} in place of an answer: check OPENAI_BASE_URL"
             return kind(f"the server {host} {said} (request {request.id}).")
         row = next(row for row in MEANT if isinstance(error, row[0]))
+        row = MEANT[2] if names_model(error) else row
         found, reason = row
         if found is openai.APIConnectionError:
             reason += network_names()
@@ -159,6 +164,8 @@ def refused_by(error: Exception, sent: dict[str, Any]) -> str:
     A 400 that names nothing may be about the form of the answer.
     """
     status, told = getattr(error, "status_code", 0), str(error)
+    if names_model(error):
+        return ""
     if status in (400, 422):
         told = told if NOT_TAKEN.search(told) else ""
         for name in PARAMETERS:
@@ -168,6 +175,12 @@ def refused_by(error: Exception, sent: dict[str, Any]) -> str:
         return ""
     form = sent.get("response_format", {}).get("type", "")
     return "response_format" if form == "json_object" else form
+
+
+def names_model(error: Exception) -> bool:
+    """Whether a 400 says that the server has another model."""
+    status = getattr(error, "status_code", 0)
+    return status == 400 and OTHER_MODEL.search(str(error)) is not None
 
 
 def _name_the_fault(response: Any) -> None:

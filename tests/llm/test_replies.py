@@ -174,6 +174,19 @@ def test_a_value_out_of_range_and_a_long_prompt_are_no_refusal_of_a_parameter(
     assert client.server.without == set()
 
 
+@pytest.mark.parametrize(
+    "message",
+    ["Server is pinned to 'small'; requested 'served'.", "The model `served` does not "
+     "exist", "model 'served' not found"],
+)  # fmt: skip
+def test_a_400_about_another_model_ends_the_run(message, server, tmp_path, monkeypatch):
+    served(monkeypatch, lambda body: told(400, message))
+    client, requests = client_of(tmp_path)
+    with pytest.raises(LabError, match="knows no such model") as caught:
+        client.complete(requests[-1])
+    assert type(caught.value) is LabError and len(server.seen) == 1
+
+
 def test_parameters_are_left_out_by_setting(server, tmp_path):
     names = ["temperature", "top_p", "max_tokens", "response_format"]
     client, requests = client_of(tmp_path, llm_without=names)

@@ -16,6 +16,7 @@ import torch
 from conftest import free_port
 from transformers import MistralConfig, MistralForCausalLM
 
+from nbutils.core.errors import LabError
 from nbutils.encoder import models
 from nbutils.synthesis import asking, generate, plan
 
@@ -89,3 +90,7 @@ def test_nonsense_is_kept_named_and_asked_for_again(url, model, tmp_path, monkey
     again = generate.open_client(settings)
     assert asking.fulfil(planned, settings, again) == (accepted, rejections)
     assert again.requested == 0
+    other = generate.open_client(settings.changed(llm_model="other"))
+    with pytest.raises(LabError, match="check llm_model"):
+        other.complete(planned[0].chat(other.settings))
+    assert other.attempts == 1
