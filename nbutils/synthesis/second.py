@@ -1,29 +1,33 @@
-"""A second generator: what a small language model answered to the same requests."""
+"""A second generator: what a small language model answered to the same requests.
+
+It is the lab's student with all its layers, served on this machine (the README of
+`data/recordings` says how). Its answers are read by the same parser as any others.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import pandas as pd
 
+from nbutils.core.fields import Settings
 from nbutils.core.files import read_jsonl, verify, write_jsonl, write_sums
-from nbutils.core.records import GradedExample, read_records, spread
+from nbutils.core.records import GradedExample, Records, Rejection, read_records, spread
 from nbutils.core.retrieval import RetrievalSet
 from nbutils.core.settings import read_config, resolve
 from nbutils.llm.client import Client
 from nbutils.synthesis.from_sets import seeded_requests
 from nbutils.synthesis.judge import judge_requests
-from nbutils.synthesis.parsing import parse
+from nbutils.synthesis.parsing import Rejected, parse
 from nbutils.synthesis.plan import RECORDINGS, recorded
-from nbutils.synthesis.replies import Planned
+from nbutils.synthesis.replies import LevelReply, Planned
 
 FOLDER = RECORDINGS / "second_generator"
 MOST_WORDS = 250
 """Asked for in all, at most: an answer as long as it was asked to be is not cut off."""
 
 
-def second_settings():
+def second_settings() -> Settings:
     """The settings under which the second generator is asked."""
     return resolve(overrides=read_config(FOLDER / "settings.yaml"))
 
@@ -31,51 +35,92 @@ def second_settings():
 def second_requests() -> dict[str, list[Planned]]:
     """Kind to its requests, of the plan and of the first generator's records.
 
-    brainstorm, mgh and syneg: 5 of each of six families; judge: of 20 queries a planted
-    answer and another passage each; level: 10 of the first generator's pairs of query
+    brainstorm, mgh and syneg: 15 each, of six families; judge: of 20 queries a planted
+    answer and another passage each; level: 5 of the first generator's pairs of query
     and positive, each negative asked for alone.
     """
-    settings, count = resolve(), 5
+    settings = resolve()
     records, made = read_records(settings), {"brainstorm": [], "mgh": [], "syneg": []}
     for family in settings.synthesis.families[:6]:
         plan = [r for r, _ in recorded(family) if r.words <= MOST_WORDS]
         for stage, chosen in made.items():
             own = [r for r in plan if r.stage == stage]
-            chosen += spread(own, count, lambda r: (r.known.get("group", ""), ""))
+            chosen += spread(own, 5, lambda r: (r.known.get("group", ""), ""))
     asked = {request.id for request in made["mgh"]}
-    graded = [example for example in records.graded if example.id in asked][::3]
-    made["judge"] = _judged(records.items, records.graded)
+    graded = [example for example in records.graded if example.id in asked]
+    made = {stage: requests[::2] for stage, requests in made.items()}
+    made["judge"] = _judged(records)
     level = settings.changed(mgh_calls="level")
-    made["level"] = seeded_requests(_pairs(graded), level)
+    made["level"] = seeded_requests(_pairs(graded[:15:3]), level)
     return made
 
 
-def _judged(items, graded) -> list[Planned]:
-    """For 20 recorded verdicts on planted answers, one on another passage beside each."""
+def second_answers() -> pd.DataFrame:
+    """One row an answer: kind, id, outcome, detail, loose, response, tokens, record.
+
+    outcome: "accepted", or the reason why not (`parsing.REASONS`), with its detail.
+    loose: the same where an answer without JSON is taken as the text that was asked
+    for; empty where more than one text was. record: what was read, loosely where it
+    must be, or None. LabError for a file that is missing or changed.
+    """
+    rows = []
+    for kind, requests in second_requests().items():
+        verify(path := FOLDER / f"{kind}.jsonl")
+        asked = {request.id: request for request in requests}
+        for said in read_jsonl(path):
+            request, text = asked[said["id"]], said["response"]
+            made = strict = parse(request, text, said["finish"])
+            if kind == "level" and _outcome(strict) == "not_json":
+                made = _as_text(request, text)
+            told = strict.detail if isinstance(strict, Rejection) else ""
+            rows.append({
+                "kind": kind, "id": request.id, "outcome": _outcome(strict),
+                "detail": told, "loose": _outcome(made) if kind == "level" else "",
+                "response": text, "tokens": said["usage"]["completion_tokens"],
+                "record": None if isinstance(made, Rejection) else made,
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _outcome(made: object) -> str:
+    return made.reason if isinstance(made, Rejection) else "accepted"
+
+
+def _as_text(request: Planned, text: str) -> object:
+    """The answer as the one text that was asked for, under the same checks."""
+    try:
+        return request.prompt.read(request, LevelReply(text=text.strip()))
+    except Rejected as fault:
+        reason, detail = fault.args
+        return Rejection(id=request.id, reason=reason, detail=detail)
+
+
+def _judged(records: Records) -> list[Planned]:
+    """Of 20 queries the first recorded pair that is planted and the first other one."""
     rows = pd.DataFrame(read_jsonl(RECORDINGS / "verdicts.jsonl"))
-    rows["planted"] = [
-        d.startswith(f"{q}/") for q, d in zip(rows.query_id, rows.document_id, strict=True)
-    ]
+    pairs = zip(rows["query_id"], rows["document_id"], strict=True)
+    rows["planted"] = [document.startswith(f"{query}/") for query, document in pairs]
     first = rows.groupby(["query_id", "planted"], sort=False).first().reset_index()
     both = first[first.groupby("query_id")["planted"].transform("size") == 2]
     queries = both["query_id"].unique()
     both = both[both["query_id"].isin(queries[:: len(queries) // 20][:20])]
-    texts = {k: t for record in (*items, *graded) for k, t in record.documents().items()}
+    known = (*records.items, *records.graded)
     return judge_requests(
-        zip(both.query_id, both.document_id, strict=True),
-        {item.id: item.query for item in items},
-        texts,
+        zip(both["query_id"], both["document_id"], strict=True),
+        {item.id: item.query for item in records.items},
+        {name: text for one in known for name, text in one.documents().items()},
     )
 
 
 def _pairs(graded: Sequence[GradedExample]) -> RetrievalSet:
     """The examples' queries with their positives, as a set to write negatives for."""
-    rows = [(f"{e.id}/P", e.positive) for e in graded]
+    ids = [f"{example.id}/P" for example in graded]
+    texts = [example.positive for example in graded]
     return RetrievalSet(
         "recorded",
-        {e.id: e.query for e in graded},
-        pd.DataFrame(rows, columns=["id", "text"]),
-        {e.id: [f"{e.id}/P"] for e in graded},
+        {example.id: example.query for example in graded},
+        pd.DataFrame({"id": ids, "text": texts}),
+        {example.id: [f"{example.id}/P"] for example in graded},
     )
 
 
