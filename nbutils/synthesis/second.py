@@ -35,7 +35,7 @@ def second_settings() -> Settings:
 def second_requests() -> dict[str, list[Planned]]:
     """Kind to its requests, of the plan and of the first generator's records.
 
-    brainstorm, mgh and syneg: 15 each, of six families; judge: of 20 queries a planted
+    brainstorm, mgh and syneg: 15, 8 and 8, of six families; judge: of 20 queries a planted
     answer and another passage each; level: 5 of the first generator's pairs of query
     and positive, each negative asked for alone.
     """
@@ -48,7 +48,8 @@ def second_requests() -> dict[str, list[Planned]]:
             chosen += spread(own, 5, lambda r: (r.known.get("group", ""), ""))
     asked = {request.id for request in made["mgh"]}
     graded = [example for example in records.graded if example.id in asked]
-    made = {stage: requests[::2] for stage, requests in made.items()}
+    every = {"brainstorm": 2, "mgh": 4, "syneg": 4}
+    made = {stage: requests[:: every[stage]] for stage, requests in made.items()}
     made["judge"] = _judged(records)
     level = settings.changed(mgh_calls="level")
     made["level"] = seeded_requests(_pairs(graded[:15:3]), level)
