@@ -6,21 +6,31 @@ It is the lab's student with all its layers, served on this machine (the README 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
+from pydantic import BaseModel
 
 from nbutils.core.fields import Settings
 from nbutils.core.files import read_jsonl, verify, write_jsonl, write_sums
-from nbutils.core.records import GradedExample, Records, Rejection, read_records, spread
+from nbutils.core.records import (
+    LEVELS,
+    GradedExample,
+    Records,
+    Rejection,
+    read_records,
+    spread,
+)
 from nbutils.core.retrieval import RetrievalSet
 from nbutils.core.settings import read_config, resolve
 from nbutils.llm.client import Client
-from nbutils.synthesis.from_sets import seeded_requests
+from nbutils.synthesis.from_sets import STAGE, seeded_requests
 from nbutils.synthesis.judge import judge_requests
 from nbutils.synthesis.parsing import Rejected, parse
 from nbutils.synthesis.plan import RECORDINGS, recorded
-from nbutils.synthesis.replies import LevelReply, Planned
+from nbutils.synthesis.replies import JudgeReply, LevelReply, Planned
 
 FOLDER = RECORDINGS / "second_generator"
 MOST_WORDS = 250
@@ -35,9 +45,9 @@ def second_settings() -> Settings:
 def second_requests() -> dict[str, list[Planned]]:
     """Kind to its requests, of the plan and of the first generator's records.
 
-    brainstorm, mgh and syneg: 15, 8 and 8, of six families; judge: of 20 queries a planted
-    answer and another passage each; level: 5 of the first generator's pairs of query
-    and positive, each negative asked for alone.
+    brainstorm, mgh and syneg: 15, 8 and 8, of six families; judge: of 20 queries a
+    planted answer and another passage each; level: 5 of the first generator's pairs of
+    query and positive, each negative asked for alone.
     """
     settings = resolve()
     records, made = read_records(settings), {"brainstorm": [], "mgh": [], "syneg": []}
@@ -57,43 +67,67 @@ def second_requests() -> dict[str, list[Planned]]:
 
 
 def second_answers() -> pd.DataFrame:
-    """One row an answer: kind, id, outcome, detail, loose, response, tokens, record.
+    """One row an answer, with what the parser makes of it.
 
-    outcome: "accepted", or the reason why not (`parsing.REASONS`), with its detail.
-    loose: the same where an answer without JSON is taken as the text that was asked
-    for; empty where more than one text was. record: what was read, loosely where it
-    must be, or None. LabError for a file that is missing or changed.
+    kind, id; outcome: "accepted", or the reason why not (`parsing.REASONS`) with its
+    detail; loose: the same where an answer without JSON is read by LOOSE; response;
+    tokens; record: what was read, loosely where it must be, or None; first: the first
+    generator's negative (level) or verdict (judge). LabError for a file that is missing
+    or changed.
     """
-    rows = []
+    rows, first = [], _first_generator()
     for kind, requests in second_requests().items():
         verify(path := FOLDER / f"{kind}.jsonl")
         asked = {request.id: request for request in requests}
         for said in read_jsonl(path):
             request, text = asked[said["id"]], said["response"]
             made = strict = parse(request, text, said["finish"])
-            if kind == "level" and _outcome(strict) == "not_json":
-                made = _as_text(request, text)
+            if kind in LOOSE and _outcome(strict) == "not_json":
+                made = _loosely(request, LOOSE[kind](text))
             told = strict.detail if isinstance(strict, Rejection) else ""
             rows.append({
                 "kind": kind, "id": request.id, "outcome": _outcome(strict),
-                "detail": told, "loose": _outcome(made) if kind == "level" else "",
+                "detail": told, "loose": _outcome(made) if kind in LOOSE else "",
                 "response": text, "tokens": said["usage"]["completion_tokens"],
                 "record": None if isinstance(made, Rejection) else made,
+                "first": first.get(request.id),
             })  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def _outcome(made: object) -> str:
+def _first_generator() -> dict[str, str | bool]:
+    """Of requests of kind level and judge: what the first generator wrote or said."""
+    said = read_jsonl(RECORDINGS / "verdicts.jsonl")
+    verdicts = {row["id"]: row["response"]["answers"] for row in said}
+    texts = {
+        f"recorded/{STAGE}/{example.id}/{level}": text
+        for example in read_records(resolve()).graded
+        for level, text in zip(LEVELS, example.negatives, strict=True)
+    }
+    return verdicts | texts
+
+
+def _outcome(made: Any) -> str:
     return made.reason if isinstance(made, Rejection) else "accepted"
 
 
-def _as_text(request: Planned, text: str) -> object:
-    """The answer as the one text that was asked for, under the same checks."""
+def _loosely(request: Planned, reply: BaseModel) -> Any:
+    """The record of a reply that was read loosely, or why it is none."""
     try:
-        return request.prompt.read(request, LevelReply(text=text.strip()))
+        return request.prompt.read(request, reply)
     except Rejected as fault:
         reason, detail = fault.args
         return Rejection(id=request.id, reason=reason, detail=detail)
+
+
+def _verdict(text: str) -> JudgeReply:
+    first = text.strip().split(". ")[0]
+    return JudgeReply(reason=first, answers=re.search(r"\bnot\b", first) is None)
+
+
+LOOSE = {"level": lambda text: LevelReply(text=text.strip()), "judge": _verdict}
+"""How an answer without JSON can be read: all of it as the text that was asked for; a
+verdict as "answers" where its first sentence has no "not"."""
 
 
 def _judged(records: Records) -> list[Planned]:
