@@ -71,9 +71,9 @@ def second_answers() -> pd.DataFrame:
 
     kind, id; outcome: "accepted", or the reason why not (`parsing.REASONS`) with its
     detail; loose: the same where an answer without JSON is read by LOOSE; response;
-    tokens; record: what was read, loosely where it must be, or None; first: the first
-    generator's negative (level) or verdict (judge). LabError for a file that is missing
-    or changed.
+    tokens; record: what was read, loosely where it must be, or None; query (level);
+    first: the first generator's negative (level) or verdict (judge). LabError for a
+    file that is missing or changed.
     """
     rows, first = [], _first_generator()
     for kind, requests in second_requests().items():
@@ -90,7 +90,7 @@ def second_answers() -> pd.DataFrame:
                 "detail": told, "loose": _outcome(made) if kind in LOOSE else "",
                 "response": text, "tokens": said["usage"]["completion_tokens"],
                 "record": None if isinstance(made, Rejection) else made,
-                "first": first.get(request.id),
+                "query": request.known.get("query", ""), "first": first.get(request.id),
             })  # fmt: skip
     return pd.DataFrame(rows)
 
