@@ -244,6 +244,18 @@ def test_fences_and_prose_are_let_through(wrap):
 
 
 @pytest.mark.parametrize(
+    ("wrap", "taken"),
+    [('{{"tasks": {}}}', True), ("So {{be}} it: {}", True), ('{{"a": 1}} {}', True),
+     ('{{"domains": {}, "sentences": []}}', False), ('{{"domains": {}, "sen', False)],
+)  # fmt: skip
+def test_a_list_inside_an_object_of_other_things_is_no_answer(wrap, taken):
+    request, value = recorded("brainstorm")
+    outcome = parsing.parse(request, wrap.format(json.dumps(value)))
+    assert (getattr(outcome, "reason", "") == "not_json") is not taken
+    assert not taken or len(outcome) == len(value)
+
+
+@pytest.mark.parametrize(
     "wrap",
     ["<think>First {d}, too easy.</think>\n{f}", "First {d}.\n</think>\n{f}",
      "<think>a</think> so <think>form {{}}, {d}</think>{f}", "{f}\n<think>or {d}",
