@@ -134,7 +134,7 @@ class Server:
 
     def in_short(self, error: Exception) -> str:
         """An error's name and the beginning of its text, without the key."""
-        text = " ".join(str(error.__cause__ or error).split())[:300]
+        text = " ".join(text_of(error.__cause__ or error).split())[:300]
         text = re.sub(r"\bsk-[\w*-]{4,}", "***", text.replace(self.sdk.api_key, "***"))
         return f"{type(error).__name__}: {text}"
 
@@ -163,7 +163,7 @@ def refused_by(error: Exception, sent: dict[str, Any]) -> str:
 
     A 400 that names nothing may be about the form of the answer.
     """
-    status, told = getattr(error, "status_code", 0), str(error)
+    status, told = getattr(error, "status_code", 0), text_of(error)
     if names_model(error):
         return ""
     if status in (400, 422):
@@ -180,7 +180,14 @@ def refused_by(error: Exception, sent: dict[str, Any]) -> str:
 def names_model(error: Exception) -> bool:
     """Whether a 400 says that the server has another model."""
     status = getattr(error, "status_code", 0)
-    return status == 400 and OTHER_MODEL.search(str(error)) is not None
+    return status == 400 and OTHER_MODEL.search(text_of(error)) is not None
+
+
+def text_of(error: Exception) -> str:
+    """What an error says: the SDK's text leaves out a message under another name."""
+    text, body = str(error), getattr(error, "body", None)
+    bare = re.fullmatch(r"Error code: \d+", text)
+    return f"{text} - {body}" if bare and body else text
 
 
 def _name_the_fault(response: Any) -> None:

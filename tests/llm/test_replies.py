@@ -121,6 +121,12 @@ def told(status, message):
     return status, "application/json", json.dumps(error).encode()
 
 
+def detail(status, message):
+    """As FastAPI's servers say it."""
+    return status, "application/json", json.dumps({"detail": message}).encode()
+
+
+@pytest.mark.parametrize("form", [told, detail])
 @pytest.mark.parametrize(
     ("status", "message", "refuses", "sent"),
     [(400, "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
@@ -146,11 +152,11 @@ def told(status, message):
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore:served does not take")
 def test_a_parameter_that_the_model_refuses_is_left_out_and_remembered(
-    status, message, refuses, sent, server, tmp_path, monkeypatch
+    status, message, refuses, sent, form, server, tmp_path, monkeypatch
 ):
     def refused(body):
-        form = body.get("response_format", {}).get("type")
-        return told(status, message) if refuses & {*body, form} else None
+        kind = body.get("response_format", {}).get("type")
+        return form(status, message) if refuses & {*body, kind} else None
 
     served(monkeypatch, refused)
     client, requests = client_of(tmp_path)
@@ -180,11 +186,13 @@ def test_a_value_out_of_range_and_a_long_prompt_are_no_refusal_of_a_parameter(
      "exist", "model 'served' not found"],
 )  # fmt: skip
 def test_a_400_about_another_model_ends_the_run(message, server, tmp_path, monkeypatch):
-    served(monkeypatch, lambda body: told(400, message))
-    client, requests = client_of(tmp_path)
-    with pytest.raises(LabError, match="knows no such model") as caught:
-        client.complete(requests[-1])
-    assert type(caught.value) is LabError and len(server.seen) == 1
+    for sent in (told(400, message), detail(400, message)):
+        served(monkeypatch, lambda body, sent=sent: sent)
+        client, requests = client_of(tmp_path)
+        with pytest.raises(LabError, match="knows no such model") as caught:
+            client.complete(requests[-1])
+        assert type(caught.value) is LabError and client.attempts == 1
+        assert message in str(caught.value)
 
 
 def test_parameters_are_left_out_by_setting(server, tmp_path):
