@@ -10,7 +10,7 @@ import typer
 
 from nbutils import asking
 from nbutils import options as o
-from nbutils.core.errors import LabError, nearest
+from nbutils.core.errors import LabError, known, nearest
 from nbutils.options import app, argument, gather, option
 
 __all__ = ["app", "asking"]
@@ -105,6 +105,8 @@ def mine(
     split: o.Split = "train",
     teacher: option(str | None, "one teacher; the settings' last if none") = None,
     out: option(Path | None, "the negatives, .parquet or .csv") = None,
+    form: o.Form = "table",
+    scores: o.Scores = False,
     skip_missing: o.Skip = False,
     profile: o.Profile = "workshop",
     assign: o.Assign = None,
@@ -121,16 +123,19 @@ def mine(
     machine.check_machine(chosen)
     data = retrieval.read_set(folder, split, skip_missing, typer.echo)
     from nbutils.core import processes
-    from nbutils.mining import audit, miner, teachers
+    from nbutils.mining import audit, formats, miner, teachers
 
-    out = out or settings.ROOT / "runs" / profile / f"mined-{folder.resolve().name}"
+    out = out or settings.ROOT / "runs" / profile / f"mined-{data.name}"
     out = out if out.suffix in (".parquet", ".csv") else Path(f"{out}.parquet")
+    if known("format", form, formats.FORMATS) != "table" and out.suffix == ".csv":
+        raise LabError(f"a csv holds no lists, which {form} may need: name a .parquet")
     processes.place()  # each process takes its own GPU before a model is loaded
     found = teachers.load_teacher(teacher or chosen.mining.teachers[-1], chosen)
     with files.alone(out, processes.is_main()):
         negatives = miner.mine_set(data, found, chosen, typer.echo)
         if processes.is_main():
-            files.write_table(out, negatives)
+            made = formats.training_rows(negatives, data, form, scores)
+            files.write_table(out, made)
     if not processes.is_main():
         return
     report = audit.check_mined(negatives, data, chosen.mining.negatives_per_query)
@@ -155,6 +160,33 @@ def study(
     """Train a student for every variant of a study and seed that is not made yet."""
     for name in names:
         _study(name, seeds, out, profile, assign, config)
+
+
+@app.command()
+def score(
+    folder: o.Folder,
+    models: argument(list[str], "folders of trained students, or encoders by name"),
+    split: o.Split = "test",
+    out: option(Path, "scores of every query, .parquet too") = Path("runs/scores.csv"),
+    profile: o.Profile = "workshop",
+    assign: o.Assign = None,
+    config: o.Config = None,
+) -> None:
+    """Score models on any retrieval set; trained students before training, too."""
+    from nbutils.core import files, retrieval, settings
+    from nbutils.core.statistics import in_words
+    from nbutils.evaluation import runs, studies
+
+    chosen = settings.resolve(profile, gather(assign, config))
+    data = retrieval.read_set(folder, split)
+    table = runs.score_models(models, chosen, data)
+    files.write_table(out, table)
+    means = table.groupby("variant", sort=False)["ndcg"].mean()
+    for name, mean in means.items():
+        typer.echo(f"{name}: NDCG@10 {mean:.3f}")
+        if (before := f"untrained, {name}") in means:
+            gain = studies.difference(table, name, before, data.name)
+            typer.echo(f"{name}, by training: {in_words(gain)}")
 
 
 @app.command()

@@ -59,11 +59,13 @@ def record(
 ) -> None:
     """Ask a server for every missing answer, and keep each as it arrives."""
     chosen = live_settings(profile, assign, config, max_cost)
-    from nbutils.core import files, settings
     from nbutils.synthesis import recording
 
-    with files.alone(settings.ROOT / chosen.llm.store):  # nothing is paid for twice
-        recording.run(chosen, stages or [], batch, live)
+    with recording.on_terminal(chosen, batch, live) as (client, watch):
+        made = recording.record(chosen, client, stages or (), watch)
+    for stage, (accepted, rejected) in made.items():
+        count = f"{len(accepted)} records, {len(rejected)}"
+        typer.echo(f"{stage}: {count} rejected for good")
 
 
 @app.command()
@@ -87,12 +89,16 @@ def grade(
     """
     chosen = live_settings(profile, assign, config, max_cost, mode="replay")
     from nbutils.core import files, retrieval, settings
-    from nbutils.synthesis import from_sets
+    from nbutils.synthesis import from_sets, recording
 
     data = retrieval.read_set(folder, split, skip_missing, typer.echo)
     requests = from_sets.seeded_requests(data, chosen, limit)
     if only_estimate:
         return tell_cost(from_sets.estimate(requests, chosen), chosen)
     out = out or settings.ROOT / "runs" / profile / f"graded-{data.name}.jsonl"
-    with files.alone(settings.ROOT / chosen.llm.store):
-        from_sets.run(requests, chosen, out, batch, live)
+    with recording.on_terminal(chosen, batch, live) as (client, watch):
+        made, rejected = from_sets.graded(
+            requests, chosen, client, watch(from_sets.STAGE)
+        )
+    count = files.write_jsonl(out, made)
+    typer.echo(f"{count} graded examples, {len(rejected)} rejected for good: {out}")

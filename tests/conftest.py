@@ -94,3 +94,14 @@ def server(monkeypatch):
     yield made
     made.shutdown()
     made.server_close()
+
+
+@pytest.fixture
+def live(tmp_path):
+    """Makes the settings of a live client: one family, no retries, no asking again."""
+
+    def made(**changes):
+        chosen = {"families": ["health"], "llm_retries": 0, "llm_reasks": 0}
+        return faults.settings_for(tmp_path / "s.sqlite", **(chosen | changes))
+
+    return made

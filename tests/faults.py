@@ -4,24 +4,26 @@ the proof that a client which is killed again and again loses nothing and pays o
 
 from __future__ import annotations
 
+import contextlib
 import json
+import multiprocessing
 import os
 import random
-import signal
-import subprocess
-import sys
 import threading
 import time
+import warnings
 from collections import Counter
 from dataclasses import replace
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import product
 from pathlib import Path
 
+from nbutils.core.errors import LabError
 from nbutils.core.fields import Settings
 from nbutils.core.records import Rejection
 from nbutils.core.sections import FAMILIES
-from nbutils.core.settings import ROOT, resolve
+from nbutils.core.settings import resolve
 from nbutils.llm.client import Client
 from nbutils.llm.store import ChatRequest, Store
 from nbutils.synthesis.parsing import parse
@@ -42,10 +44,15 @@ LATE_S = 2.5
 """How long the server sleeps for a time-out; the client waits for less."""
 
 
+of_family = cache(recorded)
+"""The recorded requests of a family with their answers."""
+
+
 @cache
-def recordings() -> list[tuple[Planned, str]]:
-    """Every recorded request with its answer."""
-    return [pair for family in FAMILIES for pair in recorded(family)]
+def planned() -> dict[str, tuple[Planned, str]]:
+    """Every recorded prompt with its request and answer."""
+    pairs = (pair for family in FAMILIES for pair in of_family(family))
+    return {request.text: (request, text) for request, text in pairs}
 
 
 class FaultServer(ThreadingHTTPServer):
@@ -73,7 +80,7 @@ class FaultServer(ThreadingHTTPServer):
         self.lock = threading.Lock()
         self.seen: list[dict] = []
         self.status, self.cut = 200, None
-        self.answers = {request.text: text for request, text in recordings()}
+        self.answers = {prompt: text for prompt, (_, text) in planned().items()}
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -139,8 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(size))
-        if status in (429, 503):
-            self.send_header("retry-after-ms", "20")
+        self.send_header("retry-after-ms", "20")
         self.end_headers()
         self.wfile.write(payload)
         self.wfile.flush()
@@ -197,15 +203,14 @@ def settings_for(store: Path, **changes) -> Settings:
 
 def requests_of(count: int, settings: Settings) -> list[ChatRequest]:
     """`count` different requests of the recordings; beyond those, new samples."""
-    planned = [request.chat(settings) for request, _ in recordings()]
     found: dict[str, ChatRequest] = {}
-    for sample in range(count):
-        for chat in planned:
-            if len(found) == count:
-                break
-            chat = replace(chat, sample=sample)
+    for sample, family in product(range(count), FAMILIES):
+        if len(found) >= count:
+            break
+        for request, _ in of_family(family):
+            chat = replace(request.chat(settings), sample=sample)
             found.setdefault(chat.key, chat)
-    return list(found.values())
+    return list(found.values())[:count]
 
 
 def texts_in(store: Store) -> dict[str, str]:
@@ -215,23 +220,24 @@ def texts_in(store: Store) -> dict[str, str]:
     )
 
 
-def ask(store: str, count: int) -> None:
+def ask(url: str, store: Path, count: int) -> None:
     """The client that is killed: asks for everything that its store lacks."""
-    settings = settings_for(Path(store))
+    os.environ |= {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": "sk-local"}
+    warnings.simplefilter("ignore")
+    settings = settings_for(store)
     client = Client(settings)
-    client.complete_many(requests_of(count, settings))
+    with contextlib.suppress(LabError):
+        client.complete_many(requests_of(count, settings))
     client.close()
 
 
-def start(server: FaultServer, store: Path, count: int) -> subprocess.Popen:
-    code = f"import faults; faults.ask({str(store)!r}, {count})"
-    paths = os.pathsep.join([str(Path(__file__).parent), str(ROOT)])
-    environment = {
-        **os.environ, "OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "sk-local",
-        "PYTHONPATH": paths,
-    }  # fmt: skip
-    command = [sys.executable, "-W", "ignore", "-c", code]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+def start(server: FaultServer, store: Path, count: int):
+    """A process of `ask`, by a fork of one that has imported all it needs."""
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload(["nbutils.llm.sdk", "nbutils.synthesis.generate"])
+    process = forks.Process(target=ask, args=(server.url, store, count))
+    process.start()
+    return process
 
 
 def prove(count: int, rate: float, kills: int, streams: int, folder: Path) -> dict:
@@ -245,23 +251,22 @@ def prove(count: int, rate: float, kills: int, streams: int, folder: Path) -> di
     for mark in sorted(random.Random(0).sample(range(1, count), kills)):
         while len(store) < mark:  # a stream ends a run before its kill
             client = start(server, path, count)
-            while client.poll() is None and len(store) < mark:
+            while client.is_alive() and len(store) < mark:
                 time.sleep(0.01)
-            client.send_signal(signal.SIGKILL)
-            client.wait()
+            client.kill()
+            client.join()
             runs += 1
             server.banned = set(texts_in(store))
     while len(texts_in(store)) < count and runs < kills + streams + 10:
-        start(server, path, count).wait()  # each asks again for what has no text
+        start(server, path, count).join()  # each asks again for what has no text
         server.banned = set(texts_in(store))
         runs += 1
     server.shutdown()
-    texts, planned = texts_in(store), {r.text: r for r, _ in recordings()}
-    wrong = []
+    texts, wrong = texts_in(store), []
     for chat in requests_of(count, settings_for(path)):
-        prompt = chat.messages[0]["content"]
-        found = parse(planned[prompt], texts.get(chat.key, ""))
-        right = parse(planned[prompt], server.answers[prompt])
+        request, answer = planned()[chat.messages[0]["content"]]
+        found = parse(request, texts.get(chat.key, ""))
+        right = parse(request, answer)
         if found != right or isinstance(found, Rejection):
             wrong.append(chat.id)
     return {

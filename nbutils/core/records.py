@@ -90,7 +90,7 @@ class SynegExample(Record):
     family: str
     attribute: Literal["matched", "free", "none"]
     level: str
-    reasoning: str
+    reasoning: str = ""
     negatives: tuple[str, str]
     split: Split
 

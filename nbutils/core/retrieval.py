@@ -7,17 +7,18 @@ BEIR's: corpus.jsonl and queries.jsonl (or .jsonl.gz) with `_id`, `text` and per
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from nbutils.core.errors import LabError
-from nbutils.core.files import read_jsonl, read_lines
+from nbutils.core.files import read_jsonl, read_lines, read_table
 from nbutils.core.records import GradedExample, Records, RetrievalItem, Split
 from nbutils.core.text import normalise
 
@@ -64,13 +65,17 @@ def read_set(
 
     Documents without any text are left out. LabError for a file or split that is not
     there and a line that cannot be read; also for queries and positives without a text,
-    all at once, unless `skip_missing` leaves them out and says so.
+    all at once, unless `skip_missing` leaves them out and says so. In place of a folder
+    a .parquet, .csv or .jsonl file is a `pair_set`.
     """
     folder = Path(folder)
+    if folder.is_file():
+        read = read_jsonl if folder.suffix == ".jsonl" else read_table
+        return pair_set(read(folder), name=folder.name)
     if not folder.is_dir():
         raise LabError(
             f"{folder} is no folder: give one that holds corpus.jsonl, queries.jsonl "
-            "and qrels/, as BEIR's"
+            "and qrels/, as BEIR's, or a file of pairs"
         )
     pairs = _read_qrels(folder, split)
     queries, corpus = _read_texts(folder, "queries"), _read_texts(folder, "corpus")
@@ -92,6 +97,40 @@ def read_set(
         raise LabError(f"no query of {folder} has a positive with a text")
     own = {query: queries[query] for query in positives}
     return RetrievalSet(folder.resolve().name, own, _frame(corpus), positives)
+
+
+def pair_set(
+    pairs: Any, corpus: Iterable[str] = (), name: str = "pairs"
+) -> RetrievalSet:
+    """The set of pairs of a query and a positive, such as a `datasets.Dataset`.
+
+    The first two columns count, as for sentence-transformers; a query that stands twice
+    has two positives. corpus: further documents. LabError names a row without text.
+    """
+    try:
+        given = pairs.to_pandas() if hasattr(pairs, "to_pandas") else pairs
+        frame, corpus = pd.DataFrame(given), pd.Series([*corpus], dtype="str")
+    except UnicodeEncodeError:
+        raise LabError(
+            f"{name} holds half a character (a surrogate): mend it"
+        ) from None
+    if frame.shape[1] < 2 or not len(frame):
+        raise LabError(f"{name} needs rows with two columns, a query and a positive")
+    pairs = list(zip(frame.iloc[:, 0], frame.iloc[:, 1], strict=True))
+    for row, value in enumerate(itertools.chain(*pairs), 2):
+        if not (isinstance(value, str) and value.strip()):
+            fault = f"{name}, row {row // 2}: {value!r:.60} is no text"
+            raise LabError(f"{fault}: mend it or leave the row out")
+    documents, queries, positives = {}, {}, {}  # text to id; query id to document ids
+    for query, document in dict.fromkeys(pairs):
+        own = queries.setdefault(query, f"q{len(queries)}")
+        found = documents.setdefault(document, f"d{len(documents)}")
+        positives.setdefault(own, []).append(found)
+    for text in corpus:
+        documents.setdefault(text, f"d{len(documents)}")
+    asked = {own: text for text, own in queries.items()}
+    answers = {found: text for text, found in documents.items()}
+    return RetrievalSet(name, asked, _frame(answers), positives)
 
 
 def _read_qrels(folder: Path, split: str) -> list[tuple[str, str]]:

@@ -136,7 +136,7 @@ class Encoder(Section):
     max_length: int = opt(160, unit="tokens", gt=7)
     """longest text"""
     encode_batch: int = opt(64, unit="texts", gt=0)
-    """texts encoded at once"""
+    """texts encoded at once, or sent at once to an embeddings server"""
     gradient_checkpointing: bool = opt(False)
     """recompute activations to save memory"""
 
@@ -168,6 +168,10 @@ class Mining(Section):
     """margin of `margin_pos`"""
     perc: float = opt(0.95, "NV-Retriever", ge=0)
     """share of `perc_pos`"""
+    max_score: float | None = opt(None, "sentence-transformers")
+    """ceiling beside that of the method; none: null"""
+    min_score: float | None = opt(None, "sentence-transformers")
+    """least score of a negative; none: null"""
     anchor: Literal["min", "max"] = opt("min")
     """which of several positives' scores a ceiling is made from"""
     selection: Literal["top_k", "sampled", "top1_sampled"] = opt(
@@ -177,7 +181,7 @@ class Mining(Section):
     sample_from: int = opt(10, "NV-Retriever", gt=0, validate_default=True)
     """top candidates to sample from"""
     sampling_temperature: float = opt(1.0, "ours (NV-Retriever does not say)", gt=0)
-    """draws follow the softmax of score / temperature"""
+    """draws follow the softmax of score / temperature; uniform from about 1000 on"""
     backfill: Literal["none", "random"] = opt("none")
     """what is added, and marked, where negatives are lacking: documents drawn"""
 
@@ -233,6 +237,8 @@ class Training(Section):
     known_positives: Literal["labelled", "all"] = opt("labelled")
     """right answers that are never negatives of a query that asks the same; all: with
     the planted ones, which mining is not told of"""
+    causalneg: float = opt(0.0, "CausalNeg (0.05)", ge=0)
+    """weight of CausalNeg's penalty on a query's synthetic negatives; 0: none"""
     checkpoint_every: int = opt(10, unit="steps", gt=0)
     """steps from one checkpoint to the next"""
     mixing: Literal["synthetic", "retrieved", "direct", "hybrid"] = opt(

@@ -12,6 +12,7 @@ from nbutils.encoder.anchors import pool as pool
 from nbutils.encoder.anchors import relative_attention as relative_attention
 from nbutils.encoder.anchors import unrelated_cosine as unrelated_cosine
 from nbutils.encoder.student import build_student as build_student
+from nbutils.encoder.student import export_student as export_student
 from nbutils.encoder.student import load_encoder as load_encoder
 from nbutils.encoder.student import load_student as load_student
 from nbutils.encoder.vectors import embed as embed

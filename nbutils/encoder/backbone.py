@@ -23,7 +23,7 @@ from nbutils.core.errors import LabError
 from nbutils.core.sections import Encoder
 from nbutils.encoder import models
 from nbutils.encoder.attention import TAPPED, attention_tap, last_attention
-from nbutils.encoder.templates import tokenize
+from nbutils.encoder.templates import check_texts, tokenize
 from nbutils.encoder.transformer import load_transformer, refused
 
 NOT_SAVED = {
@@ -132,10 +132,7 @@ class Backbone(InputModule):
 
         `prompt` is the instruction. Adds `pooling_mask`: which tokens may be pooled.
         """
-        for value in inputs:
-            if not isinstance(value, str):
-                kind = type(value).__name__
-                raise LabError(f"{value!r:.60} is no text ({kind}): give strings alone")
+        check_texts(inputs)
         section, texts = self.section, [text.strip() for text in inputs]
         how = section.pooled_tokens, section.max_length
         return tokenize(texts, self.tokenizer, section.text_format, prompt or "", *how)
@@ -196,6 +193,8 @@ class Backbone(InputModule):
         given: dict[str, Any] = {}
         for kind in ("model_kwargs", "processor_kwargs", "config_kwargs"):
             given |= kwargs.get(kind) or {}
+        if kwargs.get("backend", "torch") != "torch":
+            given["backend"] = kwargs["backend"]
         device = given.pop("device", None) or "cpu"
         if given:
             raise LabError(

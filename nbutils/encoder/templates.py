@@ -55,6 +55,14 @@ def template_of(text_format: str, instruction: str = "") -> str:
     return text_format
 
 
+def check_texts(texts: Sequence[str]) -> None:
+    """LabError that names the first of `texts` that is none, and for one text alone."""
+    for value in [texts] if isinstance(texts, str | bytes) else texts:
+        if not isinstance(value, str) or value is texts:
+            kind = type(value).__name__
+            raise LabError(f"{value!r:.60} is no text ({kind}): give strings alone")
+
+
 def padded_width(length: int) -> int:
     """The width to which texts of at most `length` tokens are padded."""
     return -(-length // MULTIPLE) * MULTIPLE

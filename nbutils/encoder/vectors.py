@@ -19,6 +19,7 @@ from nbutils.core.fields import Settings
 from nbutils.core.machine import cache_folder
 from nbutils.core.shelf import Damaged, Shelf
 from nbutils.encoder.models import compute_dtype, quiet
+from nbutils.encoder.templates import check_texts
 
 VECTORS = cache_folder() / "vectors"
 
@@ -90,8 +91,10 @@ def embed(
     `encode_query`, `encode_document` or `encode`, with the prompt and the route that it
     has for them, unless `prompt` is given. Equal texts are encoded once; vectors in
     `cache` (a folder; None: no cache) under the model's fingerprint and the dtype of
-    its products are read instead. LabError names a text whose vector is not finite.
+    its products are read instead. LabError names what is no text, and a text whose
+    vector is not finite.
     """
+    check_texts(texts)
     device = model.device.type
     dtype = compute_dtype(settings.encoder.compute_dtype, device)
     make = getattr(model, f"encode_{role}" if role else "encode")

@@ -26,10 +26,10 @@ from nbutils.core.files import (
     write_table,
 )
 from nbutils.core.machine import check_machine
-from nbutils.core.records import Records, TrainingInstance, read_records
+from nbutils.core.records import Records, read_records
 from nbutils.core.retrieval import HELD_OUT, RetrievalSet, read_set
 from nbutils.core.settings import DATA, resolve
-from nbutils.encoder.student import build_student
+from nbutils.encoder.student import build_student, load_encoder, load_student
 from nbutils.evaluation import studies
 from nbutils.evaluation.scores import development, per_query_scores, set_scores
 from nbutils.mining.miner import mine_for_training, mine_set
@@ -112,6 +112,28 @@ def _add(folder: Path, key: str, made: dict[str, pd.DataFrame]) -> None:
         write_table(folder / f"{table}.parquet", both)
 
 
+def score_models(
+    names: Sequence[str], settings: Settings, data: RetrievalSet
+) -> pd.DataFrame:
+    """One row a model and query of any retrieval set, as `studies.compare` reads them.
+
+    names: folders of trained students, and other encoders by hub name; texts are as
+    long as the settings say. A student is scored before training too, with its adapters
+    off, as `untrained, NAME`. Columns variant, seed (0), split, query_id, ndcg.
+    """
+    parts = []
+    for name in names:
+        title, trained = Path(name).name, Path(name, "run.json").is_file()
+        model = load_student(name) if trained else load_encoder(settings, name)
+        if trained:
+            model.max_seq_length = settings.encoder.max_length
+            parts.append(set_scores(model, settings, data).assign(variant=title))
+            model[0].model.disable_adapters()
+            title = f"untrained, {title}"
+        parts.append(set_scores(model, settings, data).assign(variant=title))
+    return pd.concat(parts, ignore_index=True).assign(seed=0)
+
+
 def report(name: str, folder: Path) -> list[str]:
     """A line a variant, split and metric: its gain over the untrained student."""
     scores, told = studies.read_study(name, folder)[0], []
@@ -136,7 +158,8 @@ def _run(
     if trained:
         mined = _mined(records, settings, study, folder) if study.mines else MINED
         if study.on == "scifact":
-            data = _scifact_data(read_table(mined))
+            claims, written = scifact_claims()
+            data = set_instances(claims, read_table(mined), written, CLAIM)
         else:
             data = training_data(records, mined, settings.training.known_positives)
         data = [one for one in data if one.graded or not study.graded]
@@ -148,22 +171,15 @@ def _run(
         if study.keeps and processes.is_main():
             kept = folder / "students" / f"seed{settings.seed}"
             loop.save_run(student, kept, log, data, settings)
-        made = dict(zip(("steps", "curve"), log, strict=True))
-        if not study.curve:
-            del made["curve"]
+        made = {"steps": log[0]} | ({"curve": log[1]} if study.curve else {})
     if study.on == "scifact":
         scores = set_scores(student, settings, read_set(SCIFACT, "test"))
     else:
-        scores = per_query_scores(student, settings, records)
+        scores = per_query_scores(student, settings, records, cosines=study.cosines)
     return {**made, "scores": scores}
 
 
-def _scifact_data(mined: pd.DataFrame) -> list[TrainingInstance]:
-    claims, written = _scifact_claims()
-    return set_instances(claims, mined, written, CLAIM)
-
-
-def _scifact_claims() -> tuple[RetrievalSet, dict[str, list[str]]]:
+def scifact_claims() -> tuple[RetrievalSet, dict[str, list[str]]]:
     """The training claims that have a written negative, and these."""
     verify(SCIFACT)
     written = {
@@ -185,7 +201,7 @@ def _mined(
         if study.on == "scifact":
             wide = settings.changed(max_length=256, backfill="random")
             teacher = [*load_teachers(wide).values()][-1]
-            table = mine_set(_scifact_claims()[0], teacher, wide)
+            table = mine_set(scifact_claims()[0], teacher, wide)
         else:
             table = mine_for_training(records, settings)
         write_table(path, table)

@@ -19,7 +19,7 @@ from mteb.types import PromptType
 from sentence_transformers import SentenceTransformer
 
 from nbutils.core.fields import Settings
-from nbutils.core.records import Records
+from nbutils.core.records import LEVELS, Records
 from nbutils.core.retrieval import HELD_OUT, RetrievalSet, ladder_ids, local_set
 from nbutils.encoder.student import unpack_student
 from nbutils.encoder.vectors import embed, fingerprint
@@ -129,13 +129,16 @@ def ndcg_per_query(run: Run, data: RetrievalSet) -> pd.Series:
     return pd.Series({q: s["ndcg_cut_10"] for q, s in scores.items()}).sort_index()
 
 
+def rungs(run: Run, ladder: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Scores of P and N1 to N4, a row a graded query, from a reranking run."""
+    found = {q: [scores[d] for d in ladder[q]] for q, scores in run.items()}
+    return pd.DataFrame.from_dict(found, "index", columns=["P", *LEVELS]).sort_index()
+
+
 def beats_n1(run: Run, ladder: Mapping[str, Sequence[str]]) -> pd.Series:
     """1.0 where the positive scores above N1, by graded query, from a reranking run."""
-    found = {}
-    for query, scores in run.items():
-        positive, n1, *_ = ladder[query]
-        found[query] = float(scores[positive] > scores[n1])
-    return pd.Series(found).sort_index()
+    found = rungs(run, ladder)
+    return (found["P"] > found["N1"]).astype(float)
 
 
 def per_query_scores(
@@ -143,8 +146,12 @@ def per_query_scores(
     settings: Settings,
     records: Records,
     splits: Sequence[str] = HELD_OUT,
+    cosines: bool = False,
 ) -> pd.DataFrame:
-    """One row a query of some splits: query_id, ndcg, beats_n1 (graded only), split."""
+    """One row a query of some splits: query_id, ndcg, beats_n1 (graded only), split.
+
+    `cosines`: those of P and N1 to N4 to their query, too, in columns of these names.
+    """
     ladder, parts = ladder_ids(records.graded), []
     for name in splits:
         data = local_set(name, records)
@@ -153,6 +160,7 @@ def per_query_scores(
         retrieval, reranking = (runs[task.metadata.name] for task in tasks)
         ndcg, beats = ndcg_per_query(retrieval, data), beats_n1(reranking, ladder)
         part = pd.DataFrame({"ndcg": ndcg, "beats_n1": beats, "split": name})
+        part = part.join(rungs(reranking, ladder)) if cosines else part
         parts.append(part.rename_axis("query_id").reset_index())
     return pd.concat(parts, ignore_index=True)
 

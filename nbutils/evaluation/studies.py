@@ -46,6 +46,7 @@ class Study:
     instances with a ladder only. `curve`: the development set is scored after each
     level. `mines`: each variant mines its own negatives, filled up at random, instead
     of reading the shipped ones. `keeps`: trained students are saved, each with its log.
+    `cosines`: those of held-out ladders to their query stand in scores as P, N1 … N4.
     """
 
     variants: Mapping[str, Mapping[str, Any]]
@@ -55,6 +56,7 @@ class Study:
     curve: bool = False
     mines: bool = False
     keeps: bool = False
+    cosines: bool = False
 
     def changes(
         self, variant: str, overrides: Mapping[str, Any] | None = None
@@ -89,6 +91,22 @@ STUDIES = {
     # the page's own run, by the settings; and those of two students that are shipped
     "train": Study({"trained": {}}, {}, curve=True, keeps=True),
     "seeds": Study({"SmolLM2": {}, "MiniLM": {"student": MINILM}}, {}),
+    # the language model on retrieved negatives alone: how it sees the ladders
+    "retrieved": Study({"SmolLM2": {"mixing": "retrieved"}}, {}, cosines=True),
+    # one change at a time, half the page's steps, told by the development set
+    "recipe": Study(
+        {
+            "as it is": {},
+            "learning_rate=5e-4": {"learning_rate": 5e-4},
+            "learning_rate=2e-3": {"learning_rate": 2e-3},
+            "lora_r=4": {"lora_r": 4, "lora_alpha": 8},
+            "lora_r=64": {"lora_r": 64, "lora_alpha": 128},
+            "temperature=0.02": {"temperature": 0.02},
+            "temperature=0.1": {"temperature": 0.1},
+        },
+        SHORT,
+        curve=True,
+    ),
     # the language model, on the ladder's negatives alone
     "schedule": Study(_each("schedule", *SCHEDULES), GRADED, graded=True),
     "pooling": Study(_each("pooling", "ata", "mean", "last"), GRADED, graded=True),
@@ -117,6 +135,12 @@ STUDIES = {
             "hybrid": {"mixing": "hybrid"},
         },
         PUBLIC,
+        on="scifact",
+        mines=True,
+    ),
+    "causalneg": Study(
+        {"hybrid": {}, "hybrid, CausalNeg": {"causalneg": 0.05}},
+        {**PUBLIC, "mixing": "hybrid"},
         on="scifact",
         mines=True,
     ),

@@ -1,7 +1,7 @@
 """What a server's reply holds: an answer, or a failure that is named as what it is.
 
 Pure, from bytes on. Gateways put failures into a 200, and servers write the text of an
-answer in several ways; a reply that holds none raises `NoAnswer`.
+answer in several ways.
 """
 
 from __future__ import annotations
@@ -40,28 +40,29 @@ def read_reply(data: bytes) -> dict[str, Any]:
 
 
 def said(body: Any) -> tuple[str, str]:
-    """The text of a chat completion and why it ended; NoAnswer where there is none.
+    """The text of a chat completion ("" for blanks) and why it ended; or NoAnswer.
 
-    The text is a string, or parts some of which are text; of blanks alone it is "".
-    Empty choices that were paid for, by their usage, are not worth asking for again.
+    A filter's error is an answer. Empty choices that were paid for are not asked again.
     """
     try:
-        if body.get("error"):
-            raise NoAnswer(f"an error, {error_text(body['error'])}")
+        fault = body.get("error")
+        if isinstance(fault, dict) and fault.get("code") == "content_filter":
+            return "", "content_filter"
+        if fault:
+            raise NoAnswer(f"an error, {error_text(fault)}")
         if body.get("choices") == []:
             raise NoAnswer("empty choices", again=not sum(usage_of(body).values()))
         choice = body["choices"][0]
         message, finish = choice["message"], choice.get("finish_reason")
         content, refusal = message.get("content") or "", message.get("refusal")
         parts = content if isinstance(content, list) else [content]
-        texts = [p if isinstance(p, str) else p.get("text") or "" for p in parts]
-        text = _whole("".join(texts))
+        text = "".join(p if isinstance(p, str) else p.get("text") or "" for p in parts)
     except (LookupError, TypeError, AttributeError):
         raise NoAnswer("JSON of another form", False, True) from None
     if choice.get("error") or finish == "error":
         raise NoAnswer(f"an error, {error_text(choice.get('error'))}")
     if text.strip():
-        return text, _whole(str(finish or ""))
+        return _whole(text), _whole(str(finish or ""))
     return "", "refusal" if refusal else _whole(str(finish or ""))
 
 
@@ -74,20 +75,10 @@ def answer_of(
     """
     text, finish = said(body)
     guess = {"prompt_tokens": request.tokens, "completion_tokens": rough_tokens(text)}
-    return Answer(
-        key=request.key,
-        text=text,
-        usage=usage_of(body) or {**guess, "guessed": 1},
-        model=_whole(str(body.get("model") or request.model)),
-        latency=latency,
-        time=datetime.now(UTC).isoformat(timespec="seconds"),
-        finish=finish,
-    )
-
-
-def filtered(code: str) -> dict[str, Any]:
-    """The chat completion that a prompt refused by a content filter stands for."""
-    return {"choices": [{"message": {"content": ""}, "finish_reason": code}]}
+    usage = usage_of(body) or {**guess, "guessed": 1}
+    model = _whole(str(body.get("model") or request.model))
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return Answer(request.key, text, usage, model, latency, now, finish)
 
 
 def usage_of(body: Mapping[str, Any]) -> dict[str, int]:

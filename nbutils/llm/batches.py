@@ -1,9 +1,8 @@
 """The provider's batch files: many requests in one file, cheaper, within a day.
 
 A batch is noted in a file beside the store before it is submitted, so a run that was
-broken off waits for the batch it began and does not submit it again. What a batch left
-without an answer is named with the provider's reason, and asked live, at the full
-price, only where the user said so.
+broken off waits for it and submits it once. What it left without an answer is named
+with the provider's reason, and asked live only where the user said so.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ import openai
 
 from nbutils.core.errors import LabError
 from nbutils.core.files import read_json, write_json
-from nbutils.llm.answers import NoAnswer, answer_of, error_text, filtered
+from nbutils.llm.answers import NoAnswer, answer_of, error_text
 from nbutils.llm.client import Client
 from nbutils.llm.store import Answer, ChatRequest
 
@@ -45,15 +43,11 @@ def answers_in(
             response = value.get("response") or {}
             body = response.get("body") or {}
             fault = value.get("error") or body.get("error")
-            code = isinstance(fault, dict) and fault.get("code")
-            if code == "content_filter":  # an answer, as it is when asked live
-                yield request.key, answer_of(request, filtered(code))
-            elif fault or response.get("status_code") != 200:
-                yield request.key, error_text(fault)
-            else:
-                yield request.key, answer_of(request, body)
-        except NoAnswer as fault:
-            yield request.key, str(fault)
+            if fault or response.get("status_code") != 200:
+                body = {"error": fault or error_text("")}
+            yield request.key, answer_of(request, body)
+        except NoAnswer as why:
+            yield request.key, str(why).removeprefix("an error, ")
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             continue
 
@@ -82,15 +76,22 @@ class Batches:
         where some are left without an answer, unless they may be asked live.
         """
         by_key = {request.key: request for request in requests}
-        for noted in self._noted():  # begun by an earlier run
-            if set(noted["keys"]) <= set(by_key):
-                self._finish(noted, by_key)
-        left = [request for request in requests if not self.client.find(request)]
-        if self.live and len(left) < FEWEST:
-            return
-        for start in range(0, len(left), MOST):
-            self._finish(self._submit(left[start : start + MOST]), by_key)
-        left = [request for request in left if not self.client.find(request)]
+        try:
+            for noted in self._noted():  # begun by an earlier run
+                if set(noted["keys"]) <= set(by_key):
+                    self._finish(noted, by_key)
+            left = self._left(requests)
+            if self.live and len(left) < FEWEST:
+                return
+            for start in range(0, len(left), MOST):
+                self._finish(self._submit(left[start : start + MOST]), by_key)
+        except (openai.OpenAIError, json.JSONDecodeError) as error:
+            raise LabError(
+                "a batch could not be submitted or fetched "
+                f"({self.client.server.in_short(error)}): run again to go on with it, "
+                "or leave out --batch to ask live"
+            ) from None
+        left = self._left(left)
         if left and not self.live:
             raise LabError(
                 f"{len(left)} of {len(requests)} requests have no answer from batch "
@@ -98,53 +99,51 @@ class Batches:
                 "again, or with --batch --live to ask them live at the full price"
             )
 
+    def _left(self, requests: list[ChatRequest]) -> list[ChatRequest]:
+        return [request for request in requests if not self.client.find(request)]
+
     def _submit(self, requests: list[ChatRequest]) -> dict[str, Any]:
         """The note of a new batch of these requests; its file is noted before it."""
-        server = self.client.server
+        server, head = self.client.server, {"method": "POST", "url": ENDPOINT}
         rows = [
-            {"custom_id": one.key, "method": "POST", "url": ENDPOINT,
-             "body": server.arguments(one)}
+            {"custom_id": one.key, **head, "body": server.arguments(one)}
             for one in requests
-        ]  # fmt: skip
+        ]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         upload = ("requests.jsonl", io.BytesIO(text.encode()))
-        with self._faults_named("could not be submitted"):
-            file = server.sdk.files.create(file=upload, purpose="batch").id
-            noted = {"file": file, "batch": "", "keys": [r.key for r in requests]}
-            self._note(noted)
-            noted = self._started(noted)
+        file = server.sdk.files.create(file=upload, purpose="batch").id
+        noted = {"file": file, "batch": "", "keys": [r.key for r in requests]}
+        noted = self._started(self._note(noted))
         self.say(f"batch {noted['batch']}: {len(requests)} requests submitted")
         return noted
 
     def _started(self, noted: dict[str, Any]) -> dict[str, Any]:
         """The note with its batch: the one the server has of its file, or a new one."""
         batches, file = self.client.server.sdk.batches, noted["file"]
-        known = {batch.input_file_id: batch.id for batch in batches.list()}
-        name = known.get(file) or batches.create(
-            input_file_id=file, endpoint=ENDPOINT, completion_window="24h"
-        ).id  # fmt: skip
-        return self._note({**noted, "batch": name})
+        known = {batch.input_file_id: batch for batch in batches.list()}
+        new = {"endpoint": ENDPOINT, "completion_window": "24h"}
+        batch = known.get(file) or batches.create(input_file_id=file, **new)
+        return self._note({**noted, "batch": batch.id})
 
-    def _finish(self, noted: dict[str, Any], requests: Mapping[str, ChatRequest]):
+    def _finish(self, noted: dict[str, Any], by_key: Mapping[str, ChatRequest]):
         """Wait for a batch and merge what it brought; then its note is dropped."""
         sdk = self.client.server.sdk
-        with self._faults_named("could not be fetched"):
-            noted = noted if noted["batch"] else self._started(noted)
-            while (batch := sdk.batches.retrieve(noted["batch"])).status not in ENDED:
-                counts = batch.request_counts
-                done = f"{counts.completed} of {counts.total}" if counts else "no count"
-                self.say(f"batch {batch.id} {batch.status}: {done}")
-                time.sleep(self.poll_s)
-            files = filter(None, (batch.output_file_id, batch.error_file_id))
-            texts = [sdk.files.content(name).text for name in files]
+        noted = noted if noted["batch"] else self._started(noted)
+        while (batch := sdk.batches.retrieve(noted["batch"])).status not in ENDED:
+            counts = batch.request_counts
+            done = f"{counts.completed} of {counts.total}" if counts else "no count"
+            self.say(f"batch {batch.id} {batch.status}: {done}")
+            time.sleep(self.poll_s)
+        files = filter(None, (batch.output_file_id, batch.error_file_id))
+        text = "\n".join(sdk.files.content(name).text for name in files)
         reasons = Counter()
-        for key, found in (p for text in texts for p in answers_in(text, requests)):
+        for key, found in answers_in(text, by_key):
             if isinstance(found, Answer):
-                self.client.store.keep(requests[key], found)
+                self.client.store.keep(by_key[key], found)
                 found = "" if found.text else "an answer without text"
             reasons[found] += bool(found)
         self._note(noted, ended=True)
-        lost = sum(not self.client.find(requests[key]) for key in noted["keys"])
+        lost = len(self._left([by_key[key] for key in noted["keys"]]))
         for error in getattr(batch.errors, "data", None) or ():
             reasons[error_text(error.model_dump())] = lost
         self.say(
@@ -161,14 +160,3 @@ class Batches:
         others = [other for other in self._noted() if other["file"] != noted["file"]]
         write_json(self.notes, others if ended else [*others, noted])
         return noted
-
-    @contextmanager
-    def _faults_named(self, what: str) -> Iterator[None]:
-        """Faults of the SDK inside the block become a LabError without credentials."""
-        try:
-            yield
-        except (openai.OpenAIError, ValueError) as error:
-            raise LabError(
-                f"a batch {what} ({self.client.server.in_short(error)}): run again "
-                "to go on with it, or leave out --batch to ask live"
-            ) from None

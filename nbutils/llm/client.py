@@ -10,7 +10,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from functools import cached_property
+from contextlib import nullcontext
+from functools import cache, cached_property, partial
 from typing import Any
 
 from nbutils.core.errors import LabError
@@ -25,10 +26,9 @@ Arrived = Callable[[ChatRequest, Answer], None]
 class Client:
     """Answers requests: from the recordings, then the store, then (live) a server.
 
-    `recorded` maps keys to shipped answers (record mode does not read them).
-    `requested` counts the requests that went to a server, `attempts` also the SDK's
-    retries. `prefetch` may bring answers into the store by another way (batch files)
-    before the rest is asked.
+    `recorded` maps keys to shipped answers, which record mode does not read.
+    `requested` counts what went to a server, `attempts` also the SDK's retries.
+    `prefetch` may bring answers into the store (batch files) before the rest is asked.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Client:
         self.prefetch: Callable[[list[ChatRequest]], None] = lambda requests: None
         self._transport = transport
         self._lock = threading.Lock()
-        self._request_pace = Pace(settings.llm.requests_per_minute)
+        self._attempt_pace = Pace(settings.llm.requests_per_minute)
         self._token_pace = Pace(settings.llm.tokens_per_minute)
 
     def find(self, request: ChatRequest) -> Answer | None:
@@ -60,14 +60,13 @@ class Client:
     def complete(self, request: ChatRequest) -> Answer:
         """The answer to one request; one that was cut off or filtered is one, too.
 
-        LabError for a request that is not stored in replay mode, a server that gives
-        no answer (Unanswered) or refuses, and (BudgetReached) where it might cost too
-        much.
+        LabError for a request that is not stored in replay mode, a server that refuses
+        or gives no answer (Unanswered), and at the budget (BudgetReached).
         """
         answer = self.find(request)
-        if answer is None and not self.live:
-            raise LabError(_missing(request))
         if answer is None:
+            if not self.live:
+                raise LabError(_missing(request))
             answer = self._ask(request)
             self.store.keep(request, answer)
         return answer
@@ -77,25 +76,48 @@ class Client:
     ) -> list[Answer]:
         """Answers in the order of the requests, `llm_in_flight` at a time.
 
-        A request that occurs twice is asked once. `arrived` is called with each answer
-        as it comes, in this thread. Requests without an answer are reported at the end,
-        as LabError. After a refusal, at the budget, after `llm_give_up` failures in a
+        Equal requests are asked once. `arrived` is shown each answer as it comes, in
+        this thread. After a refusal, at the budget, after `llm_give_up` failures in a
         row or Ctrl-C nothing new is asked; what is under way arrives and is stored.
+        LabError at the end, where any has no answer.
         """
-        requests, answers = list(requests), {}
+        requests = list(requests)
         unique = list({request.key: request for request in requests}.values())
-        left = [request for request in unique if not self.find(request)]
-        if left and not self.live:
-            raise LabError(_missing(left[0]))
-        if left:
+        if left := [request for request in unique if not self.find(request)]:
+            if not self.live:
+                raise LabError(_missing(left[0]))
             self.prefetch(left)
+        answers, failures, in_a_row, refusal = {}, [], 0, None
+        stop = threading.Event()  # after it nothing new is asked
 
-        def take(request: ChatRequest, answer: Answer) -> None:
-            answers[request.key] = answer
-            if arrived:
-                arrived(request, answer)
+        def ask(request: ChatRequest) -> Answer | None:
+            return None if stop.is_set() else self.complete(request)
 
-        self._ask_all(unique, take)
+        with ThreadPoolExecutor(self.settings.llm.in_flight) as pool:
+            futures = {pool.submit(ask, request): request for request in unique}
+            try:
+                for future in as_completed(futures):
+                    request, error = futures[future], future.exception()
+                    if isinstance(error, Unanswered):
+                        failures.append(error)
+                        in_a_row += 1
+                    elif error:
+                        refusal = refusal or error
+                    elif answer := future.result():
+                        in_a_row, answers[request.key] = 0, answer
+                        if arrived:
+                            arrived(request, answer)
+                    if refusal or in_a_row >= self.settings.llm.give_up:
+                        stop.set()
+            finally:
+                stop.set()
+        if refusal:
+            raise refusal
+        if failures:
+            raise Unanswered(
+                f"{len(failures)} of {len(unique)} requests have no answer; the "
+                f"first: {failures[0]} Run again to ask only for what is missing."
+            )
         return [answers[request.key] for request in requests]
 
     def close(self) -> None:
@@ -116,68 +138,30 @@ class Client:
         """What the settings allow, less what the answers in the store have cost."""
         if not self.settings.llm.max_cost:
             return None
-        rows = self.store.usage()
-        prices = {name: price_of(self.settings, name) for _, name, *_ in rows}
-        spent = sum(prices[name].cost(*tokens) for _, name, *tokens in rows)
-        return Budget(self.settings.llm.max_cost, price_of(self.settings), spent)
-
-    def _ask_all(self, requests: list[ChatRequest], take: Arrived) -> None:
-        stop = threading.Event()  # after it nothing new is asked
-        failures, in_a_row, refusal = [], 0, None
-
-        def ask(request: ChatRequest) -> Answer | None:
-            return None if stop.is_set() else self.complete(request)
-
-        with ThreadPoolExecutor(self.settings.llm.in_flight) as pool:
-            futures = {pool.submit(ask, request): request for request in requests}
-            try:
-                for future in as_completed(futures):
-                    error = future.exception()
-                    if isinstance(error, Unanswered):
-                        failures.append(error)
-                        in_a_row += 1
-                    elif error:
-                        refusal = refusal or error
-                    elif answer := future.result():
-                        in_a_row = 0
-                        take(futures[future], answer)
-                    if refusal or in_a_row >= self.settings.llm.give_up:
-                        stop.set()
-            finally:
-                stop.set()
-        if refusal:
-            raise refusal
-        if failures:
-            raise Unanswered(
-                f"{len(failures)} of {len(requests)} requests have no answer; the "
-                f"first: {failures[0]} Run again to ask only for what is missing."
-            )
+        price, rows = cache(partial(price_of, self.settings)), self.store.usage()
+        spent = sum(price(model).cost(*tokens) for _, model, *tokens in rows)
+        return Budget(self.settings.llm.max_cost, price(""), spent)
 
     def _before(self) -> None:
         """Ahead of every attempt: wait for its turn."""
         with self._lock:
             self.attempts += 1
-        self._request_pace.take()
+        self._attempt_pace.take()
 
     def _ask(self, request: ChatRequest) -> Answer:
         """The server's answer, asked for within the limits on tokens and money."""
         asked, most = request.tokens, int(request.decoding["max_tokens"])
         with self._lock:
             server, budget = self.server, self._budget  # made by the first thread
-        held = budget.hold(asked, most) if budget else 0.0
-        self._token_pace.take(asked + most)
-        with self._lock:
-            self.requested += 1
-        used = (0, 0)
-        try:
+        with budget.held(asked, most) if budget else nullcontext([0, 0]) as used:
+            self._token_pace.take(asked + most)
+            with self._lock:
+                self.requested += 1
             answer = server.complete(request)
             names = "prompt_tokens", "completion_tokens"
-            used = [answer.usage.get(name, 0) for name in names]
+            used[:] = (answer.usage.get(name, 0) for name in names)
             self._token_pace.give_back(asked + most - sum(used))
-            return answer
-        finally:
-            if budget:
-                budget.settle(held, *used)
+        return answer
 
 
 def _missing(request: ChatRequest) -> str:

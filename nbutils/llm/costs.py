@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -45,13 +47,12 @@ def price_table(path: str = "") -> pd.DataFrame:
     rows = []
     for table in [Path(ROOT, path), TABLE] if path else [TABLE]:
         try:
-            rows += [Price(**row) for row in read_table(table).to_dict("records")]
+            rows += [dict(Price(**row)) for row in read_table(table).to_dict("records")]
         except ValidationError as error:
             first = error.errors()[0]
             fault = f"{first['loc'][0]}: {first['msg']}"
             raise LabError(f"price table {table}, column {fault}") from None
-    table = pd.DataFrame([row.model_dump() for row in rows])
-    return table.drop_duplicates("model", ignore_index=True)
+    return pd.DataFrame(rows).drop_duplicates("model", ignore_index=True)
 
 
 def price_of(settings: Settings, model: str = "") -> Price:
@@ -109,12 +110,13 @@ class Budget:
         self._held: list[float] = []
         self._changed = threading.Condition()
 
-    def hold(self, asked: int, answered: int) -> float:
-        """Hold back the cost of so many tokens; waits for others to be settled.
+    @contextmanager
+    def held(self, asked: int, answered: int) -> Iterator[list[int]]:
+        """Hold back the cost of so many tokens; the block notes those that were used.
 
-        BudgetReached where it does not fit and nothing is under way.
+        Waits while others are held; BudgetReached where it does not fit even so.
         """
-        cost = self.price.cost(asked, answered)
+        cost, used = self.price.cost(asked, answered), [0, 0]
         with self._changed:
             while self.spent + sum(self._held) + cost > self.limit:
                 if not self._held:
@@ -126,11 +128,10 @@ class Budget:
                     )
                 self._changed.wait()
             self._held.append(cost)
-        return cost
-
-    def settle(self, held: float, asked: int, answered: int) -> None:
-        """Replace what was held back by what was used (0, 0 after a failure)."""
-        with self._changed:
-            self._held.remove(held)
-            self.spent += self.price.cost(asked, answered)
-            self._changed.notify_all()
+        try:
+            yield used
+        finally:
+            with self._changed:
+                self._held.remove(cost)
+                self.spent += self.price.cost(*used)
+                self._changed.notify_all()

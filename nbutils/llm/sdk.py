@@ -18,7 +18,7 @@ import openai
 from nbutils.core.access import network_names, open_sdk
 from nbutils.core.errors import LabError
 from nbutils.core.fields import Settings
-from nbutils.llm.answers import NoAnswer, answer_of, filtered, read_reply
+from nbutils.llm.answers import NoAnswer, answer_of, read_reply
 from nbutils.llm.store import Answer, ChatRequest, Unanswered
 
 PARAMETERS = ("top_p", "temperature", "max_tokens")
@@ -33,20 +33,21 @@ NO_FORM = re.compile(r"response_format|json_schema|grammar|requested parameters"
 OTHER_MODEL = re.compile(r"(?i)pinned to|model\b.{0,80}\b(not|n't) (exist|found)")
 """How a server that has no such model says it in a 400."""
 
-MEANT = (
-    (openai.AuthenticationError, "refused the key: check OPENAI_API_KEY"),
-    (openai.PermissionDeniedError, "does not permit this: check key and llm_model"),
-    (openai.NotFoundError, "knows no such model or path: check llm_model and "
-     "OPENAI_BASE_URL"),
-    (openai.APITimeoutError, "did not answer in time: raise llm_timeout_s, or "
-     "lower llm_in_flight where it answers one by one"),
-    (openai.APIConnectionError, "cannot be reached: check OPENAI_BASE_URL"),
-    (openai.RateLimitError, "limits the rate: lower llm_in_flight or set "
-     "llm_requests_per_minute"),
-    (Exception, "failed: see its message, and run again to resume"),
-)  # fmt: skip
-"""Of the first kind of an error that fits: what to do. After the first three, no other
-request would fare better."""
+MEANT = {
+    openai.AuthenticationError: "refused the key: check OPENAI_API_KEY",
+    openai.PermissionDeniedError: "does not permit this: check key and llm_model",
+    openai.NotFoundError: "knows no such model or path: check llm_model and "
+    "OPENAI_BASE_URL",
+    openai.APITimeoutError: "did not answer in time: raise llm_timeout_s, or "
+    "lower llm_in_flight where it answers one by one",
+    openai.APIConnectionError: "cannot be reached: check OPENAI_BASE_URL",
+    openai.RateLimitError: "limits the rate: lower llm_in_flight or set "
+    "llm_requests_per_minute",
+    Exception: "failed: see its message, and run again to resume",
+}
+"""What to do, by the first kind of an error that fits."""
+FOR_ALL = tuple(MEANT)[:3]
+"""After these no other request would fare better."""
 
 
 class Server:
@@ -54,8 +55,8 @@ class Server:
 
     `without` holds what the model does not take, by setting or by its word: names of
     `PARAMETERS`, "response_format", or "json_schema", the strictest form alone.
-    `before` is called ahead of every attempt; `transport` replaces the network.
-    LabError as of `open_sdk`, or where no model is named.
+    `before` is called ahead of every attempt. LabError as of `open_sdk`, or where no
+    model is named.
     """
 
     def __init__(
@@ -83,43 +84,39 @@ class Server:
     ) -> dict[str, Any]:
         """What a call sends, without what the model does not take.
 
-        The limit of an answer is never left out: it goes by its other name. Servers
-        want an object at the root of a form, so an answer that is a list is asked for
-        by the prompt alone.
+        The limit of an answer then goes by its other name. A form must be an object,
+        so a list is asked for by the prompt alone.
         """
-        without = self.without | refused
+        without, schema = self.without | refused, request.json_schema
         sent = {"model": request.model, "messages": list(request.messages)}
         sent |= request.decoding
         if "max_tokens" in without:
             sent["max_completion_tokens"] = sent["max_tokens"]
-        schema = request.json_schema
         if schema and schema.get("type") == "object":
             named = {"name": request.schema, "schema": schema, "strict": True}
-            sent["response_format"] = {"type": "json_schema", "json_schema": named}
-            if "json_schema" in without:
-                sent["response_format"] = {"type": "json_object"}
+            strict = {"type": "json_schema", "json_schema": named}
+            loose = "json_schema" in without
+            sent["response_format"] = {"type": "json_object"} if loose else strict
         return {name: value for name, value in sent.items() if name not in without}
 
     def complete(self, request: ChatRequest) -> Answer:
-        """Ask once, and where the server refuses a parameter or the form, without it.
+        """Ask once, and again without what the server refuses of parameters and form.
 
-        What was refused is not sent any more once an answer came. Raises Unanswered,
-        or another LabError where no other request would fare better.
+        That is not sent any more once an answer came. Raises Unanswered, or another
+        LabError where no other request would fare better.
         """
         began, refused = time.monotonic(), set()
+        ask = self.sdk.chat.completions.with_raw_response.create
+        # a server that knows this header bills a repeated asking once
+        once = {"Idempotency-Key": request.key}
         while True:
             sent = self.arguments(request, refused)
             try:
-                reply = self.sdk.chat.completions.with_raw_response.create(
-                    # a server that knows this header bills a repeated asking once
-                    extra_headers={"Idempotency-Key": request.key},
-                    **sent,
-                )
-                body, spent = read_reply(reply.content), time.monotonic() - began
+                body = read_reply(ask(extra_headers=once, **sent).content)
                 break
             except openai.OpenAIError as error:
                 if getattr(error, "code", None) == "content_filter":  # an answer, too
-                    return answer_of(request, filtered(error.code))
+                    return answer_of(request, {"error": error.body})
                 if not (name := refused_by(error, sent)):
                     raise self._failure(request, error) from None
                 refused.add(name)
@@ -130,7 +127,7 @@ class Server:
                 stacklevel=2,
             )
         self.without |= refused
-        return answer_of(request, body, spent)
+        return answer_of(request, body, time.monotonic() - began)
 
     def in_short(self, error: Exception) -> str:
         """An error's name and the beginning of its text, without the key."""
@@ -141,20 +138,19 @@ class Server:
     def _failure(self, request: ChatRequest, error: Exception) -> LabError:
         """The error in one line, without a credential: what failed and what to do."""
         host = urlsplit(str(self.sdk.base_url)).hostname  # never the user part of it
-        response = getattr(error, "response", None)
-        fault = response.extensions.get("fault") if response is not None else None
+        fault = getattr(getattr(error, "response", None), "extensions", {}).get("fault")
         if fault:
-            kind = LabError if fault.for_all else Unanswered
-            said = f"sent {fault} in place of an answer: check OPENAI_BASE_URL"
-            return kind(f"the server {host} {said} (request {request.id}).")
-        row = next(row for row in MEANT if isinstance(error, row[0]))
-        row = MEANT[2] if names_model(error) else row
-        found, reason = row
-        if found is openai.APIConnectionError:
-            reason += network_names()
-        return (LabError if row in MEANT[:3] else Unanswered)(
-            f"the server {host} {reason} (request {request.id}; "
-            f"{self.in_short(error)}). What had arrived is stored."
+            what = f"sent {fault} in place of an answer: check OPENAI_BASE_URL"
+            ends, more = fault.for_all, ""
+        else:
+            kind = next(kind for kind in MEANT if isinstance(error, kind))
+            kind = openai.NotFoundError if names_model(error) else kind
+            reached = kind is not openai.APIConnectionError
+            what = MEANT[kind] + ("" if reached else network_names())
+            ends, more = kind in FOR_ALL, f"; {self.in_short(error)}"
+        return (LabError if ends else Unanswered)(
+            f"the server {host} {what} (request {request.id}{more}). "
+            "What had arrived is stored."
         )
 
 
@@ -167,8 +163,7 @@ def refused_by(error: Exception, sent: dict[str, Any]) -> str:
     if names_model(error):
         return ""
     if status in (400, 422):
-        told = told if NOT_TAKEN.search(told) else ""
-        for name in PARAMETERS:
+        for name in PARAMETERS if NOT_TAKEN.search(told) else ():
             if name in sent and re.search(rf"\b{name}\b", told):
                 return name
     elif not (status in (404, 500, 501) and NO_FORM.search(told)):

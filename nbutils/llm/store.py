@@ -38,10 +38,9 @@ class ChatRequest:
 
     def canonical(self) -> str:
         """The request as JSON with sorted keys and no spaces: what the key hashes."""
-        decoding = {name: float(v) for name, v in self.decoding.items()}
-        value = {"messages": list(self.messages), "schema": self.schema,
-                 "model": self.model, "decoding": decoding,
-                 "sample": self.sample}  # fmt: skip
+        value = {name: getattr(self, name) for name in ("schema", "model", "sample")}
+        value["messages"] = list(self.messages)
+        value["decoding"] = {name: float(v) for name, v in self.decoding.items()}
         form = {"sort_keys": True, "ensure_ascii": False, "separators": (",", ":")}
         return json.dumps(value, **form)
 
@@ -65,11 +64,10 @@ def chat_request(
     json_schema: Mapping[str, Any] | None = None,
 ) -> ChatRequest:
     """A one-message request under the model and decoding settings in force."""
-    messages = ({"role": "user", "content": prompt},)
+    messages, llm = ({"role": "user", "content": prompt},), settings.llm
     names = ("temperature", "top_p", "max_tokens")
-    decoding = {name: getattr(settings.llm, name) for name in names}
-    model = settings.llm.model
-    return ChatRequest(id, messages, schema, model, decoding, sample, json_schema)
+    decoding = {name: getattr(llm, name) for name in names}
+    return ChatRequest(id, messages, schema, llm.model, decoding, sample, json_schema)
 
 
 def rough_tokens(text: str) -> int:

@@ -15,6 +15,7 @@ from nbutils.mining.audit import (
 from nbutils.mining.candidates import Search, search_stored
 from nbutils.mining.ensembles import cross_sample, intra_sample, jaccard
 from nbutils.mining.exclusion import prepare
+from nbutils.mining.formats import training_rows
 from nbutils.mining.methods import METHODS, SELECTIONS, mine, mine_until_full
 from nbutils.mining.miner import training_set
 from nbutils.mining.rescoring import load_rescorer

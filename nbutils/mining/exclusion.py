@@ -20,7 +20,7 @@ from nbutils.mining.candidates import Candidates, pairs_of
 RULES = (
     "kept", "positive_id", "equal_text_to_positive", "excluded_id",
     "equal_text_to_excluded", "equal_text_to_query", "duplicate_text",
-    "shifted", "abs", "margin_pos", "perc_pos",
+    "shifted", "abs", "margin_pos", "perc_pos", "max_score", "min_score",
 )  # fmt: skip
 """A candidate's fate; the first rule that holds is the one that is reported."""
 

@@ -93,12 +93,17 @@ def mine(
     anchor_score = found.positive_score[order].astype(float)
     limits = recipe.model_dump(include={"abs_threshold", "margin", "perc"})
     ceilings = ceiling(method, anchor_score, **limits)
-    rules = pool.rules.copy()
-    breaks = ~(found.scores < ceilings[:, None])
+    breaks = {} if method == "naive" else {method: ~(found.scores < ceilings[:, None])}
     if method == "shifted":
-        breaks = found.ranks <= recipe.shift
-    if method != "naive":
-        rules[(rules == CODE["kept"]) & breaks] = CODE[method]
+        breaks = {method: found.ranks <= recipe.shift}
+    if recipe.max_score is not None:
+        breaks["max_score"] = found.scores >= recipe.max_score
+        ceilings = np.minimum(ceilings, recipe.max_score)
+    if recipe.min_score is not None:
+        breaks["min_score"] = found.scores < recipe.min_score
+    rules = pool.rules.copy()
+    for rule, broken in breaks.items():
+        rules[(rules == CODE["kept"]) & broken] = CODE[rule]
     query, place = select(pool, recipe, rules, seed)
     positives = pool.document_ids[found.positive[order]]
     queries = pd.DataFrame(
@@ -136,16 +141,19 @@ def mine_until_full(
     """Mine, and deepen the table of queries that ran out, until none does.
 
     pool: prepared from the search's candidates; options: of `mine`. Ends when the
-    corpus itself has no more. The deepened table serves this one recipe: above its
-    ceiling it has gaps.
+    corpus itself has no more, or none above `min_score`. The deepened table serves this
+    one recipe: above its ceiling it has gaps.
     """
     mined = mine(pool, recipe, **options)
-    while (ran_out := mined.queries["kept"] < mined.queries["needed"]).any():
+    while True:
+        lowest = (mined.rules == CODE["min_score"]).any(axis=1)  # all else is lower
+        ran_out = (mined.queries["kept"] < mined.queries["needed"]) & ~lowest
+        if not ran_out.any():
+            return mined
         deeper = search.deepen(mined.pool.candidates, mined.queries[ran_out])
         if len(deeper) == len(mined.pool.candidates):
-            break
+            return mined
         mined = mine(prepare(deeper), recipe, **options)
-    return mined
 
 
 def _rows(pool: Pool, queries: pd.DataFrame, query, place) -> pd.DataFrame:

@@ -11,14 +11,12 @@ import numpy as np
 from nbutils.core.access import open_sdk
 from nbutils.core.errors import LabError
 
-BATCH = 128
-"""Texts in one request, until a server takes fewer."""
 TOO_MANY = (400, 413, 422)
 """Status codes by which servers refuse a batch that is too large (or a text)."""
 
 
-def ask(model: str, texts: Sequence[str]) -> Iterator[list[np.ndarray]]:
-    """Vectors of texts in batches, in order, as they come.
+def ask(model: str, texts: Sequence[str], size: int = 64) -> Iterator[list[np.ndarray]]:
+    """Vectors of texts in batches of `size`, in order, as they come.
 
     A server that refuses a batch is asked for half as many from then on. LabError where
     it refuses a single text, cannot be reached, or answers with anything but one vector
@@ -27,7 +25,7 @@ def ask(model: str, texts: Sequence[str]) -> Iterator[list[np.ndarray]]:
     import openai
 
     create = open_sdk().embeddings.with_raw_response.create
-    start, size = 0, BATCH
+    start = 0
     while part := list(texts[start : start + size]):
         try:
             answer = create(model=model, input=part, encoding_format="float").content

@@ -136,19 +136,19 @@ class EncoderTeacher(TextTeacher):
     """Dense teacher: the cosine of a SentenceTransformer's vectors.
 
     They are those of its `encode_query` and `encode_document`: its own prompts, routes
-    and modules. `embed` caches them by all that changes them. query_prompt: in place of
-    the model's own; where it has none called `query`, the first of QUERY_PROMPTS.
+    and modules. `embed` caches them by all that changes them. A model without
+    a prompt called `query` gets the first of QUERY_PROMPTS that it has.
     """
 
-    def __init__(self, model, settings, *, name: str, query_prompt: str | None = None):
+    def __init__(self, model, settings, *, name: str):
         self.model, self.settings, self.name = model, settings, name
         own = (model.prompts.get(name) for name in QUERY_PROMPTS)
-        if query_prompt is None:
-            query_prompt = next(filter(None, own), None)
-        self.query_prompt, self.device = query_prompt, device_of(settings)
-        self.fingerprint = digest(
-            fingerprint(model), query_prompt, settings.encoder.max_length
+        self.query_prompt, self.device = (
+            next(filter(None, own), None),
+            device_of(settings),
         )
+        parts = self.query_prompt, settings.encoder.max_length
+        self.fingerprint = digest(fingerprint(model), *parts)
 
     @classmethod
     def of_student(cls, model, settings: Settings, *, name: str) -> EncoderTeacher:
@@ -172,11 +172,12 @@ class ServerTeacher(TextTeacher):
 
     The client reads OPENAI_API_KEY and OPENAI_BASE_URL and retries by itself. A server
     does not show its weights: the cache is keyed by model name, prompt and text, so
-    give a changed model another name. LabError as of `server.ask`.
+    give a changed model another name. batch: texts in a request. LabError as of
+    `server.ask`.
     """
 
-    def __init__(self, model: str, *, prompt: str = "", cache=VECTORS):
-        self.model, self.prompt = model, prompt
+    def __init__(self, model: str, *, prompt: str = "", cache=VECTORS, batch=64):
+        self.model, self.prompt, self.batch = model, prompt, batch
         self.name = _parts(model)[-1]
         self.fingerprint = digest("server", model, prompt)
         self._path = Path(cache, f"server-{digest(model)}.sqlite")
@@ -186,7 +187,7 @@ class ServerTeacher(TextTeacher):
         prompt = self.prompt if queries else ""
 
         def asked(new: list[str]):
-            return server.ask(self.model, [prompt + text for text in new])
+            return server.ask(self.model, [prompt + text for text in new], self.batch)
 
         return _unit(kept(self._path, texts, prompt, asked))
 
@@ -285,7 +286,8 @@ def load_teacher(name: str, settings: Settings) -> Teacher:
     if name == "random":
         return RandomTeacher(settings.seed)
     if name.startswith(SERVER):
-        return ServerTeacher(name.removeprefix(SERVER))
+        asked = name.removeprefix(SERVER)
+        return ServerTeacher(asked, batch=settings.encoder.encode_batch)
     if name.startswith(GIVEN):
         return VectorTeacher.read(name.removeprefix(GIVEN), device_of(settings))
     model = load_encoder(settings, name)

@@ -7,6 +7,7 @@ from the command line is in `execute`; nothing here needs Jupyter to be running.
 from __future__ import annotations
 
 import base64
+import errno
 import html
 import io
 import math
@@ -61,12 +62,14 @@ def start(
 
 
 def make_folder(folder: Path) -> None:
-    """Make a run's folder; LabError where that cannot be."""
+    """Make a run's folder; LabError where that or writing there cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):  # made by somebody else
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise LabError(
-            f"{folder} cannot be made ({error.strerror}): name another --out"
+            f"{folder} cannot be written ({error.strerror}): name another --out"
         ) from None
 
 

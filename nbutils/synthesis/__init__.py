@@ -4,20 +4,20 @@ Prompts are planned as data, answers become checked records, the ladder N1 to N4
 measured (Negative Matters, MGH; SyNeg).
 """
 
-from nbutils.synthesis.asking import fulfil, reask
 from nbutils.synthesis.from_sets import seeded_requests
 from nbutils.synthesis.generate import (
     brainstorm,
     counts,
+    fulfil,
     graded_examples,
     open_client,
+    reask,
     retrieval_items,
     syneg_examples,
 )
 from nbutils.synthesis.judge import (
     agreement,
     judge_cost,
-    judge_request,
     judge_requests,
     share_answering,
     unanswered,
@@ -34,7 +34,7 @@ from nbutils.synthesis.ladder import (
     texts_of,
 )
 from nbutils.synthesis.overlap import near_duplicates, shared_runs
-from nbutils.synthesis.parsing import REASONS, SYNEG, find_json, parse
+from nbutils.synthesis.parsing import REASONS, find_json, parse
 from nbutils.synthesis.plan import (
     brainstorm_requests,
     mgh_request,
@@ -42,5 +42,5 @@ from nbutils.synthesis.plan import (
     syneg_requests,
 )
 from nbutils.synthesis.recording import estimate
-from nbutils.synthesis.replies import LEVEL_NAMES
+from nbutils.synthesis.replies import LEVEL_NAMES, SYNEG
 from nbutils.synthesis.second import second_answers

@@ -6,23 +6,23 @@ reading): in one call for the whole ladder, or in one call for each level.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from pydantic import Field
 
 from nbutils.core.fields import Settings
-from nbutils.core.files import write_jsonl
 from nbutils.core.records import LEVELS, GradedExample, Rejection
 from nbutils.core.retrieval import RetrievalSet
 from nbutils.core.settings import ROOT
 from nbutils.llm.client import Client
 from nbutils.llm.store import Store
 from nbutils.synthesis import recording
-from nbutils.synthesis.asking import fulfil
-from nbutils.synthesis.parsing import Rejected, check_texts, ladder_texts
-from nbutils.synthesis.replies import LadderReply, LevelReply, Planned, Prompt
+from nbutils.synthesis.generate import Made, fulfil
+from nbutils.synthesis.parsing import Rejected, check_texts
+from nbutils.synthesis.replies import Ladder, Planned, Prompt, Reply
 
 STAGE = "mgh-seeded"
 TASK = "Given a query, retrieve the text that matches it"
@@ -35,6 +35,27 @@ LEVEL_TEXTS = {
     "N4": "the same general domain only",
 }
 """The levels in words, as the one-call prompt has them."""
+
+
+class LadderReply(Reply):  # the pair is the user's own: it is not judged
+    makes = GradedExample
+    negatives: Ladder = Field(alias="hard_negative_examples")
+
+    def check(self, asked: Mapping[str, Any]) -> None:
+        check_texts(self.negatives, given=[asked["query"], asked["positive"]])
+
+
+class LevelReply(Reply):
+    text: str
+
+    def record(self, request: Planned) -> tuple[str, str]:
+        given = [request.known["query"], request.known["positive"]]
+        check_texts([self.text], given=given)
+        return request.id, self.text
+
+
+LADDER = Prompt("mgh_seeded", LadderReply)
+LEVEL = Prompt("mgh_level", LevelReply)
 
 
 def seeded_requests(
@@ -66,46 +87,26 @@ def seeded_requests(
 
 def graded(
     requests: Sequence[Planned], settings: Settings, client: Client, watch=None
-) -> tuple[list[GradedExample], list[Rejection]]:
+) -> Made:
     """Ask `seeded_requests`: the graded examples, and what was rejected for good.
 
     Asked level by level, a query with a level that stays rejected is left out whole.
     """
-    made, rejections = fulfil(requests, settings, client, watch)
+    answered, rejections = fulfil(requests, settings, client, watch)
     if all(request.prompt is LADDER for request in requests):
-        return made, rejections
-    texts, examples = dict(made), []
+        return answered, rejections
+    texts, examples = dict(answered), []
     for first in requests[:: len(LEVELS)]:
         whole = replace(first, id=first.id.removesuffix(f"/{LEVELS[0]}"))
         negatives = [texts.get(f"{whole.id}/{level}") for level in LEVELS]
         try:
             if None not in negatives:
-                examples.append(_example(whole, negatives))
+                made = LadderReply.model_construct(negatives=tuple(negatives))
+                examples.append(made.record(whole))
         except Rejected as fault:  # two levels are the same text
             reason, detail = fault.args
             rejections.append(Rejection(id=whole.id, reason=reason, detail=detail))
     return examples, rejections
-
-
-def _check(request: Planned, texts: Sequence[str]) -> None:
-    """The user's own texts are not judged, and no negative repeats them."""
-    check_texts(texts, given=[request.known["query"], request.known["positive"]])
-
-
-def _example(request: Planned, negatives: Sequence[str]) -> GradedExample:
-    _check(request, negatives)
-    return GradedExample(id=request.id, negatives=tuple(negatives), **request.known)
-
-
-def _level(request: Planned, reply: LevelReply) -> tuple[str, str]:
-    _check(request, [reply.text])
-    return request.id, reply.text
-
-
-LADDER = Prompt(
-    "mgh_seeded", LadderReply, lambda r, said: _example(r, ladder_texts(said))
-)
-LEVEL = Prompt("mgh_level", LevelReply, _level)
 
 
 def estimate(requests: Sequence[Planned], settings: Settings) -> pd.DataFrame:
@@ -117,17 +118,3 @@ def estimate(requests: Sequence[Planned], settings: Settings) -> pd.DataFrame:
     ]
     store = Store(ROOT / settings.llm.store)
     return recording.estimated({STAGE: (requests, lengths)}, settings, store)
-
-
-def run(
-    requests: Sequence[Planned],
-    settings: Settings,
-    out: Path,
-    batch: bool,
-    live: bool = False,
-) -> None:
-    """Grade with a live table on the terminal, and write the examples as JSONL."""
-    with recording.on_terminal(settings, batch, live) as (client, watch):
-        made, rejected = graded(requests, settings, client, watch(STAGE))
-    count = write_jsonl(out, made)
-    print(f"{count} graded examples, {len(rejected)} rejected for good: {out}")

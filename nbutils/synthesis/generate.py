@@ -2,33 +2,41 @@
 
 Stage 1 brainstorms tasks; stage 2 writes one graded example a call (Negative Matters,
 after E5-mistral's two-step prompt). SyNeg adds negatives to a query and its positive.
+A rejected answer is asked for again, its fault told.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from nbutils.core.errors import LabError
 from nbutils.core.fields import Settings
 from nbutils.core.files import write_jsonl, write_sums
 from nbutils.core.records import (
     KINDS,
     RECORDS,
-    GradedExample,
     Records,
     Rejection,
     RetrievalItem,
-    SynegExample,
     Task,
     spread,
 )
 from nbutils.core.settings import resolve
 from nbutils.llm.client import Client
+from nbutils.llm.store import Answer, ChatRequest
 from nbutils.synthesis import plan
-from nbutils.synthesis.asking import Watch, fulfil
 from nbutils.synthesis.overlap import near_duplicates, repeats, without
-from nbutils.synthesis.parsing import SYNEG
+from nbutils.synthesis.parsing import REASONS, parse, without_thought
+from nbutils.synthesis.replies import SYNEG, Planned, templates
+
+Made = tuple[list, list[Rejection]]
+"""The records, and what was rejected for good."""
+Watch = Callable[[Any], None]
+"""Is shown each outcome as it arrives: a record, a list of them, or a Rejection."""
 
 
 def open_client(settings: Settings) -> Client:
@@ -39,9 +47,62 @@ def open_client(settings: Settings) -> Client:
     return Client(settings, plan.recorded_answers(settings))
 
 
-def brainstorm(
-    settings: Settings, client: Client, watch: Watch | None = None
-) -> tuple[list[Task], list[Rejection]]:
+def fulfil(
+    requests: Sequence[Planned],
+    settings: Settings,
+    client: Client,
+    watch: Watch | None = None,
+) -> Made:
+    """Ask, parse, and ask again: (accepted, rejected), in the order of the requests.
+
+    A rejected answer is asked for again at most `llm_reasks` times, by a request that
+    holds the failed answer and its fault: so a run that was broken off goes on where
+    it stood, and replay takes the same way. The last outcome counts. LabError, before
+    anything is asked, where no answer can reach half the words asked for.
+    """
+    least = max((request.words for request in requests), default=0) / 2
+    if client.live and least > settings.llm.max_tokens:
+        raise LabError(
+            f"an answer that is let through has {least:.0f} words or more, and "
+            f"llm_max_tokens is {settings.llm.max_tokens}: raise it"
+        )
+    outcomes: dict[int, Any] = {}
+    asked = {place: request.chat(settings) for place, request in enumerate(requests)}
+    for again in range(settings.llm.reasks + 1):
+        place_of = {chat.key: place for place, chat in reversed(asked.items())}
+
+        def arrived(chat, answer, place_of=place_of):
+            watch(parse(requests[place_of[chat.key]], answer.text, answer.finish))
+
+        answers = client.complete_many(asked.values(), watch and arrived)
+        refused = {}
+        for (place, chat), answer in zip(asked.items(), answers, strict=True):
+            outcomes[place] = parse(requests[place], answer.text, answer.finish)
+            if isinstance(outcomes[place], Rejection):
+                # what does not count as answered is asked as it was
+                told = client.find(chat) is not None
+                fault = outcomes[place]
+                then = reask(chat, answer, fault, again + 1) if told else chat
+                if client.live or client.find(then):
+                    refused[place] = then
+        asked = refused
+    rejected = [o for o in outcomes.values() if isinstance(o, Rejection)]
+    return [o for o in outcomes.values() if not isinstance(o, Rejection)], rejected
+
+
+def reask(
+    chat: ChatRequest, answer: Answer, fault: Rejection, number: int
+) -> ChatRequest:
+    """The request that tells the model what was wrong with its answer."""
+    why = {"reason": REASONS[fault.reason], "detail": fault.detail}
+    turns = [{"role": "user", "content": templates()["reask"].format(**why)}]
+    if (text := without_thought(answer.text)).strip():
+        turns.insert(0, {"role": "assistant", "content": text})
+    name = f"{chat.id.split('#')[0]}#{number}"
+    return replace(chat, id=name, messages=(*chat.messages, *turns))
+
+
+def brainstorm(settings: Settings, client: Client, watch: Watch | None = None) -> Made:
     """The tasks of every family, without repeats. Always all: examples need them."""
     families = settings.synthesis.families
     requests = [r for f in families for r in plan.brainstorm_requests(f)]
@@ -56,7 +117,7 @@ def graded_examples(
     settings: Settings,
     client: Client,
     watch: Watch | None = None,
-) -> tuple[list[GradedExample], list[Rejection]]:
+) -> Made:
     """Graded examples of the given tasks, six a task, `max_items` a family."""
     chosen = settings.synthesis
     by_family: dict[str, dict[str, dict[int, str]]] = defaultdict(dict)
@@ -76,7 +137,7 @@ def graded_examples(
 
 def retrieval_items(
     settings: Settings, client: Client, watch: Watch | None = None
-) -> tuple[list[RetrievalItem], list[Rejection]]:
+) -> Made:
     """Queries with three independent positives each, `max_items` a family."""
     requests = []
     for family in settings.synthesis.families:
@@ -85,7 +146,7 @@ def retrieval_items(
     return _once(fulfil(requests, settings, client, watch))
 
 
-def _once(made: tuple[list, list[Rejection]]) -> tuple[list, list[Rejection]]:
+def _once(made: Made) -> Made:
     """Without the records whose query an earlier one has."""
     records, rejections = made
     again = repeats([record.query for record in records])
@@ -99,7 +160,7 @@ def syneg_examples(
     client: Client,
     watch: Watch | None = None,
     stages: Sequence[str] = ("syneg", "syneg-free"),
-) -> tuple[list[SynegExample], list[Rejection]]:
+) -> Made:
     """SyNeg negatives of the given items: attribute matched, then freely drawn."""
     chosen = settings.synthesis
     prompt = SYNEG[chosen.syneg_reflection, chosen.syneg_attributes]

@@ -18,25 +18,19 @@ from nbutils.core.statistics import bootstrap, ratio
 from nbutils.llm.client import Client
 from nbutils.llm.costs import Price, price_table
 from nbutils.synthesis.recording import count_tokens
-from nbutils.synthesis.replies import JudgeReply, Planned, Prompt
+from nbutils.synthesis.replies import Line, Planned, Prompt, Reply
 
 ANSWER_TOKENS = 60
 """Our guess of the length of a verdict, a sentence and a flag: none is recorded."""
 
 
-def _verdict(request: Planned, reply: JudgeReply) -> Verdict:
-    said = {"answers": reply.answers, "reason": reply.reason.strip()}
-    return Verdict(id=request.id, **request.known, **said)
+class JudgeReply(Reply):
+    makes = Verdict
+    reason: Line
+    answers: bool
 
 
-JUDGE = Prompt("judge", JudgeReply, _verdict)
-
-
-def judge_request(query_id: str, query: str, document_id: str, passage: str) -> Planned:
-    """The request for one verdict; `asking.fulfil` asks for it."""
-    ids = {"query_id": query_id, "document_id": document_id}
-    texts = {"query": query, "passage": passage}
-    return Planned(f"judge/{query_id}/{document_id}", JUDGE, texts, known=ids)
+JUDGE = Prompt("judge", JudgeReply)
 
 
 def judge_requests(
@@ -48,16 +42,16 @@ def judge_requests(
 
     queries, texts: id to text. LabError for an id without a text.
     """
-    asked = {}
-    for query, document in pairs:
-        for kind, name, known in (
-            ("query", query, queries), ("document", document, texts)
-        ):  # fmt: skip
-            if name not in known:
-                raise LabError(f"{kind} {name!r} has no text: it cannot be judged")
-        one = judge_request(query, queries[query], document, texts[document])
-        asked[query, document] = one
-    return list(asked.values())
+    asked = []
+    for query, document in dict.fromkeys(pairs):
+        if query not in queries:
+            raise LabError(f"query {query!r} has no text: it cannot be judged")
+        if document not in texts:
+            raise LabError(f"document {document!r} has no text: it cannot be judged")
+        filled = {"query": queries[query], "passage": texts[document]}
+        ids = {"query_id": query, "document_id": document}
+        asked.append(Planned(f"judge/{query}/{document}", JUDGE, filled, known=ids))
+    return asked
 
 
 def unanswered(

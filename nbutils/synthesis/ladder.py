@@ -123,9 +123,9 @@ def compare_diversity(
 ) -> pd.DataFrame:
     """Two generators' texts for the same prompts: how different are each one's own?
 
-    one, other: prompt (or task) to the texts written for it. Compared on the prompts
-    that both have, with equally many texts of each. Rows distinct_1 to distinct_3 and
-    self_overlap (the mean Jaccard overlap of two texts' words: lower is more diverse);
+    one, other: prompt (or task) to the texts written for it; compared are equally many
+    of each, on the prompts that both have. Rows distinct_1 to distinct_3 and
+    self_overlap (mean Jaccard overlap of two texts' words: lower is more diverse);
     columns measure, one, other, difference, low, high (intervals over prompts).
     """
     both = [(one[name], other[name]) for name in one if name in other]
@@ -134,7 +134,7 @@ def compare_diversity(
         raise LabError("diversity is compared over two prompts or more that both have")
     measures = {f"distinct_{n}": partial(distinct_n, n=n) for n in (1, 2, 3)}
     rows = []
-    for name, measure in {**measures, "self_overlap": self_overlap}.items():
+    for name, measure in {**measures, "self_overlap": _self_overlap}.items():
         values = np.array([[measure(texts) for texts in pair] for pair in pairs])
         values = values[np.isfinite(values).all(axis=1)]
         if len(values):
@@ -144,8 +144,7 @@ def compare_diversity(
     return pd.DataFrame(rows, columns=columns)
 
 
-def self_overlap(texts: Sequence[str]) -> float:
-    """Mean Jaccard overlap of the words of two texts, over all pairs; nan for one."""
+def _self_overlap(texts: Sequence[str]) -> float:
     pairs = combinations([set(words(text)) for text in texts], 2)
     overlaps = [len(a & b) / len(a | b) for a, b in pairs if a | b]
     return float(np.mean(overlaps or [np.nan]))

@@ -10,21 +10,15 @@ import json
 import re
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, RootModel, ValidationError
+from pydantic import RootModel, ValidationError
 
-from nbutils.core.records import (
-    GradedExample,
-    Rejection,
-    RetrievalItem,
-    SynegExample,
-    Task,
-    split_of,
-)
+from nbutils.core.records import Rejection
 from nbutils.core.text import has_spaces, normalise, words
-from nbutils.synthesis import replies
-from nbutils.synthesis.replies import Planned, Prompt
+
+if TYPE_CHECKING:
+    from nbutils.synthesis.replies import Planned
 
 REASONS = {
     "not_json": "no JSON value of the kind asked for is in the answer",
@@ -49,6 +43,11 @@ REASONS = {
 
 UNFINISHED = {"length": "cut_off", "content_filter": "filtered", "refusal": "refused"}
 """Why a server stopped in the middle of an answer, and the reason it is refused for."""
+
+FORM = {"literal_error": "wrong_levels"} | dict.fromkeys(
+    ("too_short", "too_long"), "wrong_count"
+)
+"""pydantic's name of a fault and the reason; all others are wrong keys."""
 
 THOUGHT = r"<{0}(seed:)?(think|thinking|thought|reasoning)>|\[{0}THINK\]|◁{0}think▷"
 THOUGHT_BEGINS = re.compile(THOUGHT.format("") + r"|<\|channel\|>analysis", re.I)
@@ -75,13 +74,19 @@ def parse(request: Planned, text: str, finish: str = "") -> Any:
 
     finish: why the server stopped; where that was in the middle, it is the reason.
     """
-    prompt = request.prompt
+    kind = request.prompt.reply
     try:
-        return prompt.read(request, read_reply(prompt.reply, without_thought(text)))
+        form = list if issubclass(kind, RootModel) else dict
+        value = find_json(without_thought(text), form)
+        return kind.model_validate(value).record(request)
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = FORM.get(first["type"], "wrong_keys")
+        detail = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     except Rejected as fault:
         reason, detail = fault.args
-    if reason == "not_json":
-        reason = UNFINISHED.get(finish, reason)
+        if reason == "not_json":
+            reason = UNFINISHED.get(finish, reason)
     return Rejection(id=request.id, reason=reason, detail=detail)
 
 
@@ -90,20 +95,6 @@ def without_thought(text: str) -> str:
     after = max((end.end() for end in THOUGHT_ENDS.finditer(text)), default=0)
     begun = THOUGHT_BEGINS.search(text, after)
     return text[after : begun.start() if begun else None]
-
-
-def read_reply(kind: type[BaseModel], text: str) -> Any:
-    """The reply in an answer, checked; Rejected with the first fault's named reason."""
-    value = find_json(text, list if issubclass(kind, RootModel) else dict)
-    try:
-        return kind.model_validate(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    reason = "wrong_levels" if where.endswith("similarity_level") else "wrong_keys"
-    if first["type"] in ("too_short", "too_long"):
-        reason = "wrong_count"
-    raise Rejected(reason, f"{where}: {first['msg']}")
 
 
 def find_json(text: str, kind: type) -> Any:
@@ -166,75 +157,6 @@ def check_texts(
             raise Rejected(reason, f"{count} words{asked}: {_short(text)}")
 
 
-def ladder_texts(reply: replies.LadderReply) -> tuple[str, ...]:
-    """The texts of N1 to N4; Rejected where the levels are not as they were asked."""
-    negatives = reply.hard_negative_examples
-    levels = [negative.similarity_level for negative in negatives]
-    if levels != replies.LEVEL_NAMES:
-        raise Rejected("wrong_levels", f"levels are {', '.join(levels)}")
-    return tuple(negative.text for negative in negatives)
-
-
-def _short(text: str, limit: int = 60) -> str:
+def _short(text: str) -> str:
     flat = " ".join(text.split())
-    return repr(flat if len(flat) <= limit else flat[: limit - 1] + "…")
-
-
-# -- one reader a record: what the answer says joins what the plan knows
-
-
-def _tasks(request: Planned, reply: replies.TasksReply) -> list[Task]:
-    """The tasks of one group in one family, in the order of the answer."""
-    texts, wanted = reply.root, request.variables["num_tasks"]
-    if len(texts) != wanted:
-        raise Rejected("wrong_count", f"{len(texts)} tasks instead of {wanted}")
-    check_texts(texts, repeats=True)
-    own, tasks = request.known, []
-    for index, text in enumerate(texts):
-        split, name = split_of(own["family"], index, wanted, 0), f"{request.id}/{index}"
-        tasks.append(Task(id=name, index=index, text=text.strip(), split=split, **own))
-    return tasks
-
-
-def _item(request: Planned, reply: replies.SeedReply) -> RetrievalItem:
-    """A query with three independent positives."""
-    check_texts(reply.positives, request.variables["num_words"])
-    check_texts([reply.query], given=reply.positives)
-    check_texts([reply.title])
-    query, title = reply.query.strip(), reply.title.strip()
-    made = {"query": query, "title": title, "positives": tuple(reply.positives)}
-    return RetrievalItem(id=request.id, **request.known, **made)
-
-
-def _graded(request: Planned, reply: replies.MghReply) -> GradedExample:
-    """A query, its positive and N1 to N4 (Negative Matters, MGH's answer keys)."""
-    negatives, positive = ladder_texts(reply), reply.positive_example
-    check_texts([reply.query], request.variables["query_words"])
-    wanted = request.variables["document_words"]
-    check_texts([positive, *negatives], wanted, given=[reply.query])
-    made = {"query": reply.query.strip(), "positive": positive, "negatives": negatives}
-    return GradedExample(id=request.id, **request.known, **made)
-
-
-def _syneg(request: Planned, reply: replies.SynegPlainReply) -> SynegExample:
-    """Two hard negatives with the reasoning that led to them (SyNeg's format)."""
-    reasoning = getattr(reply, "reasoning", "")
-    if hasattr(reply, "reasoning") and not reasoning.strip():
-        raise Rejected("empty_text", "the reasoning is empty")
-    positive = request.variables["positive"]
-    wanted = len(words(positive)) if has_spaces(positive) else 0
-    check_texts(reply.hard_negatives, wanted, given=[positive])
-    made = {"reasoning": reasoning, "negatives": tuple(reply.hard_negatives)}
-    return SynegExample(id=request.id, **request.known, **made)
-
-
-BRAINSTORM = Prompt("brainstorm", replies.TasksReply, _tasks)
-SEED = Prompt("seed", replies.SeedReply, _item)
-MGH = Prompt("mgh", replies.MghReply, _graded)
-SYNEG = {
-    (True, True): Prompt("syneg", replies.SynegReply, _syneg),
-    (True, False): Prompt("syneg_no_attributes", replies.SynegReply, _syneg),
-    (False, True): Prompt("syneg_no_reflection", replies.SynegPlainReply, _syneg),
-    (False, False): Prompt("syneg_plain", replies.SynegPlainReply, _syneg),
-}
-"""SyNeg's prompt with or without its parts (reflection, attributes): its ablation."""
+    return repr(flat if len(flat) <= 60 else flat[:59] + "…")

@@ -21,8 +21,7 @@ from nbutils.core.records import split_of
 from nbutils.core.settings import DATA
 from nbutils.core.text import words
 from nbutils.llm.store import Answer
-from nbutils.synthesis.parsing import BRAINSTORM, MGH, SEED, SYNEG
-from nbutils.synthesis.replies import Planned, Prompt
+from nbutils.synthesis.replies import BRAINSTORM, MGH, SEED, SYNEG, Planned, Prompt
 
 RECORDINGS = DATA / "recordings"
 DRAWN = (
@@ -51,13 +50,10 @@ def domains(family: str) -> list[str]:
 def brainstorm_requests(family: str) -> Iterator[Planned]:
     """One request per group: brainstorm its tasks (E5-mistral, section 3.1)."""
     for group, count in recording_plan()["tasks_per_group"].items():
-        variables = {
-            "num_tasks": count,
-            "group": group,
-            "group_definition": recording_plan()["groups"][group]["definition"],
-            "domains": ", ".join(domains(family)),
-        }
         own = {"family": family, "group": group}
+        variables = {"num_tasks": count, "group": group}
+        variables["domains"] = ", ".join(domains(family))
+        variables["group_definition"] = recording_plan()["groups"][group]["definition"]
         yield Planned(f"{family}/brainstorm/{group}", BRAINSTORM, variables, known=own)
 
 
@@ -67,9 +63,8 @@ def seed_requests(family: str) -> Iterator[Planned]:
     forms, split = spec["query_form"], split_of(family, None, 0, 0)
     for i in range(spec["per_family"]):
         draw = random.Random(f"{family}/seed/{i}")
-        variables = {
-            name: draw.choice(spec[name]) for name in ("difficulty", "num_words")
-        }
+        drawn = ("difficulty", "num_words")
+        variables = {name: draw.choice(spec[name]) for name in drawn}
         variables["domain"] = own[i % len(own)]
         variables["query_form"] = forms[i // len(own) % len(forms)]
         given = {"family": family, "domain": variables["domain"], "split": split}
@@ -131,33 +126,28 @@ def syneg_requests(
     """
     levelled = prompt in (SYNEG[True, True], SYNEG[False, True])
     spec, own = recording_plan()["syneg"], domains(family)
+    matched, split = spec["matched_level"], split_of(family, None, 0, 0)
     for i, (query, positive) in items.items():
         draw = random.Random(f"{family}/syneg/{i}")
         free, length = draw.choice(spec["levels"]), draw.choice(spec["lengths"])
-        matched = spec["matched_level"]
         kinds = [("syneg", "matched" if levelled else "none", matched)]
         if levelled and free != matched:
             kinds.append(("syneg-free", "free", free))
         example = {"user_query": query, "positive_document": positive}
+        variables = {
+            "domain_name": own[i % len(own)],
+            "example": json.dumps(example, indent=1, ensure_ascii=False),
+            "positive": positive,
+            "num_negatives": spec["num_negatives"],
+            "length": length,
+        }
+        given = {"item_id": f"{family}/seed/{i:02d}", "family": family, "split": split}
+        count = spec["num_negatives"] * len(words(positive))
         for stage, attribute, level in kinds:
-            variables = {
-                "domain_name": own[i % len(own)],
-                "example": json.dumps(example, indent=1, ensure_ascii=False),
-                "positive": positive,
-                "num_negatives": spec["num_negatives"],
-                "difficult_level": level,
-                "length": length,
-            }
-            given = {
-                "item_id": f"{family}/seed/{i:02d}",
-                "family": family,
-                "attribute": attribute,
-                "level": level,
-                "split": split_of(family, None, 0, 0),
-            }
-            count = spec["num_negatives"] * len(words(positive))
+            filled = {**variables, "difficult_level": level}
+            known = {**given, "attribute": attribute, "level": level}
             name = f"{family}/{stage}/{i:02d}"
-            yield Planned(name, prompt, variables, known=given, words=count)
+            yield Planned(name, prompt, filled, known=known, words=count)
 
 
 def recorded(family: str) -> list[tuple[Planned, str]]:

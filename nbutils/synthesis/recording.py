@@ -18,12 +18,13 @@ from tokenizers import Tokenizer
 
 from nbutils.core.errors import LabError, known
 from nbutils.core.fields import Settings
+from nbutils.core.files import alone
 from nbutils.core.records import Rejection
 from nbutils.llm.client import Client
 from nbutils.llm.costs import price_of
 from nbutils.llm.store import Store, rough_tokens
 from nbutils.synthesis import generate
-from nbutils.synthesis.asking import Watch
+from nbutils.synthesis.generate import Made, Watch
 from nbutils.synthesis.plan import recorded
 from nbutils.synthesis.replies import Planned
 
@@ -101,23 +102,21 @@ def estimated(
     cost, cost_p90 (if every answer were that long), batch_cost, currency.
     """
     price, rows = price_of(settings), []
-    used = [(n.split("/"), u) for n, m, _, u in store.usage() if m == price.model]
+    used = [(n.split("/")[1:2], u) for n, m, _, u in store.usage() if m == price.model]
     for stage, (requests, lengths) in planned.items():
         chats = {r.chat(settings).key: r for r in requests}
-        there = [key for key in chats if (a := store.answer(key)) and a.text.strip()]
-        missing = [r.text for key, r in chats.items() if key not in there]
-        pilot = [tokens for name, tokens in used if tokens and name[1:2] == [stage]]
+        there = {key for key in chats if (a := store.answer(key)) and a.text.strip()}
+        prompt = sum(count_tokens(r.text for k, r in chats.items() if k not in there))
+        pilot = [tokens for of, tokens in used if tokens and of == [stage]]
         told = len(pilot) >= PILOT
-        lengths = pilot if told else lengths
+        lengths, ask = pilot if told else lengths, len(chats) - len(there)
         mean, p90 = np.mean(lengths), np.percentile(lengths, 90)
-        prompt = sum(count_tokens(missing))
         rows.append({
-            "stage": stage, "requests": len(chats), "stored": len(there),
-            "ask": len(missing), "prompt_tokens": prompt,
-            "answer_mean": mean, "answer_p90": p90,
+            "stage": stage, "requests": len(chats), "stored": len(there), "ask": ask,
+            "prompt_tokens": prompt, "answer_mean": mean, "answer_p90": p90,
             "from": "pilot" if told else "recordings",
-            "cost": price.cost(prompt, mean * len(missing)),
-            "cost_p90": price.cost(prompt, p90 * len(missing)),
+            "cost": price.cost(prompt, mean * ask),
+            "cost_p90": price.cost(prompt, p90 * ask),
         })  # fmt: skip
     counted = ["requests", "stored", "ask", "prompt_tokens"]
     sums = pd.DataFrame(rows)[[*counted, "cost", "cost_p90"]].sum()
@@ -132,15 +131,13 @@ def record(
     client: Client,
     stages: Sequence[str] = (),
     watch: Callable[[str], Watch | None] = lambda stage: None,
-) -> dict[str, tuple[list, list[Rejection]]]:
+) -> dict[str, Made]:
     """Ask for every missing answer of `stages` (none: all) and of those they need.
 
-    Returns by stage the records, and what was rejected for good. `watch` makes a
-    stage's watcher.
+    Returns by stage what was made. `watch` makes a stage's watcher.
     """
-    wanted = check_stages(stages)
+    wanted, made = check_stages(stages), {}
     needed = {NEEDS.get(stage) for stage in wanted}
-    made: dict[str, tuple[list, list[Rejection]]] = {}
     for stage in (s for s in STAGES if s in wanted or s in needed):
         by = (settings, client, watch(stage))
         if stage == "brainstorm":
@@ -154,16 +151,6 @@ def record(
     return made
 
 
-def run(
-    settings: Settings, stages: Sequence[str], batch: bool, live: bool = False
-) -> None:
-    """Record with a live table on the terminal, and sum up, also after a stop."""
-    with on_terminal(settings, batch, live) as (client, watch):
-        made = record(settings, client, stages, watch)
-    for stage, (accepted, rejected) in made.items():
-        print(f"{stage}: {len(accepted)} records, {len(rejected)} rejected for good")
-
-
 @contextmanager
 def on_terminal(
     settings: Settings, batch: bool, live: bool = False
@@ -171,6 +158,7 @@ def on_terminal(
     """A client, and what makes a stage's watcher: outcomes are counted in a live table.
 
     `batch`: by the provider's batch files; `live`: what they leave is asked live.
+    LabError where another run fills the same store: nothing is paid for twice.
     """
     console, counts = Console(), Counter()
     client = generate.open_client(settings)
@@ -178,20 +166,20 @@ def on_terminal(
         from nbutils.llm.batches import Batches  # the SDK is imported for it
 
         client.prefetch = Batches(client, console.print, live).run
-    with Live(console=console, auto_refresh=False) as shown:
 
-        def arrived(stage: str, outcome: Any) -> None:
-            refused = isinstance(outcome, Rejection)
-            counts[stage, f"rejected: {outcome.reason}" if refused else "accepted"] += 1
-            table = Table("stage", "outcome", "answers")
-            for (of, what), count in sorted(counts.items()):
-                table.add_row(of, what, str(count))
-            shown.update(table, refresh=console.is_terminal)
+    def arrived(stage: str, outcome: Any) -> None:
+        refused = isinstance(outcome, Rejection)
+        counts[stage, f"rejected: {outcome.reason}" if refused else "accepted"] += 1
+        table = Table("stage", "outcome", "answers")
+        for (of, what), count in sorted(counts.items()):
+            table.add_row(of, what, str(count))
+        shown.update(table, refresh=console.is_terminal)
 
+    with alone(client.store.path):
         try:
-            yield client, lambda stage: partial(arrived, stage)
+            with Live(console=console, auto_refresh=False) as shown:
+                yield client, lambda stage: partial(arrived, stage)
         finally:
-            shown.refresh()
             client.close()
             console.print(
                 f"{client.requested} requests in {client.attempts} attempts; "

@@ -1,19 +1,33 @@
-"""A prompt: its template, what an answer to it must look like, and who reads it."""
+"""A prompt: its template, what an answer to it must look like, and its record.
+
+The form of a reply is checked by its fields, its texts by `check`; then what the answer
+says joins what the plan knows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel
 
 from nbutils.core.fields import Settings
 from nbutils.core.files import read_sums, verify
+from nbutils.core.records import (
+    GradedExample,
+    Record,
+    RetrievalItem,
+    SynegExample,
+    Task,
+    split_of,
+)
 from nbutils.core.settings import DATA
+from nbutils.core.text import has_spaces, words
 from nbutils.llm.store import ChatRequest, chat_request
+from nbutils.synthesis.parsing import Rejected, check_texts
 
 TEMPLATES = DATA / "prompts"
 
@@ -27,15 +41,18 @@ def templates() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Prompt:
-    """`template` is the name of a file; `reply` what must come back.
+    """`template` is the name of a file, `reply` what must come back: a model.
 
-    `read` makes a record (or a list of them) of a request and its checked reply, or
-    raises `parsing.Rejected`.
+    Its `record(request)` makes a record (or a list of them), or raises `Rejected`.
     """
 
     template: str
     reply: type[BaseModel]
-    read: Callable[[Planned, Any], Any]
+
+    @cached_property
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of a reply, for servers with structured output."""
+        return self.reply.model_json_schema()
 
 
 @dataclass(frozen=True)
@@ -44,9 +61,8 @@ class Planned:
 
     `variables` may hold more than the template names: what the answer is checked by.
     `known` are the fields of its record that no answer decides; `words` how many words
-    are asked for in all (0: not said). `sample` numbers the askings of a stage: the
-    draws of two examples of a task often coincide, and the same text asked twice must
-    not be answered once.
+    are asked for in all (0: not said). `sample` tells equal texts of a stage apart: the
+    draws of two examples of a task often coincide.
     """
 
     id: str
@@ -67,67 +83,119 @@ class Planned:
 
     def chat(self, settings: Settings) -> ChatRequest:
         """The request that goes to the client."""
-        name, schema = self.prompt.template, _schema(self.prompt.reply)
+        name, schema = self.prompt.template, self.prompt.schema
         return chat_request(self.id, self.text, name, settings, self.sample, schema)
 
 
-@cache
-def _schema(reply: type[BaseModel]) -> dict[str, Any]:
-    """The JSON schema of a reply, for servers with structured output."""
-    return reply.model_json_schema()
-
-
 class Reply(BaseModel):
-    """No unknown key, no silent conversion."""
+    """No unknown key, no silent conversion; its fields are those of a record, `makes`.
+
+    A subclass has no docstring: it would be sent to servers, within the schema.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
+    makes: ClassVar[type[Record]]
 
+    def check(self, asked: Mapping[str, Any]) -> None:
+        """Rejected for texts that are not as asked for, by a request's variables."""
 
-class TasksReply(RootModel[list[str]]):
-    model_config = ConfigDict(strict=True)
-
-
-class SeedReply(Reply):
-    query: str
-    title: str
-    positives: list[str] = Field(min_length=3, max_length=3)
-
-
-class GradedText(Reply):
-    similarity_level: Literal["high", "medium", "low"]
-    text: str
+    def record(self, request: Planned) -> Record:
+        self.check(request.variables)
+        return self.makes(id=request.id, **request.known, **dict(self))
 
 
 LEVEL_NAMES = ["high", "medium", "medium", "low"]
 """What a prompt calls N1 to N4."""
 
 
-class LadderReply(Reply):
-    hard_negative_examples: list[GradedText] = Field(min_length=4, max_length=4)
-
-
-class MghReply(Reply):  # in this order a server with structured output writes them
-    query: str
-    positive_example: str
-    hard_negative_examples: list[GradedText] = Field(min_length=4, max_length=4)
-
-
-class LevelReply(Reply):
+class GradedText(BaseModel, extra="forbid", strict=True):
+    similarity_level: Literal["high", "medium", "low"]
     text: str
 
 
-Pair = Annotated[list[str], Field(min_length=2, max_length=2)]
+def _in_order(negatives: list[GradedText]) -> tuple[str, ...]:
+    """The texts of N1 to N4; Rejected where the levels are not as they were asked."""
+    levels = [negative.similarity_level for negative in negatives]
+    if levels != LEVEL_NAMES:
+        raise Rejected("wrong_levels", f"levels are {', '.join(levels)}")
+    return tuple(negative.text for negative in negatives)
+
+
+Line = Annotated[str, AfterValidator(str.strip)]
+Pair = Annotated[list[str], Field(min_length=2, max_length=2), AfterValidator(tuple)]
+Three = Annotated[list[str], Field(min_length=3, max_length=3), AfterValidator(tuple)]
+Ladder = Annotated[
+    list[GradedText], Field(min_length=4, max_length=4), AfterValidator(_in_order)
+]
+
+
+class TasksReply(RootModel[list[str]]):  # of one group in one family
+    model_config = ConfigDict(strict=True)
+
+    def record(self, request: Planned) -> list[Task]:
+        texts, wanted, made = self.root, request.variables["num_tasks"], []
+        if len(texts) != wanted:
+            raise Rejected("wrong_count", f"{len(texts)} tasks instead of {wanted}")
+        check_texts(texts, repeats=True)
+        for n, text in enumerate(texts):
+            split = split_of(request.known["family"], n, wanted, 0)
+            own = {"index": n, "text": text.strip(), "split": split, **request.known}
+            made.append(Task(id=f"{request.id}/{n}", **own))
+        return made
+
+
+class SeedReply(Reply):
+    makes = RetrievalItem
+    query: Line
+    title: Line
+    positives: Three
+
+    def check(self, asked: Mapping[str, Any]) -> None:
+        check_texts(self.positives, asked["num_words"])
+        check_texts([self.query], given=self.positives)
+        check_texts([self.title])
+
+
+class MghReply(Reply):  # MGH's keys; a server writes them in this order
+    makes = GradedExample
+    query: Line
+    positive: str = Field(alias="positive_example")
+    negatives: Ladder = Field(alias="hard_negative_examples")
+
+    def check(self, asked: Mapping[str, Any]) -> None:
+        texts, wanted = [self.positive, *self.negatives], asked["document_words"]
+        check_texts([self.query], asked["query_words"])
+        check_texts(texts, wanted, given=[self.query])
 
 
 class SynegPlainReply(Reply):
-    hard_negatives: Pair
+    makes = SynegExample
+    negatives: Pair = Field(alias="hard_negatives")
+
+    def check(self, asked: Mapping[str, Any]) -> None:
+        positive = asked["positive"]
+        wanted = len(words(positive)) if has_spaces(positive) else 0
+        check_texts(self.negatives, wanted, given=[positive])
 
 
-class SynegReply(Reply):
+class SynegReply(Reply):  # the reasoning goes before what it leads to
+    makes = SynegExample
     reasoning: str
-    hard_negatives: Pair
+    negatives: Pair = Field(alias="hard_negatives")
+
+    def check(self, asked: Mapping[str, Any]) -> None:
+        if not self.reasoning.strip():
+            raise Rejected("empty_text", "the reasoning is empty")
+        SynegPlainReply.check(self, asked)
 
 
-class JudgeReply(Reply):
-    reason: str
-    answers: bool
+BRAINSTORM = Prompt("brainstorm", TasksReply)
+SEED = Prompt("seed", SeedReply)
+MGH = Prompt("mgh", MghReply)
+SYNEG = {
+    (True, True): Prompt("syneg", SynegReply),
+    (True, False): Prompt("syneg_no_attributes", SynegReply),
+    (False, True): Prompt("syneg_no_reflection", SynegPlainReply),
+    (False, False): Prompt("syneg_plain", SynegPlainReply),
+}
+"""SyNeg's prompt with or without its parts (reflection, attributes): its ablation."""

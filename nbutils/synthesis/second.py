@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-from pydantic import BaseModel
 
 from nbutils.core.fields import Settings
 from nbutils.core.files import read_jsonl, verify, write_jsonl, write_sums
@@ -26,11 +25,11 @@ from nbutils.core.records import (
 from nbutils.core.retrieval import RetrievalSet
 from nbutils.core.settings import read_config, resolve
 from nbutils.llm.client import Client
-from nbutils.synthesis.from_sets import STAGE, seeded_requests
-from nbutils.synthesis.judge import judge_requests
+from nbutils.synthesis.from_sets import STAGE, LevelReply, seeded_requests
+from nbutils.synthesis.judge import JudgeReply, judge_requests
 from nbutils.synthesis.parsing import Rejected, parse
 from nbutils.synthesis.plan import RECORDINGS, recorded
-from nbutils.synthesis.replies import JudgeReply, LevelReply, Planned
+from nbutils.synthesis.replies import Planned, Reply
 
 FOLDER = RECORDINGS / "second_generator"
 MOST_WORDS = 250
@@ -111,10 +110,10 @@ def _outcome(made: Any) -> str:
     return made.reason if isinstance(made, Rejection) else "accepted"
 
 
-def _loosely(request: Planned, reply: BaseModel) -> Any:
+def _loosely(request: Planned, reply: Reply) -> Any:
     """The record of a reply that was read loosely, or why it is none."""
     try:
-        return request.prompt.read(request, reply)
+        return reply.record(request)
     except Rejected as fault:
         reason, detail = fault.args
         return Rejection(id=request.id, reason=reason, detail=detail)

@@ -16,18 +16,24 @@ from nbutils.core import processes
 from nbutils.core.fields import Settings
 from nbutils.core.records import TrainingInstance
 from nbutils.encoder.templates import padded_width
+from nbutils.training import losses
 from nbutils.training.curriculum import negatives_for
-from nbutils.training.losses import contrastive_loss, false_negatives
 
 
 @dataclass
 class Batch:
-    """One step's texts, positives first; `excluded` is (queries, documents)."""
+    """One step's texts, positives first.
+
+    `excluded` and `own`, whose explicit negative a document is, are (queries,
+    documents); `synthetic` is (documents,), true for those that a model wrote.
+    """
 
     instances: list[TrainingInstance]
     documents: list[str]
-    excluded: Tensor
     level: str
+    excluded: Tensor
+    own: Tensor
+    synthetic: Tensor
 
 
 def make_batch(
@@ -35,14 +41,18 @@ def make_batch(
 ) -> Batch:
     """The texts of one step: positives, then every instance's explicit negatives."""
     documents = [instance.positive for instance in chosen]
-    owners = list(range(len(chosen)))
+    owners, written = list(range(len(chosen))), [False] * len(chosen)
     for row, instance in enumerate(chosen):
         own = negatives_for(instance, level, settings, step)
         documents, owners = documents + own, owners + [row] * len(own)
-    excluded = false_negatives(chosen, documents)
+        written += [text not in instance.retrieved for text in own]
+    excluded = losses.false_negatives(chosen, documents)
+    mine = torch.arange(len(chosen))[:, None] == torch.tensor(owners)
     if not settings.training.in_batch:
-        excluded |= torch.arange(len(chosen))[:, None] != torch.tensor(owners)
-    return Batch(list(chosen), documents, excluded, level)
+        excluded |= ~mine
+    mine[:, : len(chosen)] = False  # an instance's positive is its own, too
+    marks = excluded, mine & ~excluded, torch.tensor(written)
+    return Batch(list(chosen), documents, level, *marks)
 
 
 @dataclass
@@ -112,14 +122,17 @@ def group_vectors(model: SentenceTransformer, group: dict[str, Tensor]) -> Tenso
     return model(features)["sentence_embedding"]
 
 
-def backward(model: SentenceTransformer, batch: Batch, settings: Settings) -> Tensor:
-    """The loss of one batch; its gradients are added to the adapters'.
+def backward(
+    model: SentenceTransformer, batch: Batch, settings: Settings
+) -> tuple[Tensor, dict[str, float]]:
+    """The loss of one batch and its sources' shares (`losses.source_shares`).
 
-    The loss's gradient is taken at the vectors and sent back through one mini-batch at
-    a time. With `gradient_cache` (GradCache) the vectors are made without activations
-    and each mini-batch runs once more, with its random state replayed, so that dropout
-    is the same in both passes. On several processes each runs its share of the
-    mini-batches; vectors and gradients are put together in one exchange each.
+    Its gradient is taken at the vectors and sent back through one mini-batch at a time,
+    to be added to the adapters'. With `gradient_cache` (GradCache) the vectors are made
+    without activations and each mini-batch runs once more, with its random state
+    replayed, so that dropout is the same in both passes. On several processes each runs
+    its share of the mini-batches; vectors and gradients are put together in one
+    exchange each.
     """
     cached = settings.training.gradient_cache
     chunks = batch_chunks(model, batch, settings)
@@ -134,9 +147,16 @@ def backward(model: SentenceTransformer, batch: Batch, settings: Settings) -> Te
             places[i].copy_(parts[i].detach())
     vectors = processes.add_up(vectors).requires_grad_()
     queries, documents = vectors[chunks.order].tensor_split([len(batch.instances)])
-    excluded = batch.excluded.to(vectors.device)
-    loss = contrastive_loss(queries, documents, excluded, settings.training)
+    chosen, marks = settings.training, (batch.excluded, batch.own, batch.synthetic)
+    excluded, own, synthetic = (mark.to(vectors.device) for mark in marks)
+    loss = losses.contrastive_loss(queries, documents, excluded, chosen)
+    if chosen.causalneg:
+        penalty = losses.causal_neg(queries, documents, own, synthetic)
+        loss = loss + chosen.causalneg * penalty
     loss.backward()
+    scores = queries.detach() @ documents.detach().T / chosen.temperature
+    scores = scores.masked_fill(excluded, -torch.inf)
+    shares = losses.source_shares(scores, synthetic)
     gradients = vectors.grad.split(chunks.sizes)
     for i in mine:
         if cached:
@@ -150,4 +170,4 @@ def backward(model: SentenceTransformer, batch: Batch, settings: Settings) -> Te
                 parameter.grad = torch.zeros_like(parameter)
         own = [parameter.grad for parameter in trained]
         vector_to_parameters(processes.add_up(parameters_to_vector(own)), own)
-    return loss.detach()
+    return loss.detach(), shares

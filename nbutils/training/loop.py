@@ -69,7 +69,8 @@ def train(
             group["lr"] = rate
         batch = make_batch([data[i] for i in rows], level, settings, step)
         with named_memory_errors(settings):
-            loss, norm = training_step(model, batch, optimizer, settings)
+            made = training_step(model, batch, optimizer, settings)
+        loss, norm = made["loss"], made["gradient_norm"]
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise LabError(
                 f"the loss is not finite at step {step + 1}: lower learning_rate or "
@@ -77,9 +78,8 @@ def train(
             )
         if step == 0 and norm == 0:
             raise LabError("the adapters get no gradient at the first step")
-        row = {"step": step + 1, "level": level, "loss": loss, "gradient_norm": norm}
-        seconds = time.perf_counter() - began
-        log["steps"].append({**row, "learning_rate": rate, "seconds": seconds})
+        row = {"step": step + 1, "level": level, **made, "learning_rate": rate}
+        log["steps"].append({**row, "seconds": time.perf_counter() - began})
         bar.set_postfix(level=level, loss=f"{loss:.3f}", refresh=False)
         done, last = step + 1, step + 1 == len(steps)
         if done % chosen.steps_per_level == 0 or last:
@@ -102,20 +102,20 @@ def training_step(
     batch: Batch,
     optimizer: torch.optim.Optimizer,
     settings: Settings,
-) -> tuple[float, float]:
-    """One step; returns the loss and the gradient norm.
+) -> dict[str, float]:
+    """One step; returns loss, gradient_norm, and each source's share (`backward`).
 
     The norm is that of all adapters' gradients together, not clipped (SyNeg's V is, by
     our reading, its variance over steps). No weight moves where one is not finite.
     """
     model.train()
     optimizer.zero_grad()
-    loss = backward(model, batch, settings)
+    loss, shares = backward(model, batch, settings)
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
     if torch.isfinite(loss) and torch.isfinite(norm):
         optimizer.step()
-    return loss.item(), norm.item()
+    return {"loss": loss.item(), "gradient_norm": norm.item(), **shares}
 
 
 @contextmanager

@@ -44,6 +44,41 @@ def contrastive_loss(
     return (loss + info_nce(positives, queries, back, training.temperature)) / 2
 
 
+def causal_neg(
+    queries: Tensor, documents: Tensor, own: Tensor, synthetic: Tensor
+) -> Tensor:
+    """CausalNeg's penalty on generated negatives (arXiv 2606.01304), a scalar.
+
+    Over a query's own negatives p = softmax(cosine / 0.1), m is the synthetic ones'
+    mass in p and q is p among them: (m − their share of the negatives)² − entropy(q).
+    Only their scores get a gradient. `own` (queries, documents) says whose negative a
+    document is, `synthetic` (documents,) its source. The term is as read first-hand in
+    the authors' repository; its mean over the batch, 0 where a query has none, is ours.
+    """
+    terms = queries.new_zeros(len(queries))
+    for row, mine in enumerate(own):
+        made = synthetic[mine]
+        if made.any():
+            scores = documents[mine] @ queries[row] / 0.1
+            p = torch.where(made, scores, scores.detach()).softmax(0)[made]
+            entropy = torch.special.entr(p / p.sum()).sum()
+            terms[row] = (p.sum() - made.float().mean()) ** 2 - entropy
+    return terms.mean()
+
+
+@torch.no_grad()
+def source_shares(scores: Tensor, synthetic: Tensor) -> dict[str, float]:
+    """What part of the negatives' gradient falls on synthetic, and on retrieved ones.
+
+    `scores` (queries, documents) are InfoNCE's, over temperature, −inf where excluded:
+    its derivative by that of negative j of query i is p_ij, so parts are of the sum of
+    p; other queries' positives have the rest. nan where nothing is a negative.
+    """
+    p, count = scores.softmax(-1).fill_diagonal_(0).sum(0), len(scores)
+    parts = {"synthetic": p[synthetic], "retrieved": p[count:][~synthetic[count:]]}
+    return {f"share_{k}": (v.sum() / p.sum()).item() for k, v in parts.items()}
+
+
 def false_negatives(
     batch: Sequence[TrainingInstance], documents: Sequence[str]
 ) -> Tensor:

@@ -29,12 +29,13 @@ from nbutils.encoder import models
 from nbutils.encoder.backbone import Backbone
 from nbutils.encoder.student import (
     build_student,
+    export_student,
     load_encoder,
     load_student,
     save_student,
     unpack_student,
 )
-from nbutils.encoder.vectors import fingerprint
+from nbutils.encoder.vectors import embed, fingerprint
 
 TEXTS = ["Bees dance in the dark.", "A much longer text, padded or cut. " * 3, "Tax"]
 
@@ -123,9 +124,12 @@ def test_half_precision_by_hand_on_a_cpu(settings, quantization):
 
 
 @pytest.mark.parametrize("value", [("a", "b"), {"text": "a"}, None, 3, float("nan")])
-def test_what_is_no_text_is_named(student, value):
+def test_what_is_no_text_is_named(student, settings, value):
     with pytest.raises(LabError, match=rf"is no text \({type(value).__name__}\)"):
         student.encode(["a text", value])
+    for texts in (["a text", value], "a text"):  # nor is one text several
+        with pytest.raises(LabError, match="is no text"):
+            embed(student, texts, settings, cache=None)
 
 
 # -- sentence-transformers' own tools --------------------------------------------------
@@ -210,6 +214,47 @@ def test_another_process_gives_the_same_vectors(saved):
     assert np.allclose(found, model.encode(TEXTS), atol=1e-6)
 
 
+EXPORTS = [
+    {"pooling": "mean"}, {"pooling": "last", "bidirectional": False},
+    {"pooling": "mean", "student_layers": 1},
+    {"pooling": "first", "student": "tiny-bert", "quantization": "none"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", EXPORTS)
+def test_an_export_opens_as_plain_modules_and_gives_the_same_vectors(
+    change, settings, tmp_path
+):
+    """Also of one text, which is not padded: a decoder still attends both ways."""
+    changes = {"text_format": "plain", "pooled_tokens": "all", **change}
+    model = build_student(settings.changed(**changes))
+    move(model)
+    model.prompts["query"] = "Find it:"
+    opened = SentenceTransformer(
+        str(export_student(model, tmp_path / "plain")), device="cpu"
+    )
+    kinds = [type(module).__name__ for module in opened]
+    assert kinds == ["Transformer", "Pooling", "Normalize"]
+    texts = [text.strip() for text in TEXTS]
+    for name in ("encode", "encode_query", "encode_document"):
+        wanted, found = (getattr(one, name)(texts) for one in (model, opened))
+        assert np.allclose(found, wanted, atol=1e-5)
+    for text, wanted in zip(texts, model.encode(texts), strict=True):
+        assert np.allclose(opened.encode(text), wanted, atol=1e-5)
+    assert not same(model, build_student(settings.changed(**changes)))
+
+
+@pytest.mark.parametrize(
+    "change", [{"pooling": "ata"}, {"text_format": "inst"}, {"pooled_tokens": "text"}]
+)
+def test_what_plain_modules_cannot_do_is_not_exported(change, settings, tmp_path):
+    changes = {"pooling": "mean", "text_format": "plain", **change}
+    ((name, value),) = change.items()
+    with pytest.raises(LabError, match=f"a student with {name}={value} does"):
+        export_student(build_student(settings.changed(**changes)), tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
 # -- save and load ---------------------------------------------------------------------
 
 
@@ -265,6 +310,8 @@ def test_its_folder_opens_as_any_other_when_code_is_trusted(saved, settings):
             SentenceTransformer(
                 str(folder), trust_remote_code=True, **{given: {"dtype": "float16"}}
             )
+    with pytest.raises(LabError, match="takes no backend"):
+        SentenceTransformer(str(folder), trust_remote_code=True, backend="onnx")
 
 
 def test_a_folder_that_holds_its_weights_stands_alone(saved, tmp_path, monkeypatch):

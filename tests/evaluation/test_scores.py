@@ -17,6 +17,7 @@ from nbutils.core.records import Records, read_records
 from nbutils.core.settings import resolve
 from nbutils.encoder.models import tiny_folder
 from nbutils.encoder.student import build_student, load_encoder, save_student
+from nbutils.encoder.vectors import embed
 from nbutils.evaluation import scores
 from nbutils.evaluation.runs import SCIFACT
 from nbutils.evaluation.tasks import judgements, local_tasks, named_tasks
@@ -72,6 +73,13 @@ def test_per_query_scores_are_mtebs_own(records, ladder, settings):
     assert ndcg.mean() == pytest.approx(found["Retrieval"], abs=1e-5)
     beats = scores.beats_n1(runs["LabHeldOutTasksReranking"], ladder)
     assert set(beats.unique()) <= {0.0, 1.0}
+    rungs = scores.rungs(runs["LabHeldOutTasksReranking"], ladder)
+    texts = dict(zip(data.corpus["id"], data.corpus["text"], strict=True))
+    query = rungs.index[0]
+    asked = [data.queries[query], *(texts[name] for name in ladder[query])]
+    vectors = embed(load_encoder(settings), asked, settings, cache=None)
+    wanted = vectors[1:] @ vectors[0]  # P, then N1 to N4
+    assert rungs.loc[query].to_numpy() == pytest.approx(wanted, abs=2e-3)
     assert set(beats.index) == set(data.queries) & set(ladder)
 
 

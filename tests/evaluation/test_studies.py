@@ -49,7 +49,7 @@ def test_runs_are_named_by_what_they_change():
 @pytest.fixture
 def tiny(monkeypatch):
     two = {"mean": {"pooling": "mean"}, "ata": {}}
-    study = studies.Study(two, TINY, curve=True, graded=True)
+    study = studies.Study(two, TINY, curve=True, graded=True, cosines=True)
     monkeypatch.setitem(studies.STUDIES, "tiny", study)
 
 
@@ -89,6 +89,10 @@ def test_a_sweep_is_resumed_and_makes_no_run_twice(tiny, trained, tmp_path):
         ("ata", 0), ("ata", 1), ("untrained, ata", -1),
     }  # fmt: skip
     assert len(steps) == 4 * 4 and len(curve) == 4 * 5
+    assert steps[["share_synthetic", "share_retrieved"]].sum(axis=1).between(0, 1).all()
+    graded = scores.dropna(subset="beats_n1")  # their ladders' cosines are kept
+    assert graded[["P", "N1", "N2", "N3", "N4"]].abs().le(1.001).all(axis=None)
+    assert ((graded["P"] > graded["N1"]) == graded["beats_n1"]).all()
 
 
 def test_a_run_without_its_curve_is_made_again_where_one_is_due(
@@ -119,11 +123,11 @@ def test_overrides_reach_every_variant_but_not_what_it_changes(tiny, tmp_path):
 
 
 def test_scifact_is_trained_on_with_written_and_mined_negatives(monkeypatch):
-    claims, written = runs._scifact_claims()
+    claims, written = runs.scifact_claims()
     assert len(claims.queries) == len(written) == 400
     query, document = next(iter(claims.queries)), claims.corpus["id"][0]
     mined = pd.DataFrame({"query_id": [query], "document_id": [document]})
-    first, second, *others = runs._scifact_data(mined)
+    first, second, *others = set_instances(claims, mined, written, runs.CLAIM)
     for one in others:  # what else is labelled is never its negative
         assert len(one.known_positives) == len(claims.positives[one.id]) - 1
     assert any(one.known_positives for one in others)
@@ -216,4 +220,17 @@ def test_ones_own_retrieval_set_is_trained_on_and_scored(tmp_path):
     student = build_student(settings)
     steps, _ = loop.train(student, data, settings, progress=False)
     assert len(steps) == 8
-    assert set(set_scores(student, settings, own)["query_id"]) == set(own.queries)
+    log, out = (steps, steps.head(0)), tmp_path / "scores.csv"
+    folder = loop.save_run(student, tmp_path / "mine", log, data, settings)
+    arguments = ["score", str(tmp_path), str(folder), "tiny-bert", "--split", "train"]
+    arguments += ["--out", str(out), "--profile", "smoke"]
+    scored = CliRunner().invoke(app, arguments)
+    assert scored.exit_code == 0, scored.output
+    assert scored.output.count("by training") == 1  # a peer has no before
+    found = read_table(out).set_index(["variant", "query_id"])["ndcg"]
+    wanted = {"mine": student, "untrained, mine": build_student(settings)}
+    assert {name for name, _ in found.index} == {*wanted, "tiny-bert"}
+    for name, model in wanted.items():
+        alone = set_scores(model, settings, own).set_index("query_id")["ndcg"]
+        assert set(alone.index) == set(own.queries)
+        assert found[name].to_dict() == pytest.approx(alone.to_dict()), name

@@ -23,7 +23,7 @@ class Provider:
 
     def __init__(self):
         self.files, self.batches, self.chats, self.status = {}, {}, [], 200
-        self.answers = {request.text: text for request, text in faults.recordings()}
+        self.answers = {prompt: text for prompt, (_, text) in faults.planned().items()}
 
     def __call__(self, request):
         if self.status != 200:
@@ -170,22 +170,19 @@ class Killed(BaseException):
     """A process that ends here."""
 
 
+def die(*_):
+    raise Killed
+
+
 @pytest.mark.parametrize("where", ["before it was created", "while it was worked on"])
 def test_a_broken_run_waits_for_its_batch_and_submits_it_once(
     where, server, opened, monkeypatch
 ):
     client, made, _, requests = opened()
-
-    def die(*_):
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        if where == "before it was created":
-            patch.setattr(batches.Batches, "_started", die)
-        else:
-            patch.setattr(batches.time, "sleep", die)
-        with pytest.raises(Killed):
-            client.complete_many(requests)
+    created = (batches.Batches, "_started"), (batches.time, "sleep")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(*created["while" in where], die)
+        client.complete_many(requests)
     assert made.notes.is_file()
     client, made, _, requests = opened()
     client.complete_many(requests)
@@ -194,11 +191,14 @@ def test_a_broken_run_waits_for_its_batch_and_submits_it_once(
     assert json.loads(made.notes.read_text()) == []
 
 
-def test_a_batch_of_other_requests_is_left_for_the_run_that_asked(server, opened):
+def test_a_batch_of_other_requests_is_left_for_the_run_that_asked(
+    server, opened, monkeypatch
+):
     client, made, _, requests = opened()
-    made._submit(requests[:20])
-    more = faults.requests_of(80, client.settings)[40:]
-    client.complete_many(more)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(batches.time, "sleep", die)
+        client.complete_many(requests[:20])
+    client.complete_many(faults.requests_of(80, client.settings)[40:])
     assert len(server.batches) == 2
     assert json.loads(made.notes.read_text())[0]["batch"] == "batch-0"
 
@@ -222,17 +222,12 @@ def test_a_refusal_is_one_line_without_the_key(server, opened):
      ('{"custom_id": "k", "response": {"status_code": 400, "body": {"error": '
       '{"message": "no max_tokens"}}}}', "no max_tokens"),
      ('{"custom_id": "k", "response": {"status_code": 500, "body": {}}}',
-      "without a word")],
+      "without a word"),
+     ('{"custom_id": "k", "response": {"status_code": 400, "body": {"error": '
+      '{"code": "content_filter"}}}}', "content_filter")],
 )  # fmt: skip
-def test_a_line_that_is_no_answer_tells_its_reason(row, reason):
+def test_a_line_that_is_no_answer_tells_its_reason_or_finish(row, reason):
     request = chat_request("a", "x", "", resolve())
     found = [said for _, said in batches.answers_in(row, {"k": request})]
-    assert found == [reason] * (reason is not None)
-
-
-def test_a_filtered_line_is_an_answer_as_it_is_live():
-    request = chat_request("a", "x", "", resolve())
-    body = {"error": {"code": "content_filter", "message": "no"}}
-    row = {"custom_id": "k", "response": {"status_code": 400, "body": body}}
-    ((_, answer),) = batches.answers_in(json.dumps(row), {"k": request})
-    assert (answer.text, answer.finish) == ("", "content_filter")
+    told = [said if isinstance(said, str) else said.finish for said in found]
+    assert told == [reason] * (reason is not None)

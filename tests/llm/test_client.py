@@ -1,8 +1,7 @@
-"""The client: replay, live over real HTTP, what is kept, and what never leaks."""
+"""The client: replay, live over real HTTP, under faults and kills; what it costs."""
 
 from __future__ import annotations
 
-import json
 import logging
 
 import faults
@@ -14,46 +13,30 @@ from nbutils.llm import costs
 from nbutils.llm.client import Client
 from nbutils.llm.sdk import Server
 from nbutils.llm.store import Answer, ChatRequest, Store, chat_request
-from nbutils.synthesis import asking, generate, plan
+from nbutils.synthesis.generate import brainstorm, fulfil, open_client
+from nbutils.synthesis.plan import brainstorm_requests, recorded, seed_requests
 
-KEY = "sk-planted-0123456789"
-
-
-def live(tmp_path, **changes):
-    chosen = {"families": ["health"], "llm_retries": 0} | changes
-    return faults.settings_for(tmp_path / "answers.sqlite", **chosen)
+PLANNED = list(brainstorm_requests("health"))
 
 
-def first_requests(settings, count=3):
-    return [r.chat(settings) for r in plan.brainstorm_requests("health")][:count]
-
-
-# -- keys
-
-
-def test_key_depends_on_everything_that_decides_an_answer():
+def test_a_key_depends_on_everything_that_decides_an_answer():
     settings = resolve()
-    base = chat_request("a/b", "hello", "mgh", settings)
-    same = chat_request("another/id", "hello", "mgh", settings, json_schema={"a": 1})
+
+    def key(name="a/b", prompt="hello", schema="mgh", sample=0, form=None, **changes):
+        chosen = settings.changed(**changes)
+        return chat_request(name, prompt, schema, chosen, sample, form).key
+
     others = [{"llm_model": "x"}, {"llm_temperature": 0.5}, {"llm_top_p": 0.5},
-              {"llm_max_tokens": 5}]  # fmt: skip
-    changed = [
-        chat_request("a/b", "hello.", "mgh", settings),
-        chat_request("a/b", "hello", "seed", settings),
-        chat_request("a/b", "hello", "mgh", settings, sample=1),
-        *(chat_request("a/b", "hello", "mgh", settings.changed(**c)) for c in others),
-    ]
-    assert same.key == base.key
-    assert len({request.key for request in [base, *changed]}) == len(changed) + 1
+              {"llm_max_tokens": 5}, {"prompt": "hello."}, {"schema": "seed"},
+              {"sample": 1}]  # fmt: skip
+    assert key() == key("another/id", form={"a": 1})
+    assert len({key(), *(key(**other) for other in others)}) == len(others) + 1
     message = ({"role": "user", "content": "x"},)
     one, same = (ChatRequest("a", message, "", "m", {"t": n}) for n in (1, 1.0))
     assert one.key == same.key
 
 
-# -- replay
-
-
-def test_missing_request_names_itself_and_the_way_out(tmp_path):
+def test_a_missing_request_names_itself_and_the_way_out(tmp_path):
     store = tmp_path / "none.sqlite"
     settings = resolve(overrides={"llm_store": str(store), "llm_temperature": 0.3})
     request = chat_request("home/mgh/sts/0/0", "never asked", "mgh", settings)
@@ -61,30 +44,28 @@ def test_missing_request_names_itself_and_the_way_out(tmp_path):
     for ask in (client.complete, lambda r: client.complete_many([r])):
         with pytest.raises(LabError) as caught:
             ask(request)
-        message = str(caught.value)
         for part in ("home/mgh/sts/0/0", "stage mgh", "family home", "OPENAI_BASE_URL",
                      "OPENAI_API_KEY", "llm_mode", "temperature 0.3"):  # fmt: skip
-            assert part in message
-        assert "\n" not in message and not store.exists()
+            assert part in str(caught.value)
+        assert "\n" not in str(caught.value) and not store.exists()
 
 
 # -- live
 
 
-def test_live_answer_is_stored_and_not_requested_again(server, tmp_path):
-    settings = live(tmp_path)
-    client = generate.open_client(settings)
-    tasks, rejections = generate.brainstorm(settings, client)
+def test_a_live_answer_is_stored_and_not_requested_again(server, live, tmp_path):
+    settings = live()
+    client = open_client(settings)
+    tasks, rejections = brainstorm(settings, client)
     assert (len(tasks), rejections) == (20, [])
     assert client.requested == len(server.seen) == 5
     assert server.seen[0]["model"] == "served"
     for mode in ("live", "replay"):
-        again = live(tmp_path, llm_mode=mode)
-        assert generate.brainstorm(again, generate.open_client(again))[0] == tasks
-    assert len(server.seen) == 5
-    request = first_requests(settings, 1)[0]
+        again = live(llm_mode=mode)
+        assert brainstorm(again, open_client(again))[0] == tasks
+    request = PLANNED[0].chat(settings)
     answer = client.complete(request)
-    assert answer == client.store.answer(request.key)
+    assert len(server.seen) == 5 and answer == client.store.answer(request.key)
     assert answer.usage["completion_tokens"] == 200
     assert (answer.model, answer.finish) == ("served", "stop")
     assert answer.latency > 0 and answer.time.startswith("20")
@@ -98,77 +79,58 @@ def test_live_answer_is_stored_and_not_requested_again(server, tmp_path):
     [(("length", '["Given a'), "cut_off"), (("content_filter", "I can"), "filtered")],
 )
 def test_a_refused_answer_stays_and_is_asked_again_with_its_fault(
-    cut, reason, server, tmp_path
+    cut, reason, server, live
 ):
-    settings = live(tmp_path, llm_reasks=1)
-    planned = list(plan.brainstorm_requests("health"))[:1]
+    def ask(**changes):
+        settings = live(**changes)
+        return fulfil(PLANNED[:1], settings, open_client(settings))
+
     server.cut = cut
-    client = generate.open_client(settings)
-    accepted, (rejection,) = asking.fulfil(planned, settings, client)
-    assert (accepted, rejection.reason, len(server.seen)) == ([], reason, 2)
+    for _ in range(2):  # paid for once
+        accepted, (rejection,) = ask(llm_reasks=1)
+        assert (accepted, rejection.reason, len(server.seen)) == ([], reason, 2)
     again = server.seen[1]["messages"]
-    assert "cannot be used" in again[-1]["content"]
-    assert len(again) == 3
-    asking.fulfil(planned, settings, client)
-    assert len(server.seen) == len(client.store) == 2  # paid for once
+    assert "cannot be used" in again[-1]["content"] and len(again) == 3
     server.cut = None
-    more = live(tmp_path, llm_reasks=2)
-    tasks, rejections = asking.fulfil(planned, more, generate.open_client(more))
+    tasks, rejections = ask(llm_reasks=2)
     assert (len(tasks), rejections, len(server.seen)) == (1, [], 3)
-    replay = live(tmp_path, llm_mode="replay", llm_reasks=2)
-    assert asking.fulfil(planned, replay, generate.open_client(replay))[0] == tasks
+    assert ask(llm_mode="replay", llm_reasks=2)[0] == tasks
 
 
-def test_an_answer_without_text_is_asked_again_as_it_was_and_paid_stays_counted(
-    server, tmp_path
+def test_an_answer_without_text_is_asked_again_as_it_was_and_stays_counted(
+    server, live
 ):
-    settings = live(tmp_path, llm_reasks=1)
-    planned = list(plan.brainstorm_requests("health"))[:1]
     server.cut = ("stop", " \n")
+    settings = live(llm_reasks=1)
     for run in (1, 2):
-        client = generate.open_client(settings)
-        _, (rejection,) = asking.fulfil(planned, settings, client)
+        _, (rejection,) = fulfil(PLANNED[:1], settings, open_client(settings))
         assert (rejection.reason, len(server.seen)) == ("not_json", 2 * run)
     assert {len(body["messages"]) for body in server.seen} == {1}
-    replay = live(tmp_path, llm_mode="replay")
-    _, (again,) = asking.fulfil(planned, replay, generate.open_client(replay))
-    assert again == rejection
+    replay = live(llm_mode="replay")
+    assert fulfil(PLANNED[:1], replay, open_client(replay))[1] == [rejection]
     server.cut = None  # repaired
     for _ in range(2):
-        client = generate.open_client(settings)
-        assert len(asking.fulfil(planned, settings, client)[0]) == 1
+        client = open_client(settings)
+        assert len(fulfil(PLANNED[:1], settings, client)[0]) == 1
         assert len(server.seen) == 5 == len(client.store.usage())
 
 
-def test_a_prompt_that_the_server_filters_is_an_answer(server, tmp_path, monkeypatch):
-    fault = {"error": {"message": "no", "code": "content_filter"}}
-    reply = (400, "application/json", json.dumps(fault).encode())
-    monkeypatch.setattr(faults._Handler, "_reply", lambda *_: reply)
-    settings = live(tmp_path, llm_reasks=0)
-    client = generate.open_client(settings)
-    planned = list(plan.seed_requests("health"))[:1]
-    _, (rejection,) = asking.fulfil(planned, settings, client)
-    assert rejection.reason == "filtered" and len(client.store) == 1
-
-
-def test_many_keep_their_order_and_a_repeat_is_asked_once(server, tmp_path):
-    settings = live(tmp_path, llm_in_flight=4)
-    client = generate.open_client(settings)
-    requests = first_requests(settings)
-    answers = client.complete_many([*requests, requests[0]])
-    assert [a.key for a in answers] == [r.key for r in [*requests, requests[0]]]
+def test_many_keep_their_order_and_a_repeat_is_asked_once(server, live):
+    client = Client(live(llm_in_flight=4))
+    requests = [planned.chat(client.settings) for planned in PLANNED[:3]]
+    requests.append(requests[0])
+    assert [a.key for a in client.complete_many(requests)] == [r.key for r in requests]
     assert client.requested == len(client.store) == 3
 
 
-def test_structured_output_is_sent_for_objects_in_the_order_asked_for(server, tmp_path):
-    settings = live(tmp_path)
-    client = generate.open_client(settings)
-    for request, _ in plan.recorded("health"):
+def test_structured_output_is_sent_for_objects_in_the_order_asked_for(server, live):
+    client = Client(live())
+    for request, _ in recorded("health"):
         if request.id.endswith(("/sts", "/seed/00", "/syneg/00", "/sts/0/0")):
-            client.complete(request.chat(settings))
+            client.complete(request.chat(client.settings))
     told = [b["response_format"] for b in server.seen if "response_format" in b]
-    forms = {form["json_schema"]["name"]: form["json_schema"] for form in told}
-    found = {name: form["schema"]["required"] for name, form in forms.items()}
+    forms = [form["json_schema"] for form in told]
+    found = {form["name"]: form["schema"]["required"] for form in forms}
     assert len(server.seen) == 4 and found == {
         "seed": ["query", "title", "positives"],
         "mgh": ["query", "positive_example", "hard_negative_examples"],
@@ -176,37 +138,78 @@ def test_structured_output_is_sent_for_objects_in_the_order_asked_for(server, tm
     }
 
 
-# -- what never leaks, and what is said
+# -- what never leaks
 
 
-def test_a_refused_key_is_said_and_never_shown(server, tmp_path, caplog, capsys):
+def test_a_refused_key_is_said_and_never_shown(server, live, caplog, capsys):
     server.status = 401
-    settings = live(tmp_path)
     with caplog.at_level(logging.DEBUG), pytest.raises(LabError) as caught:
-        generate.brainstorm(settings, generate.open_client(settings))
+        brainstorm(live(), open_client(live()))
     assert "OPENAI_API_KEY" in str(caught.value) and "\n" not in str(caught.value)
     assert caught.value.__cause__ is None
-    everything = f"{caught.value}{caplog.text}{capsys.readouterr()}"
-    assert KEY not in everything and "planted" not in everything
+    assert "planted" not in f"{caught.value}{caplog.text}{capsys.readouterr()}"
 
 
-def test_an_unreachable_server_and_a_model_without_a_name_are_one_line(
-    monkeypatch, tmp_path
-):
+def test_an_unreachable_server_and_a_model_without_a_name_are_named(monkeypatch, live):
     monkeypatch.setenv("OPENAI_BASE_URL", "http://user:planted@127.0.0.1:9/v1")
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    settings = live(tmp_path, llm_timeout_s=2.0)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-planted-0123456789")
+    settings = live(llm_timeout_s=2.0)
     with pytest.raises(LabError, match=r"127\.0\.0\.1 cannot be reached") as caught:
-        Client(settings).complete(first_requests(settings, 1)[0])
+        Client(settings).complete(PLANNED[0].chat(settings))
     assert "planted" not in str(caught.value)
     with pytest.raises(LabError, match="llm_model"):
-        Server(live(tmp_path, llm_model="recorded"))
+        Server(live(llm_model="recorded"))
 
 
-# -- store
+# -- faults and kills
 
 
-def test_first_answer_stays_and_a_damaged_store_names_the_setting(tmp_path):
+def test_a_killed_client_loses_nothing_pays_once_and_takes_no_other_text(tmp_path):
+    report = faults.prove(60, rate=0.35, kills=1, streams=1, folder=tmp_path)
+    assert report["stored"] == 60 and report["wrong"] == []
+    assert report["asked again after being stored"] == 0
+    most = faults.settings_for(tmp_path / "x").llm.in_flight
+    assert report["delivered but not yet stored at a kill"] <= most
+    assert set(report["outcomes"]) > {"answered", "thought", "parts", faults.STREAM}
+
+
+@pytest.mark.parametrize("fault", faults.FAULTS)
+def test_each_fault_is_survived_by_the_sdks_own_retries(
+    fault, server, client_of, monkeypatch
+):
+    seen = []
+
+    def once(key):
+        seen.append(key)
+        return fault if len(seen) == 1 else "answered"
+
+    monkeypatch.setattr(server, "fault_of", once)
+    monkeypatch.setattr(faults, "LATE_S", 0.6)
+    client, (request, *_) = client_of(llm_timeout_s=0.3, llm_retries=9)
+    text = client.complete(request).text
+    right = server.answers[request.messages[0]["content"]]
+    assert text.endswith(right) and (text == right or fault == "thought")
+    assert len(seen) == client.attempts == (1 if fault in faults.ANSWERED else 2)
+    assert client.requested == len(client.store) == 1
+
+
+@pytest.mark.parametrize(
+    ("count", "good", "said", "changes"),
+    [(24, 5, r"[34] of 24 ", {"llm_give_up": 3}), (12, 11, "1 of 12 ", {})],
+)
+def test_what_arrives_stays_and_a_server_that_only_fails_is_given_up(
+    count, good, said, changes, server, client_of, monkeypatch
+):
+    client, requests = client_of(**changes)
+    fine = {r.key for r in requests[:good]}
+    monkeypatch.setattr(server, "fault_of", lambda k: "500" if k not in fine else "")
+    with pytest.raises(LabError, match=f"{said}requests have no answer"):
+        client.complete_many(requests[:count])
+    assert set(faults.texts_in(client.store)) == fine
+    assert client.attempts <= good + 3 + 1
+
+
+def test_the_first_answer_stays_and_a_damaged_store_names_the_setting(tmp_path):
     store = Store(tmp_path / "s.sqlite")
     request = chat_request("a", "x", "", resolve())
     store.keep(request, Answer(request.key, "first", {"prompt_tokens": 3}))
@@ -249,31 +252,26 @@ def test_own_prices_go_before_the_shipped_ones(tmp_path):
         costs.price_of(settings.changed(llm_model="gpt-4oo"))
 
 
-def test_pace_spreads_units_over_the_minute(monkeypatch):
-    now, waits = [0.0], []
-
-    def sleep(seconds):
-        waits.append(seconds)
-        now[0] += seconds
-
+def test_a_pace_spreads_units_over_the_minute(monkeypatch):
+    now = [0.0]
     monkeypatch.setattr(costs.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(costs.time, "sleep", sleep)
+    monkeypatch.setattr(costs.time, "sleep", lambda s: now.append(now.pop() + s))
     pace = costs.Pace(60)
     for _ in range(4):
         pace.take()
-    assert now[0] == pytest.approx(3.0) and len(waits) == 3
+    assert now == [pytest.approx(3.0)]
     pace.take(10)
     pace.give_back(9)  # nine of the ten were not used
     pace.take()
-    assert now[0] == pytest.approx(5.0)
+    assert now == [pytest.approx(5.0)]
     assert costs.Pace(0).take(1e9) is None
 
 
-def test_attempts_a_minute_are_limited(server, tmp_path, monkeypatch):
+def test_attempts_a_minute_are_limited(server, live, monkeypatch):
     waits = []
     monkeypatch.setattr(costs.time, "sleep", waits.append)
-    settings = live(tmp_path, llm_requests_per_minute=600, llm_in_flight=1)
-    client = generate.open_client(settings)
-    client.complete_many([r.chat(settings) for r in plan.seed_requests("health")][:9])
+    client = Client(live(llm_requests_per_minute=600, llm_in_flight=1))
+    planned = list(seed_requests("health"))[:9]
+    client.complete_many([one.chat(client.settings) for one in planned])
     # nine at 0.1 s each, the first at once; no wait is slept, so the last waits longest
     assert len(waits) >= 6 and 0.3 < max(waits) <= 0.8

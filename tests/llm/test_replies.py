@@ -3,7 +3,6 @@
 import json
 import os
 
-import faults
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +11,6 @@ from nbutils.core.access import open_sdk
 from nbutils.core.errors import LabError
 from nbutils.core.settings import resolve
 from nbutils.llm.answers import NoAnswer, answer_of, read_reply
-from nbutils.llm.client import Client
 from nbutils.llm.store import Unanswered, chat_request
 
 REQUEST = chat_request("health/mgh/sts/0/0", "hi", "mgh", resolve())
@@ -76,12 +74,9 @@ def test_what_is_no_answer_is_named_as_what_it_is(data, said, again):
 
 
 NAMES = st.sampled_from(["choices", "message", "content", "text", "error", "usage"])
-LEAVES = st.none() | st.integers() | st.floats() | st.text(max_size=5)
 JSON = st.recursive(
-    LEAVES,
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3)
-    ),
+    st.none() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner),
     max_leaves=12,
 )
 CHOICE = st.fixed_dictionaries({"message": JSON}, optional={"finish_reason": JSON})
@@ -90,7 +85,7 @@ BODY = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=int(os.environ.get("NBUTILS_FUZZ", "400")), deadline=None)
+@settings(max_examples=int(os.environ.get("NBUTILS_FUZZ", "100")), deadline=None)
 @given(body=BODY | JSON | st.binary(max_size=80))
 def test_any_reply_is_an_answer_or_named(body):
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -101,32 +96,7 @@ def test_any_reply_is_an_answer_or_named(body):
         assert str(fault) and "\n" not in str(fault)
 
 
-def client_of(folder, **changes):
-    chosen = {"llm_in_flight": 1, "llm_retries": 2} | changes
-    chosen = faults.settings_for(folder / "s.sqlite", **chosen)
-    return Client(chosen), faults.requests_of(24, chosen)
-
-
-def served(monkeypatch, function):
-    """Lets `function` of a request's body give (status, kind, bytes), or None."""
-    usual = faults._Handler._reply
-    monkeypatch.setattr(
-        faults._Handler, "_reply",
-        lambda self, fault, body: function(body) or usual(self, fault, body),
-    )  # fmt: skip
-
-
-def told(status, message):
-    error = {"error": {"message": message}}
-    return status, "application/json", json.dumps(error).encode()
-
-
-def detail(status, message):
-    """As FastAPI's servers say it."""
-    return status, "application/json", json.dumps({"detail": message}).encode()
-
-
-@pytest.mark.parametrize("form", [told, detail])
+@pytest.mark.parametrize("field", ["error", "detail"])
 @pytest.mark.parametrize(
     ("status", "message", "refuses", "sent"),
     [(400, "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
@@ -152,14 +122,16 @@ def detail(status, message):
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore:served does not take")
 def test_a_parameter_that_the_model_refuses_is_left_out_and_remembered(
-    status, message, refuses, sent, form, server, tmp_path, monkeypatch
+    status, message, refuses, sent, field, server, served, client_of
 ):
-    def refused(body):
-        kind = body.get("response_format", {}).get("type")
-        return form(status, message) if refuses & {*body, kind} else None
+    told = json.dumps({field: {"message": message} if field == "error" else message})
 
-    served(monkeypatch, refused)
-    client, requests = client_of(tmp_path)
+    def refused(body):
+        form = body.get("response_format", {}).get("type")
+        return (status, told.encode()) if refuses & {*body, form} else None
+
+    served(refused)
+    client, requests = client_of()
     with_form = [r for r in requests if r.json_schema.get("type") == "object"][:3]
     client.complete_many(with_form)
     assert len(client.store) == 3
@@ -167,16 +139,12 @@ def test_a_parameter_that_the_model_refuses_is_left_out_and_remembered(
     assert len(server.seen) <= 5  # one refusal, or two forms, and then never again
 
 
-def test_a_value_out_of_range_and_a_long_prompt_are_no_refusal_of_a_parameter(
-    server, tmp_path, monkeypatch
-):
-    message = "maximum context length is 4096 tokens; lower max_tokens"
-    long = "short-short"
-    served(monkeypatch, lambda b: long in str(b["messages"]) and told(400, message))
-    client, requests = client_of(tmp_path)
-    bad = next(r for r in requests if long in r.messages[0]["content"])
+def test_a_prompt_that_is_too_long_is_no_refusal_of_a_parameter(served, client_of):
+    fault = {"message": "maximum context length is 4096 tokens; lower max_tokens"}
+    served(lambda body: (400, fault))
+    client, requests = client_of()
     with pytest.raises(LabError, match="maximum context length"):
-        client.complete(bad)
+        client.complete(requests[0])
     assert client.server.without == set()
 
 
@@ -185,20 +153,29 @@ def test_a_value_out_of_range_and_a_long_prompt_are_no_refusal_of_a_parameter(
     ["Server is pinned to 'small'; requested 'served'.", "The model `served` does not "
      "exist", "model 'served' not found"],
 )  # fmt: skip
-def test_a_400_about_another_model_ends_the_run(message, server, tmp_path, monkeypatch):
-    for sent in (told(400, message), detail(400, message)):
-        served(monkeypatch, lambda body, sent=sent: sent)
-        client, requests = client_of(tmp_path)
-        with pytest.raises(LabError, match="knows no such model") as caught:
-            client.complete(requests[-1])
-        assert type(caught.value) is LabError and client.attempts == 1
-        assert message in str(caught.value)
+@pytest.mark.parametrize("field", ["error", "detail"])  # detail: FastAPI's servers
+def test_a_400_about_another_model_ends_the_run(message, field, served, client_of):
+    served(lambda body: (400, json.dumps({field: {"message": message}}).encode()))
+    client, requests = client_of()
+    with pytest.raises(LabError, match="knows no such model") as caught:
+        client.complete(requests[-1])
+    assert type(caught.value) is LabError and client.attempts == 1
+    assert message in str(caught.value)
 
 
-def test_parameters_are_left_out_by_setting(server, tmp_path):
+def test_a_prompt_that_the_server_filters_is_an_answer(served, client_of):
+    served(lambda body: (400, {"message": "no", "code": "content_filter"}))
+    client, requests = client_of()
+    for _ in range(2):
+        answer = client.complete(requests[0])
+        assert (answer.text, answer.finish) == ("", "content_filter")
+    assert client.requested == len(client.store) == 1
+
+
+def test_parameters_are_left_out_by_setting(server, client_of):
     names = ["temperature", "top_p", "max_tokens", "response_format"]
-    client, requests = client_of(tmp_path, llm_without=names)
-    client.complete_many(requests[-2:])
+    client, requests = client_of(llm_without=names)
+    client.complete(requests[-1])
     assert set(server.seen[0]) == {"model", "messages", "max_completion_tokens"}
 
 
@@ -211,10 +188,10 @@ def test_parameters_are_left_out_by_setting(server, tmp_path):
      (json.dumps(reply("half", "error")).encode(), "an error", Unanswered, 3)],
 )  # fmt: skip
 def test_no_answer_is_not_stored_and_asked_again_only_where_that_may_help(
-    payload, match, kind, attempts, server, tmp_path, monkeypatch
+    payload, match, kind, attempts, served, client_of
 ):
-    served(monkeypatch, lambda body: (200, "text/plain", payload))
-    client, requests = client_of(tmp_path)
+    served(lambda body: (200, payload))
+    client, requests = client_of(llm_retries=2)
     with pytest.raises(LabError, match=match) as caught:
         client.complete_many(requests[:1])
     assert type(caught.value) is kind and "\n" not in str(caught.value)
@@ -245,7 +222,7 @@ KEY = "sk-planted-0123456789"
      ({"SSL_CERT_FILE": __file__}, "check SSL_CERT_FILE")],
 )  # fmt: skip
 def test_the_environment_is_used_or_named_in_one_line(
-    changes, fault, server, tmp_path, monkeypatch
+    changes, fault, server, client_of, monkeypatch
 ):
     for name in ("ALL_PROXY", "SSL_CERT_FILE"):
         monkeypatch.delenv(name, raising=False)
@@ -254,7 +231,7 @@ def test_the_environment_is_used_or_named_in_one_line(
             monkeypatch.delenv(name)
         else:
             monkeypatch.setenv(name, value.replace("{url}", server.url))
-    client, requests = client_of(tmp_path)
+    client, requests = client_of()
     if fault is None:
         assert client.complete(requests[0]).text
         return

@@ -4,21 +4,20 @@ Its nonsense takes the way of every refused answer: kept, named, asked for again
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import faults
 import httpx
 import pytest
-import torch
 from conftest import free_port
-from transformers import MistralConfig, MistralForCausalLM
 
 from nbutils.core.errors import LabError
 from nbutils.encoder import models
-from nbutils.synthesis import asking, generate, plan
+from nbutils.synthesis.generate import fulfil, open_client
+from nbutils.synthesis.plan import brainstorm_requests
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}"
@@ -29,20 +28,13 @@ PATIENCE_S = 120
 
 @pytest.fixture
 def model(tmp_path) -> Path:
-    """A chat model of random weights in a folder."""
-    tokenizer = models.tiny_tokenizer()
-    tokenizer.chat_template, tokenizer.model_max_length = TEMPLATE, 4096
-    tokenizer.save_pretrained(tmp_path / "chat")
-    torch.manual_seed(0)
-    config = MistralConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64,
-        num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
-        head_dim=16, max_position_embeddings=4096, sliding_window=None,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
-    MistralForCausalLM(config).save_pretrained(tmp_path / "chat")
-    return tmp_path / "chat"
+    """A folder with a model of random weights that takes chats."""
+    folder = shutil.copytree(models.tiny_folder("tiny-mistral"), tmp_path / "chat")
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    config = folder / "config.json"
+    text = config.read_text().replace("MistralModel", "MistralForCausalLM")
+    config.write_text(text)
+    return folder
 
 
 @pytest.fixture
@@ -71,26 +63,25 @@ def url(model, tmp_path):
         process.wait(20)
 
 
-def test_nonsense_is_kept_named_and_asked_for_again(url, model, tmp_path, monkeypatch):
+def test_nonsense_is_kept_named_and_asked_for_again(url, model, live, monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", url)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    settings = faults.settings_for(
-        tmp_path / "s.sqlite", llm_model=str(model), families=["health"],
-        llm_max_tokens=24, llm_reasks=1, llm_in_flight=2, llm_structured="none",
-        llm_retries=1, llm_timeout_s=120.0,
+    settings = live(
+        llm_model=str(model), llm_max_tokens=24, llm_reasks=1, llm_in_flight=2,
+        llm_structured="none", llm_timeout_s=120.0,
     )  # fmt: skip
-    planned = list(plan.brainstorm_requests("health"))[:2]
-    client = generate.open_client(settings)
-    accepted, rejections = asking.fulfil(planned, settings, client)
+    planned = list(brainstorm_requests("health"))[:2]
+    client = open_client(settings)
+    accepted, rejections = fulfil(planned, settings, client)
     assert accepted == [] and len(rejections) == 2
     assert {r.reason for r in rejections} <= {"not_json", "cut_off"}
     assert client.requested == len(client.store) == 4
     answer = client.find(planned[0].chat(settings))
     assert answer.text and answer.usage["completion_tokens"] > 0
-    again = generate.open_client(settings)
-    assert asking.fulfil(planned, settings, again) == (accepted, rejections)
+    again = open_client(settings)
+    assert fulfil(planned, settings, again) == (accepted, rejections)
     assert again.requested == 0
-    other = generate.open_client(settings.changed(llm_model="other"))
+    other = open_client(settings.changed(llm_model="other"))
     with pytest.raises(LabError, match="check llm_model"):
         other.complete(planned[0].chat(other.settings))
     assert other.attempts == 1

@@ -182,7 +182,7 @@ def test_draws_follow_the_softmax_of_scores():
     rows = {f"q{n}": scores for n in range(6000)}
     pool = pool_of(rows, {query: {"p": 3.0} for query in rows})
     recipe = {"mining_method": "naive", "selection": "sampled"}
-    for temperature in (1.0, 0.5):
+    for temperature in (1.0, 0.5, 1000.0):  # the last draws uniformly
         mined = mine(pool, sampling_temperature=temperature, **recipe).negatives
         weights = np.exp(np.array([2.0, 1.0, 0.0]) / temperature)
         first = weights / weights.sum()

@@ -161,6 +161,31 @@ def test_bad_input_is_one_clear_line_and_nothing_is_written(folder, tmp_path):
     assert not (tmp_path / "x.parquet").exists()
 
 
+def test_pairs_are_mined_into_a_trainers_format(tmp_path):
+    pairs, out = tmp_path / "pairs.jsonl", tmp_path / "out.parquet"
+    texts = [f"{word} and {other}" for word in WORDS for other in WORDS[:3]]
+    rows = [{"question": t.split()[0], "answer": t, "label": 1} for t in texts]
+    pairs.write_text(lines(rows))
+    command = ["mine", str(pairs), "--profile", "smoke", "--teacher", "tiny-bert"]
+    command += ["--set", "mining_method=naive", "--format"]
+    done = CliRunner().invoke(app, [*command, "n-tuple", "--out", str(out)])
+    assert done.exit_code == 0 and "30 documents" in done.output, done.output
+    made = pd.read_parquet(out)
+    assert list(made) == ["anchor", "positive", *(f"negative_{n}" for n in range(1, 5))]
+    assert made[["anchor", "positive"]].to_numpy().tolist() == [
+        [row["question"], row["answer"]] for row in rows
+    ]
+    own = made.apply(lambda row: set(row[2:]) & set(texts), axis=1)
+    assert own.map(len).eq(4).all()
+    for form, name, said in (
+        ("labeled-list", "x.csv", "a csv holds no lists"),
+        ("tripel", "x.parquet", "unknown format 'tripel'; did you mean 'triplet'"),
+    ):
+        done = CliRunner().invoke(app, [*command, form, "--out", str(tmp_path / name)])
+        assert done.exit_code == 1 and said in done.output
+        assert not (tmp_path / name).exists()
+
+
 # -- a cross-encoder's opinion ---------------------------------------------------------
 
 

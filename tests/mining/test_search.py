@@ -11,7 +11,7 @@ from sentence_transformers import util
 from worlds import given, unit
 
 from nbutils.core.errors import LabError
-from nbutils.mining import search
+from nbutils.mining import formats, search
 from nbutils.mining.exclusion import prepare
 from nbutils.mining.methods import METHODS, mine_until_full
 
@@ -132,6 +132,15 @@ def test_vectors_are_mined_as_the_definitions_say(method, anchor):
         ({"mining_method": "abs", "abs_threshold": 0.4}, {"max_score": 0.4}),
         ({"mining_method": "margin_pos", "margin": 0.1}, {"absolute_margin": 0.1}),
         ({"mining_method": "perc_pos", "perc": 0.9}, {"relative_margin": 0.1}),
+        (
+            {"mining_method": "margin_pos", "margin": 0.1, "max_score": 0.4},
+            {"absolute_margin": 0.1, "max_score": 0.4},
+        ),
+        ({"mining_method": "naive", "max_score": 0.4}, {"max_score": 0.4}),
+        (
+            {"mining_method": "perc_pos", "perc": 0.9, "min_score": 0.3},
+            {"relative_margin": 0.1, "min_score": 0.3},
+        ),
     ],
 )
 def test_equal_to_the_peer_where_its_definition_is_the_papers(ours, theirs):
@@ -167,8 +176,41 @@ def test_shifted_equals_the_peers_range_min_counted_without_positives():
         assert len(rows) == 3 * len(names)
 
 
+@pytest.mark.parametrize("scores", [False, True])
+@pytest.mark.parametrize("form", formats.FORMATS[1:])
+def test_a_trainers_format_is_the_peers_own(form, scores):
+    """Cell by cell; some queries have few negatives, some several positives."""
+    made = given(seed=5, depth=50, several=not scores)
+    recipe = {"mining_method": "abs", "abs_threshold": 0.2, "min_score": 0.187}
+    table = mined(made, negatives_per_query=3, **recipe)
+    assert table.groupby("query_id").size().nunique() > 1
+    found = formats.training_rows(table, made.data, form, scores)
+    limits = {"max_score": 0.2, "min_score": 0.187}
+    wanted = peer(made, output_format=form, output_scores=scores, **limits)
+    assert found.shape == wanted.shape and len(found) > 20
+    names = [c for c in found if "score" in c or "label" in c]
+    assert set(names) <= set(wanted.columns)
+    for ours, theirs in zip(found, wanted, strict=True):
+        if ours in ("score", "scores"):
+            ours, theirs = (np.concatenate(f[n].map(np.ravel)) for f, n in
+                            ((found, ours), (wanted, theirs)))  # fmt: skip
+            np.testing.assert_allclose(ours, theirs, atol=1e-5)
+        else:
+            assert (
+                [*map(list, found[ours])] == [*map(list, wanted[theirs])]
+                if (ours in ("labels", "documents"))
+                else found[ours].tolist() == wanted[theirs].tolist()
+            )
+
+
 def peers(made, **options) -> list[tuple[str, str]]:
     """Query and negative texts that sentence-transformers mines from given vectors."""
+    found = peer(made, **options)
+    return list(zip(found["query"], found["negative"], strict=True))
+
+
+def peer(made, output_format="triplet", **options) -> pd.DataFrame:
+    """What sentence-transformers mines from given vectors."""
     from datasets import Dataset
 
     data, rows = made.data, made.teacher.rows
@@ -180,15 +222,18 @@ def peers(made, **options) -> list[tuple[str, str]]:
         similarity_pairwise=util.pairwise_cos_sim,
     )
     pairs = pd.DataFrame(
-        [(data.queries[q], f"text of {own[0]}") for q, own in data.positives.items()],
+        [
+            (data.queries[query], f"text of {name}")
+            for query, own in data.positives.items()
+            for name in own
+        ],
         columns=["query", "positive"],
     )
-    peer = util.mine_hard_negatives(
+    return util.mine_hard_negatives(
         Dataset.from_pandas(pairs), model, corpus=data.corpus["text"].tolist(),
-        num_negatives=3, range_max=400, output_format="triplet", verbose=False,
+        num_negatives=3, range_max=400, output_format=output_format, verbose=False,
         **options,
     ).to_pandas()  # fmt: skip
-    return list(zip(peer["query"], peer["negative"], strict=True))
 
 
 @pytest.mark.parametrize("factory", ["IVF8,Flat", "HNSW16"])

@@ -182,7 +182,9 @@ def test_a_student_teaches_unpacked():
 def test_one_changed_weight_is_another_teacher(tiny):
     settings, model = tiny
     before = EncoderTeacher(model, settings, name="tiny-bert").fingerprint
-    prompted = EncoderTeacher(model, settings, name="tiny-bert", query_prompt="ask: ")
+    model.prompts["s2p_query"] = "ask: "
+    prompted = EncoderTeacher(model, settings, name="tiny-bert")
+    del model.prompts["s2p_query"]
     assert prompted.fingerprint != before
     weight = next(model.parameters())
     with torch.no_grad():
@@ -194,6 +196,7 @@ def test_one_changed_weight_is_another_teacher(tiny):
 
 
 def test_teachers_are_loaded_by_name():
+    assert load_teacher("server:e", resolve("smoke", {"encode_batch": 7})).batch == 7
     assert load_teacher("bm25", resolve("smoke")).name == "bm25"
     assert load_teacher("tiny-bert", resolve("smoke")).name == "tiny-bert"
     with pytest.raises(LabError, match="no-such-model"):
@@ -294,7 +297,6 @@ def server(monkeypatch, tmp_path):
     threading.Thread(target=served.serve_forever, daemon=True).start()
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)  # one's own needs none
     monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{served.server_port}/v1")
-    monkeypatch.setattr(serving, "BATCH", 4)
     yield served
     served.shutdown()
     served.server_close()
@@ -317,7 +319,7 @@ def test_a_server_teaches_and_its_vectors_are_paid_for_once(server, tmp_path):
 
     server.answer = cut
     with pytest.raises(LabError, match=r"for 'Tides follow.*out of words.*check"):
-        ServerTeacher("some/counter", cache=tmp_path).vectors(texts)
+        ServerTeacher("some/counter", cache=tmp_path, batch=4).vectors(texts)
     assert [len(body["input"]) for body in server.asked] == [4, 2, 2, 1]
     server.answer = whole
     teacher = ServerTeacher("some/counter", prompt="ask: ", cache=tmp_path)

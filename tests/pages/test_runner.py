@@ -487,10 +487,15 @@ def test_two_runs_in_one_folder_are_noticed_and_a_dead_one_is_not_waited_for(
     assert execute_smoke(path, tmp_path / "out")["metrics"]
 
 
-def test_a_folder_that_cannot_be_made_is_said_in_one_line(write_probe, tmp_path):
+def test_a_folder_that_cannot_be_written_is_said_in_one_line(
+    write_probe, tmp_path, monkeypatch
+):
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(LabError, match=r"cannot be made .*name another --out"):
+    with pytest.raises(LabError, match=r"cannot be written .*name another --out"):
         execute_smoke(write_probe(), tmp_path / "out")
+    monkeypatch.setattr("os.access", lambda *_: False)  # somebody else made it
+    with pytest.raises(LabError, match=r"\(Permission denied\): name another --out"):
+        start("probe", "smoke", out=str(tmp_path / "other"))
 
 
 def test_a_page_that_somebody_works_on_is_told_from_a_stale_one(sound, tmp_path):

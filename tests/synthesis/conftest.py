@@ -1,6 +1,5 @@
-"""A server that answers what a test says, and a client's settings for it."""
+"""A server that answers what a test says."""
 
-import faults
 import pytest
 
 
@@ -17,14 +16,3 @@ def answering(server):
         return server
 
     return set_to
-
-
-@pytest.fixture
-def live(tmp_path):
-    """Makes the settings of a patient client without asking again."""
-
-    def made(**changes):
-        chosen = {"families": ["health"], "llm_retries": 0, "llm_reasks": 0}
-        return faults.settings_for(tmp_path / "s.sqlite", **(chosen | changes))
-
-    return made

@@ -17,8 +17,8 @@ from nbutils.core.settings import resolve
 from nbutils.core.text import normalise
 from nbutils.pages import execute
 from nbutils.pages.source import code_cells, load
-from nbutils.synthesis import from_sets, generate, judge, ladder, overlap, parsing, plan
-from nbutils.synthesis.asking import fulfil
+from nbutils.synthesis import from_sets, generate, judge, ladder, overlap, plan, replies
+from nbutils.synthesis.generate import fulfil
 
 # -- judge
 
@@ -96,9 +96,8 @@ def test_page_03b_asks_a_live_judge_and_judges_it(server, tmp_path):
 
 def test_a_bad_verdict_is_rejected_and_an_unknown_id_named(answering, live):
     answering(lambda prompt: '{"reason": "x", "answers": "perhaps"}')
-    client = generate.open_client(live())
     asked = judge.judge_requests([("q", "a")], {"q": "?"}, {"a": "t"})
-    verdicts, (fault,) = fulfil(asked, live(), client)
+    verdicts, (fault,) = fulfil(asked, live(), generate.open_client(live()))
     assert verdicts == [] and fault.reason == "wrong_keys"
     for pair, name in ((("q", "z"), "document 'z'"), (("y", "a"), "query 'y'")):
         with pytest.raises(LabError, match=f"{name} has no text"):
@@ -182,26 +181,20 @@ def test_a_ladder_is_written_for_each_seed_in_one_call_or_four(
     assert all("Language: French" in str(body["messages"]) for body in server.seen)
 
 
-def refusing(prompt):
-    return "no"
-
-
-def repeating(prompt):
-    return json.dumps({"text": "Written 1 alone."})
-
-
 @pytest.mark.parametrize(
-    ("said", "fault"),
-    [(refusing, ("/N3", "not_json")), (repeating, ("", "duplicate_text"))],
-)
-def test_a_seed_with_a_bad_level_is_refused_whole(said, fault, answering, beir, live):
+    ("said", "name", "reason"),
+    [("no", "/N3", "not_json"),
+     ('{"text": "Written 1 alone."}', "", "duplicate_text")],
+)  # fmt: skip
+def test_a_seed_with_a_bad_level_is_refused_whole(
+    said, name, reason, answering, beir, live
+):
     bad = from_sets.LEVEL_TEXTS["N3"]
-    answering(lambda p: said(p) if bad in p and "number 1" in p else written(p))
+    answering(lambda p: said if bad in p and "number 1" in p else written(p))
     settings = live(mgh_calls="level")
     client = generate.open_client(settings)
     examples, refused = from_sets.graded(asked_of(beir, settings), settings, client)
     assert [e.id for e in examples] == ["set/mgh-seeded/q0"]
-    name, reason = fault
     assert [(r.id, r.reason) for r in refused] == [(f"set/mgh-seeded/q1{name}", reason)]
 
 
@@ -248,18 +241,14 @@ def test_the_command_tells_the_cost_then_grades_and_goes_on(answering, beir, tmp
 
 
 def test_the_four_prompts_differ_in_what_they_leave_out():
-    item = {0: ("query", "the positive")}
-    made = {}
-    for reflection in (True, False):
-        for attributes in (True, False):
-            prompt = parsing.SYNEG[reflection, attributes]
-            planned = list(plan.syneg_requests("health", item, prompt))
-            made[reflection, attributes] = planned[0].text
-            assert len(planned) == 1 or attributes
-    for (reflection, attributes), prompt in made.items():
-        assert ("[Reasoning]" in prompt) == ('"reasoning"' in prompt) == reflection
-        assert ("[Attributes]" in prompt) == attributes
-        assert "[Hard negative]" in prompt and "[Format]" in prompt
+    for (reflection, attributes), prompt in replies.SYNEG.items():
+        item = {0: ("query", "the positive")}
+        first, *more = plan.syneg_requests("health", item, prompt)
+        assert not more or attributes
+        assert ("[Reasoning]" in first.text) == reflection
+        assert ('"reasoning"' in first.text) == reflection
+        assert ("[Attributes]" in first.text) == attributes
+        assert "[Hard negative]" in first.text and "[Format]" in first.text
 
 
 def test_an_answer_to_the_plain_prompt_needs_no_reasoning(answering, live):

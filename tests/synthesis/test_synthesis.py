@@ -5,9 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
-import json
 import shutil
-from dataclasses import replace
 from statistics import NormalDist
 
 import nbformat
@@ -23,16 +21,12 @@ from nbutils.core.files import write_jsonl, write_sums
 from nbutils.core.records import (
     GROUPS,
     KINDS,
-    GradedExample,
-    Rejection,
     read_records,
 )
 from nbutils.core.sections import FAMILIES
 from nbutils.core.settings import DATA, ROOT, resolve
 from nbutils.core.text import distinct_n, has_spaces, normalise, words
-from nbutils.llm.store import Answer
-from nbutils.synthesis import generate, ladder, overlap, parsing, plan
-from nbutils.synthesis.asking import reask
+from nbutils.synthesis import generate, ladder, overlap, plan
 
 
 @pytest.fixture(scope="module")
@@ -55,26 +49,18 @@ def test_the_planned_requests_are_those_that_were_asked_and_all_differ():
     )  # of draws and templates: no prompt may change
 
 
-@pytest.mark.parametrize(
-    ("fault", "said"),
-    [("changed", "is truncated or changed"), ("truncated", "is truncated or changed"),
-     ("missing", "is missing")],
-)  # fmt: skip
-def test_a_faulty_file_is_named(fault, said, tmp_path, monkeypatch):
+def test_a_changed_or_missing_file_and_an_unknown_family_are_named(
+    tmp_path, monkeypatch
+):
     shutil.copytree(plan.RECORDINGS, tmp_path / "recordings")
     monkeypatch.setattr(plan, "RECORDINGS", tmp_path / "recordings")
-    path = plan.RECORDINGS / "answers" / "home.jsonl"
-    if fault == "changed":
-        path.write_bytes(path.read_bytes().replace(b"the", b"thE", 1))
-    elif fault == "truncated":
-        path.write_bytes(path.read_bytes()[:-200])
-    else:
-        path.unlink()
-    with pytest.raises(LabError, match=rf"home\.jsonl {said}"):
-        generate.open_client(resolve("workshop", {"families": ["home"]}))
-
-
-def test_an_unknown_family_is_named():
+    path, settings = plan.RECORDINGS / "answers/home.jsonl", {"families": ["home"]}
+    path.write_bytes(path.read_bytes().replace(b"the", b"thE", 1))
+    with pytest.raises(LabError, match=r"home\.jsonl is truncated or changed"):
+        generate.open_client(resolve("workshop", settings))
+    path.unlink()
+    with pytest.raises(LabError, match=r"home\.jsonl is missing"):
+        generate.open_client(resolve("workshop", settings))
     with pytest.raises(LabError, match="unknown family 'homes'; did you mean 'home'"):
         plan.recorded("homes")
 
@@ -111,24 +97,21 @@ def test_records_point_at_each_other(loaded):
     assert all(e.item_id in items for e in loaded.syneg)
 
 
-def test_few_items_still_hold_every_group_and_split(loaded):
-    few = read_records(resolve("smoke"))
-    assert generate.counts(few)["graded"] == generate.counts(few)["items"] == 24
-    health = [e for e in few.graded if e.family == "health"]
-    assert {e.split for e in health} == {"train", "dev", "held-out-tasks"}
-    assert {e.group for e in health} == set(GROUPS)
-    assert {e.item_id for e in few.syneg} == {i.id for i in few.items}
-    whole = {e.id: e for e in loaded.graded}
-    assert all(whole[e.id] == e for e in few.graded)
-
-
 @pytest.mark.parametrize(
     ("profile", "changes"),
     [("workshop", {}), ("smoke", {}), ("smoke", {"families": ["home", "computing"]})],
 )
-def test_the_shipped_records_are_what_the_recordings_parse_to(profile, changes):
+def test_the_shipped_records_are_what_the_recordings_parse_to(profile, changes, loaded):
     settings = resolve(profile, changes)
-    assert read_records(settings) == generate.load(settings)
+    found = loaded if profile == "workshop" else generate.load(settings)
+    assert read_records(settings) == found
+    if changes:
+        return
+    assert {e.item_id for e in found.syneg} == {i.id for i in found.items}
+    for family in settings.synthesis.families[:1]:
+        own = [e for e in found.graded if e.family == family]  # also of a few
+        assert {e.split for e in own} == {"train", "dev", "held-out-tasks"}
+        assert {e.group for e in own} == set(GROUPS)
 
 
 def test_records_of_a_run_are_read_and_a_changed_shipped_file_is_refused(
@@ -172,152 +155,6 @@ def test_repeats_are_dropped_with_a_named_reason(loaded):
     assert kept == [first, loaded.tasks[1]]
     assert [(r.id, r.reason) for r in gone] == [("twin", "duplicate_task")]
     assert first.id in gone[0].detail
-
-
-# -- parsing
-
-
-def recorded(template):
-    for request, text in plan.recorded("health"):
-        if request.prompt.template == template:
-            return request, json.loads(text)
-
-
-def with_negative(value, place, **changes):
-    negatives = [dict(n) for n in value["hard_negative_examples"]]
-    negatives[place] |= changes
-    return value | {"hard_negative_examples": negatives}
-
-
-SAID = {
-    ("mgh", "not_json"): lambda v: None,
-    ("mgh", "wrong_keys"): lambda v: v | {"note": "x"},
-    ("mgh", "wrong_levels"): lambda v: with_negative(v, 0, similarity_level="low"),
-    ("mgh", "wrong_count"): lambda v: v | {
-        "hard_negative_examples": v["hard_negative_examples"][:3]
-    },
-    ("mgh", "empty_text"): lambda v: with_negative(v, 2, text=" … "),
-    ("mgh", "duplicate_text"): lambda v: with_negative(
-        v, 3, text=v["positive_example"].upper()
-    ),
-    ("mgh", "too_long"): lambda v: with_negative(v, 1, text="many words " * 200),
-    ("mgh", "too_short"): lambda v: with_negative(v, 1, text="few words"),
-    ("mgh", "self_talk"): lambda v: with_negative(
-        v, 1, text="This hard negative " + "is " * 50
-    ),
-    ("mgh", "bad_text"): lambda v: v | {"query": v["query"] + "\ud800"},
-    ("brainstorm", "wrong_count"): lambda v: v[1:],
-    ("brainstorm", "wrong_keys"): lambda v: [1, *v[1:]],
-    ("brainstorm", "empty_text"): lambda v: ["", *v[1:]],
-    ("brainstorm", "not_json"): lambda v: {"tasks": "none"},
-    ("seed", "duplicate_text"): lambda v: v | {"positives": [v["positives"][0]] * 3},
-    ("seed", "empty_text"): lambda v: v | {"title": "…"},
-    ("syneg", "empty_text"): lambda v: v | {"reasoning": "  "},
-    ("syneg", "duplicate_text"): lambda v: v | {
-        "hard_negatives": [recorded("syneg")[0].variables["positive"], "x"]
-    },
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("template", "reason"), SAID)
-def test_each_fault_has_its_reason(template, reason):
-    request, value = recorded(template)
-    said = json.dumps(SAID[template, reason](value))
-    outcome = parsing.parse(request, said)
-    assert isinstance(outcome, Rejection)
-    assert (outcome.id, outcome.reason) == (request.id, reason)
-    assert reason in parsing.REASONS and "\n" not in outcome.detail
-
-
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        "{}", "```json\n{}\n```", "Here is {{the}} object:\n{}\nHope [this] helps.",
-        "\ufeff\n {}",
-    ],
-)  # fmt: skip
-def test_fences_and_prose_are_let_through(wrap):
-    request, value = recorded("mgh")
-    outcome = parsing.parse(request, wrap.format(json.dumps(value)))
-    assert outcome == parsing.parse(request, json.dumps(value))
-    assert isinstance(outcome, GradedExample)
-
-
-@pytest.mark.parametrize(
-    ("wrap", "taken"),
-    [('{{"tasks": {}}}', True), ("So {{be}} it: {}", True), ('{{"a": 1}} {}', True),
-     ('{{"domains": {}, "sentences": []}}', False), ('{{"domains": {}, "sen', False)],
-)  # fmt: skip
-def test_a_list_inside_an_object_of_other_things_is_no_answer(wrap, taken):
-    request, value = recorded("brainstorm")
-    outcome = parsing.parse(request, wrap.format(json.dumps(value)))
-    assert (getattr(outcome, "reason", "") == "not_json") is not taken
-    assert not taken or len(outcome) == len(value)
-
-
-@pytest.mark.parametrize(
-    "wrap",
-    ["<think>First {d}, too easy.</think>\n{f}", "First {d}.\n</think>\n{f}",
-     "<think>a</think> so <think>form {{}}, {d}</think>{f}", "{f}\n<think>or {d}",
-     "<THINKING>{d}</THINKING>{f}", "[THINK]{d}[/THINK]{f}", "◁think▷{d}◁/think▷{f}",
-     "<|channel|>analysis<|message|>{d}<|end|><|channel|>final<|message|>{f}"],
-)  # fmt: skip
-def test_what_a_model_thought_is_no_answer(wrap):
-    request, value = recorded("mgh")
-    final = json.dumps(value)
-    draft = json.dumps(value | {"query": f"DRAFT {value['query']}"})
-    outcome = parsing.parse(request, wrap.format(d=draft, f=final))
-    assert outcome == parsing.parse(request, final)
-    begun = wrap.format(d=draft, f="").partition("</")[0]
-    if begun.startswith("<"):  # cut off in the middle of a thought
-        assert parsing.parse(request, begun, "length").reason == "cut_off"
-
-
-def test_an_answer_is_sent_back_without_its_thought():
-    request, _ = recorded("mgh")
-    fault = Rejection(id="x", reason="not_json", detail="")
-    text = "<think>long</think>no JSON"
-    again = reask(request.chat(resolve()), Answer("k", text), fault, 1)
-    assert again.messages[1] == {"role": "assistant", "content": "no JSON"}
-
-
-@pytest.mark.parametrize(
-    ("sign", "spaced"),
-    [("咖", False), ("コ", False), ("ก", False), ("က", False),
-     ("हिन्दी ", True), ("한국 ", True), ("слово ", True)],
-)  # fmt: skip
-def test_lengths_are_checked_where_words_can_be_counted(sign, spaced):
-    request, value = recorded("mgh")
-    asked = {**request.variables, "query_words": 8, "document_words": 60}
-    request = replace(request, variables=asked)
-
-    def outcome(count):
-        texts = [f"{n} {sign * count}" for n in range(4)]
-        made = {**value, "query": f"Q {sign * 8}", "positive_example": f"P {sign * 60}"}
-        for n, text in enumerate(texts):
-            made = with_negative(made, n, text=text)
-        return parsing.parse(request, json.dumps(made, ensure_ascii=False))
-
-    assert isinstance(outcome(60), GradedExample)
-    assert isinstance(outcome(150), GradedExample) == (not spaced)
-    assert isinstance(outcome(10), GradedExample) == (not spaced)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "[" * 100_000, "{" * 100_000, '{"a":' * 50_000, "1" * 9000,
-             '{"query": ' + "1" * 9000 + "}", "__import__('os').abort()", "null"]
-)  # fmt: skip
-def test_hostile_text_is_only_rejected(text):
-    for template in ("brainstorm", "seed", "mgh", "syneg"):
-        request, _ = recorded(template)
-        assert isinstance(parsing.parse(request, text), Rejection)
-
-
-def test_a_cut_answer_is_not_json_wherever_it_is_cut():
-    request, value = recorded("mgh")
-    text = json.dumps(value)
-    for cut in range(1, len(text), 37):
-        assert parsing.parse(request, text[:cut]).reason == "not_json"
 
 
 # -- text

@@ -26,6 +26,20 @@ def test_without_in_batch_negatives_each_query_has_its_own_alone():
     assert not batch_of(3).excluded.any()  # usually all others are negatives too
 
 
+def test_a_batch_knows_whose_each_text_is_and_where_it_is_from():
+    batch = batch_of(3, EXACT.changed(mixing="hybrid"))
+    synthetic = [text.startswith("negative") for text in batch.documents]
+    assert batch.synthetic.tolist() == synthetic and sum(synthetic) == 3
+    rows = [[text.endswith(f" {n}") for text in batch.documents] for n in range(3)]
+    mine = torch.tensor(rows)
+    mine[:, :3] = False  # a query's positive is no negative
+    assert torch.equal(batch.own, mine)
+    known = batch_of(
+        1, EXACT.changed(mixing="hybrid"), known_positives=("negative 2 of 0",)
+    )
+    assert known.own.tolist() == [[False, False, True]]  # a right answer is none
+
+
 def test_chunks_keep_order_and_encode_equal_texts_once():
     model = build_student(EXACT)
     batch = batch_of(2, query="the same", positive="long text " * 8)
@@ -61,7 +75,7 @@ def test_chunks_hold_no_more_tokens_than_asked_and_lose_no_text():
     assert chunks_of(50, 1).sizes == [1] * count
 
 
-def whole_batch(model, batch, settings) -> torch.Tensor:
+def whole_batch(model, batch, settings) -> tuple[torch.Tensor, dict]:
     """The loss and gradients with all activations in one graph."""
     chunks = gradcache.batch_chunks(model, batch, settings)
     rows = torch.cat([gradcache.group_vectors(model, g) for g in chunks.groups])
@@ -71,21 +85,30 @@ def whole_batch(model, batch, settings) -> torch.Tensor:
     loss = losses.contrastive_loss(
         queries, documents, batch.excluded, settings.training
     )
+    if settings.training.causalneg:
+        marks = batch.own, batch.synthetic
+        penalty = losses.causal_neg(queries, documents, *marks)
+        loss = loss + settings.training.causalneg * penalty
     loss.backward()
-    return loss.detach()
+    return loss.detach(), {}
 
 
 def gradients(model, backward, batch, settings) -> tuple[float, dict]:
     model.zero_grad()
     torch.manual_seed(7)
-    loss = backward(model, batch, settings)
+    loss, _ = backward(model, batch, settings)
     trained = checkpoints.adapters(model)
     return loss.item(), {name: p.grad.clone() for name, p in trained.items()}
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"lora_dropout": 0.3}, {"pooling": "mean"}, {"symmetric": True}],
+    [
+        {},
+        {"lora_dropout": 0.3},
+        {"pooling": "mean"},
+        {"symmetric": True, "causalneg": 0.5},
+    ],
 )
 @pytest.mark.parametrize(("size", "tokens"), [(1, 0), (3, 0), (64, 64)])
 def test_cached_gradients_equal_those_of_the_whole_batch(changes, size, tokens):

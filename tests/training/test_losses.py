@@ -8,7 +8,13 @@ from torch.nn.functional import normalize
 from training.made import instance
 
 from nbutils.core.settings import resolve
-from nbutils.training.losses import contrastive_loss, false_negatives, info_nce
+from nbutils.training.losses import (
+    causal_neg,
+    contrastive_loss,
+    false_negatives,
+    info_nce,
+    source_shares,
+)
 
 BOTH_WAYS = ("query_to_doc", "doc_to_query")
 
@@ -81,3 +87,37 @@ def test_what_answers_or_repeats_a_query_is_not_its_negative():
         [1, 0, 0, 1, 1, 0, 0],
         [0, 0, 0, 0, 0, 1, 0],
     ]
+
+
+def test_causalneg_is_its_definition_and_moves_only_synthetic_negatives():
+    # two synthetic and one mined negative of the first query; the second has none
+    queries = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    negatives = torch.tensor([[0.3, 0.0], [0.1, 0.0], [0.2, 0.0]]).requires_grad_()
+    documents = torch.cat([queries, negatives])
+    own = torch.tensor([[0, 0, 1, 1, 1], [0, 0, 0, 0, 0]], dtype=torch.bool)
+    synthetic = torch.tensor([0, 0, 1, 1, 0], dtype=torch.bool)
+    term = causal_neg(queries, documents, own, synthetic)
+    e3, e1, e2 = np.exp([3, 1, 2])  # cosines over 0.1
+    q = np.array([e3, e1]) / (e3 + e1)
+    mass = (e3 + e1) / (e3 + e1 + e2)
+    wanted = (mass - 2 / 3) ** 2 + (q * np.log(q)).sum()
+    assert term.item() == pytest.approx(wanted / 2)  # the mean of two queries
+    term.backward()
+    assert negatives.grad[:2, 0].abs().min() > 1e-3
+    assert negatives.grad[2].tolist() == [0.0, 0.0]
+
+
+def test_the_sources_shares_are_those_of_the_gradient():
+    queries, positives, negatives = vectors()
+    documents = torch.cat([positives, negatives])
+    excluded = torch.zeros(4, 8, dtype=torch.bool)
+    excluded[0, 4] = True
+    synthetic = torch.tensor([0, 0, 0, 0, 1, 1, 0, 0], dtype=torch.bool)
+    scores = (queries @ documents.T).detach().requires_grad_()
+    masked = (scores / 0.2).masked_fill(excluded, -torch.inf)
+    nll = torch.nn.functional.cross_entropy(masked, torch.arange(4))
+    pull = torch.autograd.grad(nll, scores)[0].fill_diagonal_(0).sum(0)
+    wanted = [pull[4:6].sum() / pull.sum(), pull[6:].sum() / pull.sum()]
+    found = source_shares(masked.detach(), synthetic)
+    assert [*found] == ["share_synthetic", "share_retrieved"]
+    assert [*found.values()] == pytest.approx([float(value) for value in wanted])
