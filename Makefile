@@ -7,8 +7,8 @@ PROFILE ?= workshop
 ARGS ?=
 
 # `make run 03 04` is `make run ARGS="03 04"`: other words are notebooks, not goals
-ifneq ($(filter run notebooks solutions,$(firstword $(MAKECMDGOALS))),)
-NAMES := $(filter-out run test lab notebooks solutions check clean,$(MAKECMDGOALS))
+ifneq ($(filter run lab90 notebooks solutions,$(firstword $(MAKECMDGOALS))),)
+NAMES := $(filter-out run lab90 test lab notebooks solutions check clean,$(MAKECMDGOALS))
 $(if $(NAMES),$(eval $(NAMES): ; @:))
 endif
 
@@ -27,15 +27,22 @@ else
 CPU_TORCH = true
 endif
 
-.PHONY: help run test lab notebooks solutions check clean $(NAMES)
+.PHONY: help run test e2e lab notebooks solutions check clean $(NAMES)
+.PHONY: lab90 site slides bundle install-from
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make run        run the six notebooks into runs/ (make run 03 04, PROFILE=smoke)"
 	@echo "make test       style and tests"
+	@echo "make e2e        pages and site in a browser, with axe-core (needs Chromium)"
 	@echo "make lab        open JupyterLab on the notebooks (ARGS='--no-browser --port 9999')"
 	@echo "make notebooks  run them and rewrite notebooks/ with their outputs"
 	@echo "make solutions  write the notebooks with their exercises solved: runs/solutions"
+	@echo "make lab90      run the cells of the 90-minute path alone, into runs/lab90"
+	@echo "make slides     the same cells as slides, with the stored outputs: runs/slides"
+	@echo "make site       the pages and texts to read without installing: runs/site"
+	@echo "make bundle     all that an installation without a network needs: runs/bundle"
+	@echo "make install-from BUNDLE=folder    install from such a folder"
 	@echo "make check      is everything here that a run needs?"
 	@echo "make clean      remove runs and caches; live answers, the model, .venv are kept"
 
@@ -63,6 +70,11 @@ test: $(MODEL)
 	$(BIN)/ruff format --check . $(OWN)
 	$(BIN)/python -m pytest $(ARGS)
 
+e2e: $(MODEL)
+	@$(BIN)/python -c "import playwright, axe_playwright_python" 2>&- || \
+		$(BIN)/python -m pip install -q -c constraints.txt -e ".[e2e]"
+	$(BIN)/python -m pytest tests/e2e -rs $(ARGS)
+
 lab: $(MODEL)
 	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/python -m jupyterlab \
 		--ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks $(ARGS)
@@ -73,6 +85,21 @@ notebooks: $(MODEL)
 solutions: $(STAMP)
 	$(BIN)/python -m nbutils solutions $(NAMES) $(ARGS)
 
+lab90: $(MODEL)
+	$(BIN)/python -m nbutils run --tag lab90 --profile $(PROFILE) $(NAMES) $(ARGS)
+
+site: $(STAMP)
+	$(BIN)/python -m workshop site $(ARGS)
+
+slides: $(STAMP)
+	$(BIN)/python -m workshop slides $(ARGS)
+
+bundle: $(MODEL)
+	TORCH_INDEX=$(TORCH_INDEX) $(BIN)/python -m workshop bundle $(ARGS)
+
+install-from:
+	@$(PYTHON) -I workshop/install.py "$(BUNDLE)"
+
 check: $(MODEL)
 	$(BIN)/python -m nbutils check
 
@@ -81,4 +108,4 @@ clean:
 	@test ! -d runs || find runs -mindepth 1 -maxdepth 1 ! -name 'answers.sqlite*' -exec rm -rf {} +
 	@test ! -d .cache || find .cache -mindepth 1 -maxdepth 1 ! -name models ! -name .fetched -exec rm -rf {} +
 	rm -rf .pytest_cache .ruff_cache build
-	find nbutils tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find nbutils workshop tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -40,7 +40,7 @@ CLOSE = np.array(
 EXERCISES = [
     Exercise(
         adjacent_inversions,
-        [(LADDERS.astype(float),)],
+        [(LADDERS.astype(float),), (LADDERS[::-1] / 4,)],
         {
             "a tie is an inversion, too": lambda s: (s[:, :-1] < s[:, 1:]).sum(axis=1),
             "these are all ten pairs, not the four pairs of neighbours": _all_pairs,
@@ -54,7 +54,7 @@ EXERCISES = [
     ),
     Exercise(
         keep_clear,
-        [(CLOSE, 0.1), (CLOSE, 0.25)],
+        [(CLOSE, 0.1), (CLOSE, 0.25), (CLOSE, 0.3)],
         {
             "this compares with N1 only, and another negative scores higher": (
                 lambda s, margin: s[:, 0] - s[:, 1] >= margin

@@ -32,6 +32,7 @@ def run(
     config: o.Config = None,
     out: option(str, "folder of the runs") = "runs",
     write: option(bool, "rewrite notebooks/ with their outputs", "--write") = False,
+    tag: option(str, "only its cells and what they need, below OUT/TAG: lab90") = "",
     timeout: option(int | None, "seconds that one cell may take; 0: no limit") = None,
 ) -> None:
     """Run notebooks headless, in order; write them, their metrics and an index."""
@@ -39,11 +40,12 @@ def run(
     from nbutils.pages import execute
 
     wanted = [name.zfill(2) if name.isdigit() else name for name in names or ()]
+    more = {"keep": write, "tag": tag, "say": typer.echo}
     outcomes = execute.run_all(
-        wanted or execute.PAGES, out, profile, overrides, timeout, write, typer.echo
+        wanted or execute.PAGES, out, profile, overrides, timeout, **more
     )
     show(outcomes)
-    typer.echo(f"index: {Path(out) / 'index.html'}")
+    typer.echo(f"index: {Path(out, tag, 'index.html')}")
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
     for outcome in failed:
         typer.echo(f"error: {outcome.error}", err=True)

@@ -17,6 +17,7 @@ from nbutils.core.settings import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CONDA_NAMES = {"pytorch": "torch"}
+ROOMS = ("nbutils", "exercises", "workshop")
 
 
 def declared() -> dict[str, Requirement]:
@@ -98,10 +99,11 @@ def test_every_third_party_import_is_declared():
         "pytrec_eval": "mteb",
         "threadpoolctl": "scikit-learn",
         "faiss": "faiss-cpu",
+        "packaging": "transformers",
     }
     pattern = re.compile(r"^\s*(?:from|import) (\w+)", re.MULTILINE)
-    known = {*sys.stdlib_module_names, "nbutils", "exercises"}
-    for path in (ROOT / "nbutils").rglob("*.py"):
+    known = {*sys.stdlib_module_names, "nbutils", "exercises", "workshop"}
+    for path in [p for room in ROOMS for p in (ROOT / room).rglob("*.py")]:
         for module in set(pattern.findall(_code(path))) - known:
             name = canonicalize_name(names.get(module, module))
             assert name in declared(), f"{path.name} imports {module}"
@@ -117,7 +119,9 @@ def _code(path) -> str:
 def test_the_two_commands_exist_and_ci_runs_them():
     script = (ROOT / ".ci" / "run").read_text()
     assert "set -euo pipefail" in script
-    assert re.findall(r"^make (\w+)$", script, re.MULTILINE) == ["run", "test"]
+    assert re.findall(r"^make (\w+)$", script, re.MULTILINE) == [
+        "run", "test", "e2e", "site",
+    ]  # fmt: skip
     subprocess.run(["bash", "-n", ROOT / ".ci" / "run"], check=True)
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
 
@@ -131,11 +135,17 @@ def dry_run(*goals: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "target", ["run", "test", "lab", "notebooks", "solutions", "check", "clean"]
+    "target",
+    ["run", "test", "e2e", "lab", "lab90", "notebooks", "solutions", "check", "clean"],
 )
 def test_make_knows_the_target(target):
     said = dry_run(target)
     assert "sudo" not in said and "--user" not in said
+
+
+@pytest.mark.parametrize("target", ["site", "slides", "bundle"])
+def test_make_knows_what_a_workshop_needs(target):
+    assert f"-m workshop {target}" in dry_run(target)
 
 
 def test_make_takes_notebooks_by_number_and_options_for_lab():
@@ -143,6 +153,7 @@ def test_make_takes_notebooks_by_number_and_options_for_lab():
         "run", "03", "04", "PROFILE=smoke"
     )
     assert "nbutils run --write 05" in dry_run("notebooks", "05")
+    assert "--tag lab90 --profile workshop 02" in dry_run("lab90", "02")
     both = dry_run("run", "test")
     assert "nbutils run --profile workshop  \n" in both and "-m pytest" in both
     lab = dry_run("lab", "ARGS=--no-browser --allow-root")

@@ -254,8 +254,9 @@ def compare(
 ) -> pd.DataFrame:
     """Every variant against `baseline`, paired over queries and the seeds in common.
 
-    Returns one row a variant: variant, seeds, mean (of the metric), difference, low,
-    high, distinguishable (`statistics.paired_difference`, tasks are the units).
+    Returns one row a variant: variant, seeds (in common), mean (of the metric over
+    them), difference, low, high, distinguishable (`statistics.paired_difference`, tasks
+    are the units).
     """
     part = scores[scores["split"] == split].dropna(subset=metric)
     table = part.pivot(index=["variant", "seed"], columns="query_id", values=metric)
@@ -266,11 +267,7 @@ def compare(
     rows = []
     for variant in variants:
         ours, theirs = _paired(table.loc[variant], table.loc[baseline])
-        row = {
-            "variant": variant,
-            "seeds": len(table.loc[variant]),
-            "mean": ours.mean(),
-        }
+        row = {"variant": variant, "seeds": len(ours), "mean": ours.mean()}
         if variant != baseline:
             found = statistics.paired_difference(theirs, ours, units=units)
             row |= {"difference": found.pop("mean"), **found}
@@ -284,12 +281,7 @@ def difference(
     """One variant minus another (`compare`), as `mean`, over `seeds` in common."""
     both = scores[scores["variant"].isin([variant, base])]
     row = compare(both, base, split, metric).set_index("variant").loc[variant]
-    own, other = (
-        set(both.loc[both["variant"] == name, "seed"]) - {-1}
-        for name in (variant, base)
-    )
-    seeds = len(own & other if own and other else own | other)  # untrained: no seed
-    return {**row, "mean": row["difference"], "seeds": seeds}
+    return {**row, "mean": row["difference"]}
 
 
 def _paired(ours: pd.DataFrame, theirs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,6 @@
 """A notebook's run: what a page calls, and how pages are executed headless."""
 
 from nbutils.core.machine import describe_machine as describe_machine
+from nbutils.pages.interactive import explore as explore
 from nbutils.pages.run import start as start
 from nbutils.pages.run import table as table

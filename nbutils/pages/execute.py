@@ -32,6 +32,7 @@ from nbutils.core.machine import check_machine, environment
 from nbutils.core.settings import ROOT, resolve
 from nbutils.pages import source
 from nbutils.pages.index import write_index, write_page
+from nbutils.pages.path import write_cut
 from nbutils.pages.run import HEADLESS, make_folder
 
 PAGES = (
@@ -204,20 +205,25 @@ def run_all(
     overrides: dict[str, Any] | None = None,
     timeout: int | None = None,
     keep: bool = False,
+    tag: str = "",
     say: Callable[[str], None] = print,
 ) -> list[Outcome]:
     """Run notebooks in order, each in its own kernel, and write OUT/index.html.
 
     All are checked before the first one starts. After a failure the rest is not run.
-    `keep` writes the outputs into the notebooks themselves, the committed pages.
+    `keep` writes the outputs into the notebooks themselves, the committed pages. With a
+    `tag` its cells alone are run, and all is written below OUT/TAG.
     Raises LabError only for a fault that was found before anything started.
     """
-    if keep and (profile != DEFAULT_PROFILE or overrides or out != "runs"):
+    if keep and (profile != DEFAULT_PROFILE or overrides or tag or out != "runs"):
         raise LabError(
             "committed notebooks show the default run: leave out --profile, --set, "
-            "--config and --out"
+            "--config, --tag and --out"
         )
     paths = [find(name) for name in names]
+    if tag:
+        out = str(Path(out, tag))
+        paths = [write_cut(path, tag, Path(ROOT, out)) for path in paths]
     settings = resolve(profile, overrides)
     for path in paths:
         check(path)

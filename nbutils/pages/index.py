@@ -13,6 +13,7 @@ from typing import Any
 
 import jinja2
 from latex2mathml.converter import convert
+from nbformat import NotebookNode
 
 from nbutils.core.files import atomic, read_json
 from nbutils.core.profiles import PROFILES
@@ -21,44 +22,51 @@ from nbutils.pages.source import alternative_texts, load
 PARTS = ("total", "import", "encoding", "training", "other")
 
 
-def templates() -> jinja2.Environment:
-    """The room's templates; what is put into them is escaped."""
+def templates(*folders: Path) -> jinja2.Environment:
+    """The templates of `folders` and of this room; what is put into them is escaped."""
+    own = Path(__file__).parent / "templates"
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
+        loader=jinja2.FileSystemLoader([*folders, own]), autoescape=True
     )
 
 
 def write_page(executed: Path) -> None:
-    """Render an executed notebook beside itself as NAME.html, figures embedded.
+    """Render an executed notebook beside itself as NAME.html, figures embedded."""
+    template = reading().get_template("page.html.j2")
+    write_html(executed.with_suffix(".html"), template, **content(load(executed)))
 
-    Formulas become MathML, which browsers show without a script.
-    """
+
+def reading(*folders: Path) -> jinja2.Environment:
+    """`templates`, with what shows a notebook's code and outputs."""
     from nbconvert.filters import Highlight2HTML, ansi2html
-    from pygments.formatters import HtmlFormatter
 
-    page = load(executed)
-    render, contents = _markdown()
-    for cell in page.cells:
-        cell.html = render(cell.source) if cell.cell_type == "markdown" else ""
-    environment = templates()
+    environment = templates(*folders)
     environment.filters |= {
         "code": Highlight2HTML(),
         "ansi": ansi2html,
         "alt": alternative_texts,
-        "no_empty_headers": lambda text: re.sub(
-            r"<th[^>]*>\s*</th>", "<td></td>", text
-        ),
     }
+    return environment
+
+
+def content(page: NotebookNode) -> dict[str, Any]:
+    """What `page.html.j2` shows of a notebook: title, cells, contents, code_style.
+
+    Every Markdown cell gets its `html`. Formulas become MathML, which browsers show
+    without a script.
+    """
+    from pygments.formatters import HtmlFormatter
+
+    render, contents = _markdown()
+    for cell in page.cells:
+        cell.html = render(cell.source) if cell.cell_type == "markdown" else ""
     light, dark = (
         HtmlFormatter(style=style).get_style_defs(".highlight")
         for style in ("default", "github-dark")
     )
     style = f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}"
-    _write(
-        executed.with_suffix(".html"), environment.get_template("page.html.j2"),
-        title=_title(page), cells=page.cells, contents=contents, code_style=style,
-    )  # fmt: skip
+    parts = {"cells": page.cells, "contents": contents, "code_style": style}
+    return {"title": title(page), **parts}
 
 
 def _markdown():
@@ -96,7 +104,7 @@ def write_index(out: Path) -> Path:
             found.setdefault(folder.parent.name, []).append(run)
     known = [*PROFILES, *found]
     profiles = {name: found[name] for name in sorted(found, key=known.index)}
-    _write(
+    write_html(
         out / "index.html", templates().get_template("index.html.j2"),
         title="Hard Negatives Lab: runs", profiles=profiles,
         times={name: _times(runs) for name, runs in profiles.items()},
@@ -105,7 +113,8 @@ def write_index(out: Path) -> Path:
     return out / "index.html"
 
 
-def _write(path: Path, template: jinja2.Template, **values: Any) -> None:
+def write_html(path: Path, template: jinja2.Template, **values: Any) -> None:
+    """Render a template to a file, whole or not at all."""
     # pandas and Markdown write empty header cells, which name nothing
     html = re.sub(r"<th[^>]*>\s*</th>", "<td></td>", template.render(values))
     with atomic(path) as temporary:
@@ -119,7 +128,7 @@ def _run(folder: Path) -> dict[str, Any] | None:
     if not path.is_file() or not (failed.is_file() or metrics.is_file()):
         return None
     page = load(path)
-    run = {"name": folder.name, "file": path.name, "title": _title(page) or folder.name}
+    run = {"name": folder.name, "file": path.name, "title": title(page) or folder.name}
     if path == failed:
         return run | {"error": page.metadata.get("nbutils", {}).get("error", "unknown")}
     report = read_json(metrics)
@@ -142,7 +151,7 @@ def _times(runs: list[dict[str, Any]]) -> list[list[Any]]:
     return rows
 
 
-def _title(page: Any) -> str:
+def title(page: NotebookNode) -> str:
     """A notebook's first heading, without the mark."""
     lines = (line for cell in page.cells for line in cell.source.splitlines())
     return next((line[2:].strip() for line in lines if line.startswith("# ")), "")

@@ -85,6 +85,7 @@ class Run:
         self.name, self.settings, self.folder = name, settings, folder
         self._seconds = dict.fromkeys(("import", *PARTS), 0.0)
         self._figures: list[dict[str, str]] = []
+        self._aside = False
         self._began = now = time.time()
         # only the first run of a headless kernel owns the time since the kernel began
         headless = os.environ.pop(HEADLESS, "") == "1"
@@ -133,22 +134,34 @@ class Run:
     def figure(self, name: str, plot: tuple[Any, str]) -> None:
         """Save `(figure, description)` as figures/NAME.png and show it.
 
-        The description is the image's alternative text and is printed below it.
+        The description is the image's alternative text and is printed below it. Within
+        `aside()` it is shown only.
         """
         figure, description = plot
         description = " ".join(description.split())
         if not description:
             raise LabError(f"figure {name!r} has no description: say what it shows")
-        path = self.path(f"figures/{name}.png")
-        _write_png(figure, path)
+        image, file = _png(figure), f"figures/{name}.png"
         if pyplot := sys.modules.get("matplotlib.pyplot"):
             pyplot.close(figure)  # or the inline backend shows it again, without alt
         # JupyterLab shows no alternative text of an image that is not HTML
-        source = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+        source = "data:image/png;base64," + base64.b64encode(image).decode()
         _display(f'<img src="{source}" alt="{html.escape(description)}">', description)
         print(description)
-        entry = {"name": name, "file": f"figures/{name}.png", "alt": description}
-        self._figures = [f for f in self._figures if f["name"] != name] + [entry]
+        if not self._aside:
+            with atomic(self.path(file)) as temporary:
+                temporary.write_bytes(image)
+            entry = {"name": name, "file": file, "alt": description}
+            self._figures = [f for f in self._figures if f["name"] != name] + [entry]
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Figures within are a reader's trials: they are shown, and not kept."""
+        self._aside = True
+        try:
+            yield
+        finally:
+            self._aside = False
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
@@ -231,11 +244,11 @@ def _display(markup: str, text: str) -> None:
     display({"text/html": markup, "text/plain": text}, raw=True)
 
 
-def _write_png(figure: Any, path: Path) -> None:
-    """Write a figure with 128 colours: a third of the bytes, and no visible change."""
+def _png(figure: Any) -> bytes:
+    """A figure with 128 colours: a third of the bytes, and no visible change."""
     from PIL import Image
 
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    with atomic(path) as temporary:
-        Image.open(buffer).convert("RGB").quantize(128).save(temporary, optimize=True)
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", metadata={"Software": None})
+    Image.open(drawn).convert("RGB").quantize(128).save(small, "png", optimize=True)
+    return small.getvalue()

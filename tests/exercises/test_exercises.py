@@ -43,14 +43,24 @@ def test_each_usual_mistake_gets_its_own_hint(exercise):
 
 @pytest.mark.parametrize("value", [None, 0.0, 1, "", True, []])
 def test_a_constant_does_not_pass(exercise, value):
-    said = exercise.verdict(lambda *arguments: value)
-    assert said.startswith(("not yet", "a usual mistake")), said
+    for constant in (value, *(exercise.solution(*case) for case in exercise.cases)):
+        said = exercise.verdict(lambda *arguments, constant=constant: constant)
+        assert said.startswith(("not yet", "a usual mistake")), said
+
+
+@pytest.mark.parametrize(
+    "value",
+    [10**400, [torch.ones(1, requires_grad=True)], {"a": 1}, {1}, object(), 1j, "x"],
+)
+def test_whatever_is_given_back_gets_a_sentence(exercise, value):
+    assert exercise.verdict(lambda *arguments: value).startswith("not yet")
 
 
 def test_whatever_goes_wrong_is_said_in_a_sentence(exercise):
     said = exercise.verdict(lambda *arguments: {}["absent"])
     assert said == "not yet: it stops with KeyError: 'absent'"
     assert exercise.verdict(lambda: 1).startswith("not yet: it stops with TypeError")
+    assert "it stops with SystemExit" in exercise.verdict(lambda *arguments: exit(1))
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,8 @@ def test_each_has_its_page_its_metrics_and_its_figures(name, outcomes, out):
         assert (folder / filename).stat().st_size > 1000
     assert not list(folder.glob("*.failed.ipynb"))
     index = (out / "index.html").read_text()
-    section = index.split(f'aria-labelledby="smoke-{name}"')[1].split("</section>")[0]
+    _, _, section = index.partition(f'aria-labelledby="smoke-{name} smoke"')
+    section = section.split("</section>")[0]
     shown = re.findall(r'<img src="smoke/[^"]+.png" alt="([^"]*)"', section)
     assert len(shown) == section.count("<img") == len(report["figures"])
     assert all(len(text) > 20 for text in shown)
