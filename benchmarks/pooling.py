@@ -1,26 +1,21 @@
 """What ATA costs: against a mean, against attention matrices, against plain encode.
 
-Models have random weights (time and memory do not depend on them), except where the
-plain encoder is the peer. `changes` are settings by name: they say which student.
+`changes` are settings by name: they say which student.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModel, BertConfig, MistralConfig
 
 from benchmarks.harness import Row, in_process, in_turn, measured, row, timed_row
 from benchmarks.training import peer_model
 from nbutils.core.records import read_records
 from nbutils.core.sections import MINILM, SMOLLM2
 from nbutils.core.settings import resolve
-from nbutils.encoder.models import tiny_tokenizer
 from nbutils.encoder.pooling import ata_weights
 from nbutils.encoder.student import build_student
 
@@ -32,30 +27,10 @@ KEEP = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**3
 the page faults, more or fewer from process to process, cost more than pooling does."""
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 """Lets it give large blocks back at once: steadier peaks."""
-SHAPES = {
-    "minilm": BertConfig(
-        hidden_size=384, num_hidden_layers=6, num_attention_heads=12,
-        intermediate_size=1536, max_position_embeddings=4096,
-    ),
-    "mistral": MistralConfig(
-        vocab_size=8000, hidden_size=512, num_hidden_layers=8, num_attention_heads=8,
-        num_key_value_heads=4, head_dim=64, intermediate_size=1792,
-        max_position_embeddings=4096, sliding_window=None,
-    ),
-}  # fmt: skip
-"""MiniLM's shape and a small decoder."""
 WHOLE = {"quantization": "none", "compute_dtype": "float32"}
+STUDENTS = {"minilm": {"student": MINILM, **WHOLE}, "llm": {"student": SMOLLM2}}
 Changes = Mapping[str, Any]
 Features = dict[str, torch.Tensor]
-
-
-def write_shape(kind: str, folder: str) -> Changes:
-    """Write a random model of one of SHAPES; the settings of a student of it."""
-    path = Path(folder, kind)
-    torch.manual_seed(0)
-    AutoModel.from_config(SHAPES[kind], dtype=torch.float32).save_pretrained(path)
-    tiny_tokenizer().save_pretrained(path)
-    return {"student": str(path), **WHOLE}
 
 
 def forward_of(way: str, changes: Changes) -> Callable[[Features], torch.Tensor]:
@@ -122,9 +97,7 @@ def memory_row(kind: str, changes: Changes) -> Row:
     return row(name, max(0.0, ata - mean), "MB", matrices - mean)
 
 
-def throughput_row(
-    changes: Changes, name: str = "throughput_vs_st", count: int = 512
-) -> Row:
+def throughput_row(changes: Changes, name: str, count: int = 512) -> Row:
     """Texts a second through `encode` with ATA; peer: the library's modules, a mean.
 
     Both have the settings' backbone and adapters.
@@ -141,17 +114,12 @@ def throughput_row(
 
 def rows(out: str) -> list[Row]:
     """The suite `pooling`; what is timed runs in processes that keep their memory."""
-    found = []
-    with tempfile.TemporaryDirectory() as folder:
-        for kind in SHAPES:
-            changes = write_shape(kind, folder)
-            ata = f"ata_vs_mean {kind}", "ata", "mean", changes
-            eager = f"eager_vs_ata {kind}", "matrices", "ata", changes, LENGTHS[-1:], 5
-            found += in_process(timed_rows, *ata, **KEEP)
-            found += in_process(timed_rows, *eager, **KEEP)
-            found.append(memory_row(kind, changes))
-    llm = {"student": SMOLLM2}
-    found += in_process(timed_rows, "ata_vs_mean llm", "ata", "mean", llm, **KEEP)
-    found.append(in_process(throughput_row, llm, "throughput_vs_st_llm", **KEEP))
-    minilm = {"student": MINILM, **WHOLE}
-    return [*found, in_process(throughput_row, minilm, **KEEP)]
+    found = [memory_row("llm", STUDENTS["llm"])]  # MiniLM takes no text so long
+    for kind, changes in STUDENTS.items():
+        ata = f"ata_vs_mean {kind}", "ata", "mean", changes
+        eager = f"eager_vs_ata {kind}", "matrices", "ata", changes, LENGTHS[-1:], 5
+        found += in_process(timed_rows, *ata, **KEEP)
+        found += in_process(timed_rows, *eager, **KEEP)
+        name = "throughput_vs_st" + "_llm" * (kind == "llm")
+        found.append(in_process(throughput_row, changes, name, **KEEP))
+    return found

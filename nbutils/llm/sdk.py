@@ -30,12 +30,16 @@ NOT_TAKEN = re.compile(
 NO_FORM = re.compile(r"response_format|json_schema|grammar|requested parameters")
 """How servers say, with other codes than 400, that they take no form of answers."""
 
+OTHER_MODEL = re.compile(r"(?i)pinned to|model\b.{0,80}\b(not|n't) (exist|found)")
+"""How a server that has no such model says it in a 400."""
+
 MEANT = {
     openai.AuthenticationError: "refused the key: check OPENAI_API_KEY",
     openai.PermissionDeniedError: "does not permit this: check key and llm_model",
     openai.NotFoundError: "knows no such model or path: check llm_model and "
     "OPENAI_BASE_URL",
-    openai.APITimeoutError: "did not answer in time: raise llm_timeout_s",
+    openai.APITimeoutError: "did not answer in time: raise llm_timeout_s, or "
+    "lower llm_in_flight where it answers one by one",
     openai.APIConnectionError: "cannot be reached: check OPENAI_BASE_URL",
     openai.RateLimitError: "limits the rate: lower llm_in_flight or set "
     "llm_requests_per_minute",
@@ -127,7 +131,7 @@ class Server:
 
     def in_short(self, error: Exception) -> str:
         """An error's name and the beginning of its text, without the key."""
-        text = " ".join(str(error.__cause__ or error).split())[:300]
+        text = " ".join(text_of(error.__cause__ or error).split())[:300]
         text = re.sub(r"\bsk-[\w*-]{4,}", "***", text.replace(self.sdk.api_key, "***"))
         return f"{type(error).__name__}: {text}"
 
@@ -140,6 +144,7 @@ class Server:
             ends, more = fault.for_all, ""
         else:
             kind = next(kind for kind in MEANT if isinstance(error, kind))
+            kind = openai.NotFoundError if names_model(error) else kind
             reached = kind is not openai.APIConnectionError
             what = MEANT[kind] + ("" if reached else network_names())
             ends, more = kind in FOR_ALL, f"; {self.in_short(error)}"
@@ -154,7 +159,9 @@ def refused_by(error: Exception, sent: dict[str, Any]) -> str:
 
     A 400 that names nothing may be about the form of the answer.
     """
-    status, told = getattr(error, "status_code", 0), str(error)
+    status, told = getattr(error, "status_code", 0), text_of(error)
+    if names_model(error):
+        return ""
     if status in (400, 422):
         for name in PARAMETERS if NOT_TAKEN.search(told) else ():
             if name in sent and re.search(rf"\b{name}\b", told):
@@ -163,6 +170,19 @@ def refused_by(error: Exception, sent: dict[str, Any]) -> str:
         return ""
     form = sent.get("response_format", {}).get("type", "")
     return "response_format" if form == "json_object" else form
+
+
+def names_model(error: Exception) -> bool:
+    """Whether a 400 says that the server has another model."""
+    status = getattr(error, "status_code", 0)
+    return status == 400 and OTHER_MODEL.search(text_of(error)) is not None
+
+
+def text_of(error: Exception) -> str:
+    """What an error says: the SDK's text leaves out a message under another name."""
+    text, body = str(error), getattr(error, "body", None)
+    bare = re.fullmatch(r"Error code: \d+", text)
+    return f"{text} - {body}" if bare and body else text
 
 
 def _name_the_fault(response: Any) -> None:

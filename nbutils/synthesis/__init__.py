@@ -43,3 +43,4 @@ from nbutils.synthesis.plan import (
 )
 from nbutils.synthesis.recording import estimate
 from nbutils.synthesis.replies import LEVEL_NAMES, SYNEG
+from nbutils.synthesis.second import second_answers

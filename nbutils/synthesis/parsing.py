@@ -100,15 +100,21 @@ def without_thought(text: str) -> str:
 def find_json(text: str, kind: type) -> Any:
     """The first JSON value of `kind` (list or dict) in a text.
 
-    Tries from each opening bracket on, at most 50. Rejected where there is none or the
-    value breaks off (not_json), and for half a character (bad_text).
+    Tries from each opening bracket on, at most 50. A list may be the only value of an
+    object; one beside other values is not what was asked for. Rejected where there is
+    none or the value breaks off (not_json), and for half a character (bad_text).
     """
-    opening = r"\[" if kind is list else r"\{"
+    opening, end = r"[\[{]" if kind is list else r"\{", 0
     for match in islice(re.finditer(opening, text), 50):
+        if match.start() < end:
+            continue  # inside an object that is read
         try:
-            value, _ = json.JSONDecoder().raw_decode(text, match.start())
+            value, end = json.JSONDecoder().raw_decode(text, match.start())
             json.dumps(value, ensure_ascii=False).encode()
-            return value
+            if kind is list and isinstance(value, dict) and len(value) == 1:
+                (value,) = value.values()
+            if isinstance(value, kind):
+                return value
         except UnicodeEncodeError:
             raise Rejected("bad_text", "a text cannot be written as UTF-8") from None
         except json.JSONDecodeError as error:

@@ -185,3 +185,5 @@ def on_terminal(
                 f"{client.requested} requests in {client.attempts} attempts; "
                 f"{len(client.store)} answers in {settings.llm.store}"
             )
+    if not console.is_terminal:
+        console.print()  # a file gets no new line after the table

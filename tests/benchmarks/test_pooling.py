@@ -2,20 +2,14 @@
 
 import pytest
 import torch
-from transformers import MistralConfig
 
 from benchmarks import pooling
-
-SMALL = MistralConfig(
-    vocab_size=1100, hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, head_dim=16, intermediate_size=64, sliding_window=None,
-)  # fmt: skip
+from nbutils.encoder.models import tiny_folder
 
 
 @pytest.fixture
-def changes(monkeypatch, tmp_path):
-    monkeypatch.setitem(pooling.SHAPES, "small", SMALL)
-    return pooling.write_shape("small", str(tmp_path))
+def changes(tmp_path):
+    return {"student": str(tiny_folder("tiny-mistral", tmp_path)), **pooling.WHOLE}
 
 
 def test_ata_and_matrices_give_the_same_vectors(changes):
@@ -35,7 +29,7 @@ def test_rows_have_both_sides_and_their_ratio(changes, quantization):
     chosen = {**changes, "quantization": quantization}
     rows = pooling.timed_rows("ata_vs_mean", "ata", "mean", chosen, (512,), 1)
     assert rows[0]["name"] == "ata_vs_mean 512"
-    for row in (*rows, pooling.throughput_row(chosen, count=8)):
+    for row in (*rows, pooling.throughput_row(chosen, "rate", count=8)):
         assert row["value"] > 0 and row["ratio"] == row["value"] / row["peer"]
 
 

@@ -93,6 +93,11 @@ def test_padding_side_changes_no_vector(settings, pooling):
     assert np.allclose(model.encode(TEXTS), right, atol=1e-5)
 
 
+def test_more_layers_than_the_model_has_is_an_error(settings):
+    with pytest.raises(LabError, match=r"student_layers is 3 .* has 2 layers"):
+        build_student(settings.changed(student_layers=3))
+
+
 def test_a_length_over_the_models_is_an_error(settings, student):
     with pytest.raises(LabError, match="over this model's 512: set max_length"):
         build_student(settings.changed(max_length=600))
@@ -284,7 +289,8 @@ def test_each_setting_of_the_vectors_is_saved(settings, tmp_path):
 
 def test_a_student_of_other_settings_is_refused(saved, settings):
     _, folder = saved
-    for name, value in (("pooling", "mean"), ("max_length", 32), ("text_format", "e5")):
+    others = {"student": "tiny-bert", "pooling": "mean", "max_length": 32}
+    for name, value in {**others, "text_format": "e5"}.items():
         with pytest.raises(LabError, match=f"trained with {name}="):
             load_student(folder, settings.changed(**{name: value}))
     load_student(folder, settings.changed(compute_dtype="auto", encode_batch=2))

@@ -131,6 +131,7 @@ def test_an_instruction_that_fills_the_length_is_an_error(tokenizers):
     [
         ("instt", "did you mean 'inst'"),
         ("{text} {text}", "exactly once"),
+        ("ask: {instruction}", "exactly once"),
         ("ask: {text}", "no place for an instruction"),
     ],
 )

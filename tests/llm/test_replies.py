@@ -96,6 +96,7 @@ def test_any_reply_is_an_answer_or_named(body):
         assert str(fault) and "\n" not in str(fault)
 
 
+@pytest.mark.parametrize("field", ["error", "detail"])
 @pytest.mark.parametrize(
     ("status", "message", "refuses", "sent"),
     [(400, "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
@@ -121,11 +122,13 @@ def test_any_reply_is_an_answer_or_named(body):
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore:served does not take")
 def test_a_parameter_that_the_model_refuses_is_left_out_and_remembered(
-    status, message, refuses, sent, server, served, client_of
+    status, message, refuses, sent, field, server, served, client_of
 ):
+    told = json.dumps({field: {"message": message} if field == "error" else message})
+
     def refused(body):
         form = body.get("response_format", {}).get("type")
-        return (status, {"message": message}) if refuses & {*body, form} else None
+        return (status, told.encode()) if refuses & {*body, form} else None
 
     served(refused)
     client, requests = client_of()
@@ -143,6 +146,21 @@ def test_a_prompt_that_is_too_long_is_no_refusal_of_a_parameter(served, client_o
     with pytest.raises(LabError, match="maximum context length"):
         client.complete(requests[0])
     assert client.server.without == set()
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["Server is pinned to 'small'; requested 'served'.", "The model `served` does not "
+     "exist", "model 'served' not found"],
+)  # fmt: skip
+@pytest.mark.parametrize("field", ["error", "detail"])  # detail: FastAPI's servers
+def test_a_400_about_another_model_ends_the_run(message, field, served, client_of):
+    served(lambda body: (400, json.dumps({field: {"message": message}}).encode()))
+    client, requests = client_of()
+    with pytest.raises(LabError, match="knows no such model") as caught:
+        client.complete(requests[-1])
+    assert type(caught.value) is LabError and client.attempts == 1
+    assert message in str(caught.value)
 
 
 def test_a_prompt_that_the_server_filters_is_an_answer(served, client_of):

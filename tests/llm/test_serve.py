@@ -14,6 +14,7 @@ import httpx
 import pytest
 from conftest import free_port
 
+from nbutils.core.errors import LabError
 from nbutils.encoder import models
 from nbutils.synthesis.generate import fulfil, open_client
 from nbutils.synthesis.plan import brainstorm_requests
@@ -80,3 +81,7 @@ def test_nonsense_is_kept_named_and_asked_for_again(url, model, live, monkeypatc
     again = open_client(settings)
     assert fulfil(planned, settings, again) == (accepted, rejections)
     assert again.requested == 0
+    other = open_client(settings.changed(llm_model="other"))
+    with pytest.raises(LabError, match="check llm_model"):
+        other.complete(planned[0].chat(other.settings))
+    assert other.attempts == 1

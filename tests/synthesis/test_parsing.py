@@ -75,6 +75,18 @@ def test_each_fault_has_its_reason(template, reason):
     assert reason in parsing.REASONS and "\n" not in outcome.detail
 
 
+@pytest.mark.parametrize(
+    ("wrap", "taken"),
+    [('{{"tasks": {}}}', True), ("So {{be}} it: {}", True), ('{{"a": 1}} {}', True),
+     ('{{"domains": {}, "sentences": []}}', False), ('{{"domains": {}, "sen', False)],
+)  # fmt: skip
+def test_a_list_inside_an_object_of_other_things_is_no_answer(wrap, taken):
+    request, value = recorded("brainstorm")
+    outcome = parsing.parse(request, wrap.format(json.dumps(value)))
+    assert (getattr(outcome, "reason", "") == "not_json") is not taken
+    assert not taken or len(outcome) == len(value)
+
+
 WRAPS = [
     "{f}", "```json\n{f}\n```", "Here is {{the}}:\n{f}\nHope [so].", "\ufeff\n {f}",
     "<think>First {d}, too easy.</think>\n{f}", "First {d}.\n</think>\n{f}",
