@@ -68,7 +68,8 @@ OWN = $(shell git diff --name-only HEAD -- notebooks 2>&- | sed 's/^/--extend-ex
 test: $(MODEL)
 	$(BIN)/ruff check . $(OWN)
 	$(BIN)/ruff format --check . $(OWN)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile \
+		--no-loadscope-reorder $(ARGS)
 
 e2e: $(MODEL)
 	@$(BIN)/python -c "import playwright, axe_playwright_python" 2>&- || \

@@ -37,6 +37,11 @@ def probe(
     return new_notebook(cells=cells, metadata={"kernelspec": KERNEL})
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first, so that no process waits for it at the end."""
+    items.sort(key=lambda item: item.path.stem != "test_smoke_run")
+
+
 def free_port() -> str:
     """A port of this machine that nobody listens on now."""
     with socket.socket() as free:
