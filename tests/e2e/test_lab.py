@@ -52,7 +52,7 @@ def test_a_page_runs_is_answered_and_played_with(name, page, lab):
 
 
 def until_idle(page) -> None:
-    page.wait_for_function(f"!{BUSY}", timeout=180_000)
+    page.wait_for_function(f"!{BUSY}", timeout=600_000)
 
 
 def shoot(page, name: str) -> None:
