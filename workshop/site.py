@@ -96,7 +96,7 @@ def _index() -> str:
         "[Teaching with this lab](docs/teaching.md) how to lead a session. Formulas, "
         "figures and search need no network.",
         "",
-        "| page | you will be able to | minutes in class |",
+        "| page | you will be able to | min |",
         "|---|---|---|",
     ]
     for path in NOTEBOOKS:
