@@ -192,6 +192,13 @@ def _run(page: NotebookNode, variables: dict[str, str], limit: int) -> None:
         fault = f"took longer than {limit} s: raise --timeout, or take less data"
     except DeadKernelError:
         fault = "ended the kernel (an exit, a crash, or too little memory)"
+    except RuntimeError as error:
+        if "Kernel didn't respond" not in str(error):
+            raise
+        raise LabError(
+            "no kernel answers on this machine's own address (127.0.0.1): is its "
+            "loopback interface up, and does no other program hold the cores?"
+        ) from None
     raise LabError(f"{source.label(started[-1] + 1, page.cells[started[-1]])} {fault}")
 
 
