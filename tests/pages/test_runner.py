@@ -17,6 +17,7 @@ import pytest
 from conftest import PARAMETERS, probe
 from filelock import FileLock
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from papermill.engines import papermill_engines
 
 from nbutils.core.errors import LabError
 from nbutils.core.files import write_sums
@@ -232,6 +233,17 @@ def test_an_error_that_a_tag_allows_is_still_an_error(write_probe, tmp_path):
     write(path, page)
     with pytest.raises(LabError, match="ZeroDivisionError"):
         execute_smoke(path, tmp_path / "out")
+
+
+def test_a_kernel_that_cannot_be_reached_is_one_line(
+    write_probe, tmp_path, monkeypatch
+):
+    def unreached(*args, **kwargs):  # as nbclient says it without a loopback interface
+        raise RuntimeError("Kernel didn't respond in 60 seconds")
+
+    monkeypatch.setattr(papermill_engines, "execute_notebook_with_engine", unreached)
+    with pytest.raises(LabError, match="loopback interface"):
+        execute_smoke(write_probe("1"), tmp_path / "out")
 
 
 def test_another_python_registered_as_python3_is_not_used(tmp_path, monkeypatch):
