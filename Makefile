@@ -87,7 +87,7 @@ solutions: $(STAMP)
 	$(BIN)/python -m nbutils solutions $(NAMES) $(ARGS)
 
 lab90: $(MODEL)
-	$(BIN)/python -m nbutils run --tag lab90 --profile $(PROFILE) $(NAMES) $(ARGS)
+	$(BIN)/python -m nbutils run --tag lab90 $(NAMES) $(ARGS)
 
 site: $(STAMP)
 	$(BIN)/python -m workshop site $(ARGS)
