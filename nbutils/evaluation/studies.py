@@ -98,9 +98,7 @@ STUDIES = {
         {
             "as it is": {},
             "learning_rate=5e-4": {"learning_rate": 5e-4},
-            "learning_rate=2e-3": {"learning_rate": 2e-3},
             "lora_r=4": {"lora_r": 4, "lora_alpha": 8},
-            "lora_r=64": {"lora_r": 64, "lora_alpha": 128},
             "temperature=0.02": {"temperature": 0.02},
             "temperature=0.1": {"temperature": 0.1},
         },
