@@ -107,6 +107,9 @@ def execute(
         _clear(folder)
         passed = {"profile": profile, "overrides": overrides, "out": str(out)}
         quiet = {"TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+        # tqdm.auto takes a kernel for somebody's notebook, draws a widget and does not
+        # hear TQDM_DISABLE; where any name begins so, it makes the plain bar
+        quiet["SPYDER_HEADLESS"] = "1"
         variables = {**environment(settings), **quiet, HEADLESS: "1"}
         page = load_notebook_node(page)
         page = parameterize_notebook(page, passed, kernel_name="python3")
