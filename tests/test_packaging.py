@@ -153,7 +153,7 @@ def test_make_takes_notebooks_by_number_and_options_for_lab():
         "run", "03", "04", "PROFILE=smoke"
     )
     assert "nbutils run --write 05" in dry_run("notebooks", "05")
-    assert "--tag lab90 --profile workshop 02" in dry_run("lab90", "02")
+    assert "--tag lab90 02" in dry_run("lab90", "02")
     both = dry_run("run", "test")
     assert "nbutils run --profile workshop  \n" in both and "-m pytest" in both
     lab = dry_run("lab", "ARGS=--no-browser --allow-root")

@@ -279,7 +279,7 @@ def difference(
     """One variant minus another (`compare`), as `mean`, over `seeds` in common."""
     both = scores[scores["variant"].isin([variant, base])]
     row = compare(both, base, split, metric).set_index("variant").loc[variant]
-    return {**row, "mean": row["difference"]}
+    return {**row, "mean": row["difference"], "seeds": int(row["seeds"])}
 
 
 def _paired(ours: pd.DataFrame, theirs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -198,7 +198,7 @@ def test_a_fault_is_one_line_and_exit_code_1(words, cause, tmp_path, monkeypatch
 def test_a_stop_and_a_place_that_cannot_be_used_are_one_line_too(
     fault, code, line, monkeypatch
 ):
-    def stopped(names, *_):
+    def stopped(names, *_, **__):
         assert names == ["03"]
         raise fault
 
