@@ -120,7 +120,8 @@ def _place(written, begin: int, end: int) -> tuple[int, int]:
     A token that holds a character of the text and one of the template is the text's.
     """
     real = [n for n, text in enumerate(written.sequence_ids) if text is not None]
-    spans = [written.offsets[n] for n in real]
+    offsets = written.offsets  # a list made anew at every asking
+    spans = [offsets[n] for n in real]
     first = real[0] if real else len(written.ids)  # special tokens stand before it
     first += sum(stop <= begin for _, stop in spans)
     return first, first + sum(start < end and stop > begin for start, stop in spans)
