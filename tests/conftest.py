@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
@@ -73,6 +74,22 @@ def coverage(trial: Callable, truth: float, trials: int = 200) -> float:
         _, low, high = trial(np.random.default_rng(number))
         held += low <= truth <= high
     return held / trials
+
+
+@pytest.fixture
+def own_set(tmp_path: Path) -> Path:
+    """A small set of one's own in BEIR's layout; its two splits are alike."""
+    texts = {f"d{n}": f"document {n} of {n * 7}" for n in range(12)}
+    rows = {"corpus": texts, "queries": {f"q{n}": f"which is {n}" for n in range(6)}}
+    for name, own in rows.items():
+        lines = [json.dumps({"_id": i, "text": text}) for i, text in own.items()]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    (tmp_path / "qrels").mkdir()
+    pairs = "".join(f"q{n}\td{n}\t1\n" for n in range(6))
+    for split in ("train", "test"):
+        table = "query-id\tcorpus-id\tscore\n" + pairs
+        (tmp_path / f"qrels/{split}.tsv").write_text(table)
+    return tmp_path
 
 
 @pytest.fixture

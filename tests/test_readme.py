@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 
@@ -17,20 +16,10 @@ COMMANDS = re.findall(r"^\.venv/bin/python -m nbutils (.+)$", OWN, re.MULTILINE)
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A set in BEIR's layout, in a folder that is also the one of the commands."""
-    texts = {f"d{n}": f"document {n} of {n * 7}" for n in range(12)}
-    rows = {"corpus": texts, "queries": {f"q{n}": f"which is {n}" for n in range(6)}}
-    for name, own in rows.items():
-        lines = [json.dumps({"_id": i, "text": text}) for i, text in own.items()]
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
-    (tmp_path / "qrels").mkdir()
-    pairs = "".join(f"q{n}\td{n}\t1\n" for n in range(6))
-    for split in ("train", "test"):
-        table = "query-id\tcorpus-id\tscore\n" + pairs
-        (tmp_path / f"qrels/{split}.tsv").write_text(table)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def folder(own_set, monkeypatch):
+    """The set, in a folder that is also the one of the commands."""
+    monkeypatch.chdir(own_set)
+    return own_set
 
 
 def run(command: str, folder, *more: str) -> str:

@@ -199,30 +199,21 @@ def test_a_shipped_run_is_made_again_alike(tmp_path):
     assert means["ndcg"].to_numpy() == pytest.approx(means["ndcg_shipped"], abs=0.005)
 
 
-def test_ones_own_retrieval_set_is_trained_on_and_scored(tmp_path):
-    texts = {f"d{n}": f"document {n} of {n * 7}" for n in range(12)}
-    rows = {"corpus": texts, "queries": {f"q{n}": f"which is {n}" for n in range(6)}}
-    for name, own in rows.items():
-        lines = [json.dumps({"_id": i, "text": text}) for i, text in own.items()]
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
-    (tmp_path / "qrels").mkdir()
-    pairs = "".join(f"q{n}\td{n}\t1\n" for n in range(6))
-    table = "query-id\tcorpus-id\tscore\n" + pairs
-    (tmp_path / "qrels" / "train.tsv").write_text(table)
-    arguments = ["mine", str(tmp_path), "--out", str(tmp_path / "mined.parquet")]
+def test_ones_own_retrieval_set_is_trained_on_and_scored(own_set):
+    arguments = ["mine", str(own_set), "--out", str(own_set / "mined.parquet")]
     arguments += ["--profile", "smoke", "--set", "mining_method=naive"]
     mined = CliRunner().invoke(app, arguments)
     assert mined.exit_code == 0, mined.output
     settings = resolve("smoke", {"mixing": "retrieved", "batch_size": 6})
-    own = read_set(tmp_path, "train")
-    data = set_instances(own, read_table(tmp_path / "mined.parquet"))
+    own = read_set(own_set, "train")
+    data = set_instances(own, read_table(own_set / "mined.parquet"))
     assert all(one.retrieved and one.positive not in one.retrieved for one in data)
     student = build_student(settings)
     steps, _ = loop.train(student, data, settings, progress=False)
     assert len(steps) == 8
-    log, out = (steps, steps.head(0)), tmp_path / "scores.csv"
-    folder = loop.save_run(student, tmp_path / "mine", log, data, settings)
-    arguments = ["score", str(tmp_path), str(folder), "tiny-bert", "--split", "train"]
+    log, out = (steps, steps.head(0)), own_set / "scores.csv"
+    folder = loop.save_run(student, own_set / "mine", log, data, settings)
+    arguments = ["score", str(own_set), str(folder), "tiny-bert", "--split", "train"]
     arguments += ["--out", str(out), "--profile", "smoke"]
     scored = CliRunner().invoke(app, arguments)
     assert scored.exit_code == 0, scored.output

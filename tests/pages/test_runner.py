@@ -568,3 +568,7 @@ def test_a_table_is_whole_and_its_headers_name_rows_and_columns(monkeypatch):
     assert re.findall(r"<t[hd]\b[^>]*>([^<]*)", shown[-1]["text/html"]) == [
         *("x", "", "x", "y"), *("a", "1", "1", "2.500"), *("a", "2", "3", ""),
     ]  # fmt: skip
+    table(frame, fold="all <claims>")
+    folded = shown[-1]["text/html"]
+    assert folded.startswith("<details><summary>all &lt;claims&gt;</summary><table>")
+    assert folded.endswith("</table></details>")
