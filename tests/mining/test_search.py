@@ -203,6 +203,17 @@ def test_a_trainers_format_is_the_peers_own(form, scores):
             )
 
 
+def test_a_negative_that_was_drawn_to_fill_a_gap_has_no_score_to_teach():
+    made = given(seed=5, depth=50)
+    table = mined(made, negatives_per_query=3).assign(backfilled=False)
+    table.loc[table.index[::3], "backfilled"] = True
+    every = formats.training_rows(table, made.data, "triplet")
+    scored = formats.training_rows(table, made.data, "triplet", scores=True)
+    assert len(every) == len(table) > 100
+    kept = "text of " + table.loc[~table["backfilled"], "document_id"]
+    assert scored["negative"].tolist() == kept.tolist()
+
+
 def peers(made, **options) -> list[tuple[str, str]]:
     """Query and negative texts that sentence-transformers mines from given vectors."""
     found = peer(made, **options)

@@ -36,10 +36,24 @@ def test_what_is_read_loosely_stands_beside_the_first_generators(answers):
     own = answers.dropna(subset="record").set_index("kind")
     assert all(isinstance(one, Verdict) for one in own.loc["judge", "record"])
     assert {*own.loc["judge", "first"]} == {True, False}
+    verdicts = [one.answers for one in own.loc["judge", "record"]]
+    assert Counter(verdicts) == {False: 33, True: 5}
     ids, texts = zip(*own.loc["level", "record"], strict=True)
     assert [*ids] == [*own.loc["level", "id"]] and all(map(str.strip, texts))
     assert all(own.loc["level", "query"]) and all(own.loc["level", "first"])
     assert not set(texts) & set(own.loc["level", "first"])
+
+
+@pytest.mark.parametrize(
+    ("text", "answers"),
+    [
+        ("The passage answers it. It is not short.", True),
+        ("This is not an answer. Yes, it is.", False),
+        ("Nothing noted speaks against it", True),
+    ],
+)
+def test_a_verdict_in_prose_is_its_first_sentences(text, answers):
+    assert second.LOOSE["judge"](text).answers is answers
 
 
 def test_every_request_has_its_answer_and_room_for_it(answers):
