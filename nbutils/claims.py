@@ -1,7 +1,7 @@
 """The papers' claims, what was compared here for each, and a verdict by one rule.
 
-The rule was written before the runs of claims 1 to 4, 7, 8 and 11 to 13 were read, except
-that a comparison of students needs three seeds: that was added when some had fewer.
+The rule was written before the runs of claims 1 to 4, 7, 8 and 11 to 13 were read,
+except that a comparison of students needs three seeds: added when some had fewer.
 The runs on the recordings behind 6b, 8 and 9 were older and known, as were the texts
 behind 1, 6a and 10.
 
