@@ -110,9 +110,9 @@ def server(monkeypatch):
 
     Without faults, unless a test sets some (`faults.FaultServer`).
     """
-    made = faults.FaultServer(rate=0.0)
+    made = faults.FaultServer()
     monkeypatch.setenv("OPENAI_BASE_URL", made.url)
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-planted-0123456789")
+    monkeypatch.setenv("OPENAI_API_KEY", faults.KEY)
     yield made
     made.shutdown()
     made.server_close()

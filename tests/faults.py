@@ -1,6 +1,4 @@
-"""A server on loopback that answers from the recordings and fails at a set rate, and
-the proof that a client which is killed again and again loses nothing and pays once.
-"""
+"""A server on loopback that answers from the recordings and fails at a set rate."""
 
 from __future__ import annotations
 
@@ -18,24 +16,20 @@ from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from nbutils.core.errors import LabError
 from nbutils.core.fields import Settings
-from nbutils.core.records import Rejection
 from nbutils.core.sections import FAMILIES
 from nbutils.core.settings import resolve
 from nbutils.llm.client import Client
 from nbutils.llm.store import ChatRequest, Store
-from nbutils.synthesis.parsing import parse
 from nbutils.synthesis.plan import recorded
 from nbutils.synthesis.replies import Planned
 
-ANSWERED = ("answered", "wrong content type", "parts", "thought")
-"""What delivers a whole answer: JSON under another content type is one, too."""
-FAULTS = (
-    "429", "500", "503", "time-out", "dropped", "truncated", "not json",
-    "empty choices", "failed choice", "error inside", *ANSWERED[1:],
-)  # fmt: skip
+KEY = "sk-planted-0123456789"
+FAULTS = ("503", "time-out", "dropped", "truncated", "thought")
+"""Of an attempt; a draft before the answer, as a thought, is no fault."""
 NO_TEXT = "no text"
 """An answer, and paid for, but of no use: the next run asks again."""
 STREAM = "stream"
@@ -60,26 +54,20 @@ class FaultServer(ThreadingHTTPServer):
 
     `banned` holds keys whose answers a client has stored: asking for one of them again
     is counted in `asked_twice`. Which fault an attempt meets follows from its key, its
-    number and the seed alone; `streams` of them may be streams. `refuses` holds names
-    of parameters, or forms of an answer, that a 400 refuses. With another `status`
-    than 200 it refuses and shows the key it was sent; `cut` is a finish reason and a
-    text that go out for every answer.
+    number and the seed alone; `streams` of them may be streams. A test may set `says`:
+    what a request's body gets, (status, JSON or bytes), or None for the usual.
     """
 
     daemon_threads = True
     request_queue_size = 256
 
-    def __init__(self, rate: float = 0.0, seed: int = 0, handler=None):
-        super().__init__(("127.0.0.1", 0), handler or _Handler)
-        self.rate, self.seed, self.streams = rate, seed, 0
-        self.attempts: Counter[str] = Counter()
-        self.outcomes: Counter[str] = Counter()
-        self.delivered: Counter[str] = Counter()
-        self.asked_twice: list[str] = []
-        self.banned, self.refuses = set(), set()
+    def __init__(self, rate: float = 0.0, streams: int = 0):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.rate, self.streams = rate, streams
+        self.attempts, self.outcomes, self.delivered = Counter(), Counter(), Counter()
+        self.asked_twice, self.banned, self.seen = [], set(), []
         self.lock = threading.Lock()
-        self.seen: list[dict] = []
-        self.status, self.cut = 200, None
+        self.says = lambda body: None
         self.answers = {prompt: text for prompt, (_, text) in planned().items()}
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
@@ -91,31 +79,40 @@ class FaultServer(ThreadingHTTPServer):
             self.attempts[key] += 1
             if key in self.banned:
                 self.asked_twice.append(key)
-            draw = random.Random(f"{self.seed} {key} {number}")
+            draw = random.Random(f"{key} {number}")
             kinds = (*FAULTS, NO_TEXT, *[STREAM][: self.streams])
             fault = draw.choice(kinds) if draw.random() < self.rate else "answered"
             self.streams -= fault == STREAM
             self.outcomes[fault] += 1
         return fault
 
-    def completion(self, body: dict) -> dict:
-        """The recorded answer to a chat request, or what `cut` says."""
-        said = ("stop", self.answers[body["messages"][0]["content"]])
-        return completion(body, *(self.cut or said))
-
     def handle_error(self, request, client_address):
         """A client that was killed leaves broken pipes: nothing to print."""
 
 
-def completion(body: dict, reason: str, text: str) -> dict:
+def completion(body: dict, text: Any, reason: str = "stop", **message: Any) -> dict:
     """An answer to a chat request, as a server sends it."""
-    message = {"role": "assistant", "content": text}
+    message = {"role": "assistant", "content": text, **message}
     choice = {"index": 0, "message": message, "finish_reason": reason}
     usage = {"prompt_tokens": 100, "completion_tokens": 200, "total_tokens": 300}
     return {
         "id": "x", "object": "chat.completion", "created": 0,
         "model": body["model"], "choices": [choice], "usage": usage,
     }  # fmt: skip
+
+
+def spoilt(fault: str, body: dict, text: str) -> tuple[int, Any]:
+    """What an attempt that meets a fault gets: (status, JSON or bytes)."""
+    value = completion(body, text)
+    whole = json.dumps(value).encode()
+    draft = text.replace('"', '"DRAFT ', 3)
+    return {
+        "503": (503, {"error": {"message": "busy"}}),
+        "thought": (200, completion(body, f"<think>Or {draft}?</think>\n{text}")),
+        "truncated": (200, whole[: len(whole) // 2]),
+        NO_TEXT: (200, completion(body, None, reasoning_content="hm")),
+        STREAM: (200, b"data: " + whole + b"\n\ndata: [DONE]\n\n"),
+    }.get(fault, (200, value))
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -125,67 +122,27 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         key, server = self.headers["Idempotency-Key"], self.server
         server.seen.append(body)
-        told = {*body, body.get("response_format", {}).get("type")}
-        if refused := told & server.refuses:
-            error = {"message": f"Unsupported parameter: '{min(refused)}'"}
-            payload = json.dumps({"error": error}).encode()
-            return self._send(400, "application/json", payload, len(payload))
+        if said := server.says(body):
+            return self._send("", *said)
         fault = server.fault_of(key)
         self.close_connection = fault in ("dropped", "time-out", "truncated")
         if fault in ("dropped", "time-out"):
             time.sleep(LATE_S * (fault == "time-out"))
             return None
-        status, kind, payload = self._reply(fault, body)
-        size = len(payload) * (2 if fault == "truncated" else 1)
-        self._send(status, kind, payload, size)
-        if fault in ANSWERED:
-            with server.lock:
-                server.delivered[key] += 1
+        text = server.answers[body["messages"][0]["content"]]
+        self._send(fault, *spoilt(fault, body, text))
+        with server.lock:
+            server.delivered[key] += fault in ("answered", "thought")
 
-    def _send(self, status: int, kind: str, payload: bytes, size: int) -> None:
+    def _send(self, fault: str, status: int, said: Any) -> None:
+        raw = isinstance(said, bytes)
+        data = said if raw else json.dumps(said).encode()
         self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(size))
+        self.send_header("Content-Type", "text/plain" if raw else "application/json")
+        self.send_header("Content-Length", len(data) * (1 + (fault == "truncated")))
         self.send_header("retry-after-ms", "20")
         self.end_headers()
-        self.wfile.write(payload)
-        self.wfile.flush()
-
-    def _reply(self, fault: str, body) -> tuple[int, str, bytes]:
-        if self.server.status != 200:
-            error = {"message": f"Incorrect API key: {self.headers['Authorization']}"}
-            value = json.dumps({"error": error}).encode()
-            return self.server.status, "application/json", value
-        if fault in ("429", "500", "503"):
-            return int(fault), "application/json", b'{"error": {"message": "busy"}}'
-        if fault == "not json":
-            return 200, "text/html", b"<html>a proxy says hello</html>"
-        value = self.server.completion(body)
-        choice = value["choices"][0]
-        text = choice["message"]["content"]
-        if fault == "empty choices":
-            value |= {"choices": [], "usage": None}
-        elif fault == "failed choice":
-            choice["finish_reason"] = "error"
-            choice["error"] = {"code": 502, "message": "provider disconnected"}
-        elif fault == "error inside":
-            value = {"error": {"message": "upstream overloaded", "code": 503}}
-        elif fault == "parts":
-            thought = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
-            halves = [{"type": "text", "text": t} for t in (text[:9], text[9:])]
-            choice["message"]["content"] = [thought, *halves]
-        elif fault == "thought":
-            draft = text.replace('"', '"DRAFT ', 3)
-            choice["message"]["content"] = f"<think>Or {draft}?</think>\n{text}"
-        elif fault == NO_TEXT:
-            choice["message"] = {"role": "assistant", "reasoning_content": "hm"}
-        payload = json.dumps(value).encode()
-        if fault == "truncated":
-            payload = payload[: len(payload) // 2]
-        if fault == STREAM:
-            payload = b"data: " + payload + b"\n\ndata: [DONE]\n\n"
-        kind = "text/plain" if fault == "wrong content type" else "application/json"
-        return 200, kind, payload
+        self.wfile.write(data)
 
     def log_message(self, *_):
         pass
@@ -222,7 +179,7 @@ def texts_in(store: Store) -> dict[str, str]:
 
 def ask(url: str, store: Path, count: int) -> None:
     """The client that is killed: asks for everything that its store lacks."""
-    os.environ |= {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": "sk-local"}
+    os.environ |= {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": KEY}
     warnings.simplefilter("ignore")
     settings = settings_for(store)
     client = Client(settings)
@@ -238,48 +195,3 @@ def start(server: FaultServer, store: Path, count: int):
     process = forks.Process(target=ask, args=(server.url, store, count))
     process.start()
     return process
-
-
-def prove(count: int, rate: float, kills: int, streams: int, folder: Path) -> dict:
-    """Run with faults, refused parameters, streams and kills; what was asked and kept.
-
-    `wrong`: stored texts that parse to something else than the recorded answer does.
-    """
-    server, path = FaultServer(rate), folder / "faulty.sqlite"
-    server.refuses, server.streams = {"max_tokens", "json_schema"}, streams
-    store, began, runs = Store(path), time.monotonic(), 0
-    for mark in sorted(random.Random(0).sample(range(1, count), kills)):
-        while len(store) < mark:  # a stream ends a run before its kill
-            client = start(server, path, count)
-            while client.is_alive() and len(store) < mark:
-                time.sleep(0.01)
-            client.kill()
-            client.join()
-            runs += 1
-            server.banned = set(texts_in(store))
-    while len(texts_in(store)) < count and runs < kills + streams + 10:
-        start(server, path, count).join()  # each asks again for what has no text
-        server.banned = set(texts_in(store))
-        runs += 1
-    server.shutdown()
-    texts, wrong = texts_in(store), []
-    for chat in requests_of(count, settings_for(path)):
-        request, answer = planned()[chat.messages[0]["content"]]
-        found = parse(request, texts.get(chat.key, ""))
-        right = parse(request, answer)
-        if found != right or isinstance(found, Rejection):
-            wrong.append(chat.id)
-    return {
-        "requests": count,
-        "runs": runs,
-        "stored": len(texts),
-        "wrong": wrong,
-        "asked again after being stored": len(server.asked_twice),
-        # each stored answer was delivered once; what was delivered beyond that had
-        # reached the client, or its socket, when a kill came before the commit
-        "delivered but not yet stored at a kill": server.delivered.total() - len(texts),
-        "attempts": server.attempts.total(),
-        "outcomes": dict(server.outcomes),
-        "refused": sum("max_tokens" in body for body in server.seen),
-        "seconds": round(time.monotonic() - began, 1),
-    }

@@ -1,7 +1,6 @@
 """The way to an OpenAI-compatible server, as the environment names it.
 
-OPENAI_API_KEY and OPENAI_BASE_URL are read here and kept nowhere; a fault is one line
-that names the variable and never shows its value.
+What is read there is kept nowhere; a fault names the variable and shows no value.
 """
 
 from __future__ import annotations
@@ -12,14 +11,13 @@ from typing import Any
 
 from nbutils.core.errors import LabError
 
-NETWORK = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE",
-           "SSL_CERT_DIR")  # fmt: skip
-"""What decides how a server is reached; proxies may also be written in lower case."""
+NETWORK = re.compile("(?i)(all|https?|no)_proxy|SSL_CERT_(FILE|DIR)")
+"""Variables that decide how a server is reached."""
 
 
 def network_names() -> str:
-    """The variables of `NETWORK` that are set, as ` (check A, B)`, or nothing."""
-    names = [n for name in NETWORK for n in (name, name.lower()) if os.environ.get(n)]
+    """Those of `NETWORK` that are set, as ` (check A, B)`, or nothing."""
+    names = [n for n, v in sorted(os.environ.items()) if v and NETWORK.fullmatch(n)]
     return f" (check {', '.join(names)})" if names else ""
 
 
@@ -29,7 +27,7 @@ def _value(name: str) -> str:
     Letters outside ASCII and quotation marks come from copied text.
     """
     value = os.environ.get(name, "").strip()
-    if any(not "!" <= sign <= "~" or sign in "\"'" for sign in value):
+    if not re.fullmatch(r"[!#-&(-~]*", value):
         raise LabError(
             f"{name} holds a quotation mark, a space or a sign outside ASCII: "
             "export it again without"
@@ -59,11 +57,8 @@ def open_sdk(hooks: dict | None = None, transport: Any = None, **options: Any):
             "OPENAI_BASE_URL must begin with http:// or https://: export an address "
             "such as http://localhost:8000/v1"
         )
-    timeout = options.get("timeout", openai.DEFAULT_TIMEOUT)
     try:
-        client = openai.DefaultHttpxClient(
-            event_hooks=hooks, transport=transport, timeout=timeout
-        )
+        client = openai.DefaultHttpxClient(event_hooks=hooks, transport=transport)
         # the SDK insists on a key; a local server ignores it
         return openai.OpenAI(api_key=key or "none", base_url=url or None,
                              http_client=client, **owner, **options)  # fmt: skip

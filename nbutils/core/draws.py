@@ -13,7 +13,7 @@ def key(name: str) -> int:
 
 
 def mix(value: np.ndarray) -> np.ndarray:
-    """splitmix64: spreads the bits of 64-bit integers."""
+    """splitmix64, of 64-bit integers."""
     value = value + np.uint64(0x9E3779B97F4A7C15)
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

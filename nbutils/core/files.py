@@ -25,7 +25,7 @@ from nbutils.core.errors import LabError
 def atomic(path: str | Path) -> Iterator[Path]:
     """A hidden path beside `path` that takes its place only if the block succeeds.
 
-    The block writes a file or a folder there. OSError where it cannot.
+    The block writes a file or a folder there.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,10 +56,9 @@ def writing(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def alone(path: str | Path, asked: bool = True) -> Iterator[None]:
-    """LabError where another process is in such a block for the same `path`.
+    """LabError where another process, still alive, is in such a block for `path`.
 
-    The lock goes with its process, however that ends. Of several processes that work as
-    one, one has `asked`.
+    Of several processes that work as one, one has `asked`.
     """
     lock = Path(path).with_name(f".{Path(path).name}.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -88,8 +87,8 @@ def write_jsonl(path: str | Path, records: Iterable[BaseModel | dict]) -> int:
 def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     """Number and text of every line that is not blank; a .gz file is unpacked.
 
-    A byte order mark is skipped. LabError that names file and line for other encodings
-    than UTF-8, and for a file that is missing or damaged.
+    LabError that names file and line for other encodings than UTF-8 (a byte order mark
+    is skipped), and for a file that is missing or damaged.
     """
     path, number = _existing(path), 0
     try:
@@ -148,7 +147,7 @@ def write_table(path: str | Path, table: pd.DataFrame) -> None:
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """Read a parquet or csv table; one of a folder with sums is verified.
+    """A parquet or csv table, verified in a folder with sums.
 
     LabError where it is missing, changed or damaged.
     """
@@ -186,13 +185,12 @@ def files_of(folder: str | Path) -> list[str]:
     return sorted(name for name in shown if name != SUMS)
 
 
-def write_sums(folder: str | Path) -> int:
-    """Write `folder`/SHA256SUMS over every file under it; returns how many."""
-    folder, names = Path(folder), files_of(folder)
-    lines = [f"{sha256(folder / name)}  {name}\n" for name in names]
+def write_sums(folder: str | Path) -> None:
+    """Write `folder`/SHA256SUMS over every file under it."""
+    folder = Path(folder)
+    lines = [f"{sha256(folder / name)}  {name}\n" for name in files_of(folder)]
     with atomic(folder / SUMS) as temporary:
         temporary.write_text("".join(lines), encoding="utf-8")
-    return len(names)
 
 
 def read_sums(folder: Path) -> dict[str, str]:
@@ -205,24 +203,20 @@ def read_sums(folder: Path) -> dict[str, str]:
 
 
 def verify(path: str | Path) -> None:
-    """Check a shipped file, or all of a shipped folder, against the sums above it.
+    """Check a shipped file, or all of a folder, against the nearest SHA256SUMS above.
 
-    The sums are those of the nearest folder that has a SHA256SUMS. Raises LabError for
-    a file that is missing, changed or not listed.
+    LabError for a file that is missing, changed or not listed.
     """
     path = Path(path).resolve()
-    above = [path, *path.parents] if path.is_dir() else path.parents
-    folder = next((f for f in above if (f / SUMS).is_file()), above[0])
+    own = path if path.is_dir() else path.parent
+    folder = next((f for f in (own, *own.parents) if (f / SUMS).is_file()), own)
     listed, within = read_sums(folder), path.relative_to(folder)
-    names = {within.as_posix()}
-    if path.is_dir():
-        names = {name for name in listed if Path(name).is_relative_to(within)}
-        names |= {(within / name).as_posix() for name in files_of(path)}
-    for name in sorted(names):
+    names = {name for name in listed if Path(name).is_relative_to(within)}
+    names |= {(within / name).as_posix() for name in files_of(path)}
+    for name in sorted(names) or [within.as_posix()]:
         file = folder / name
         if name not in listed:
             raise LabError(f"{file} is not listed in {folder / SUMS}")
-        whole = file.is_file() and sha256(file) == listed[name]
-        fault = "truncated or changed" if file.is_file() else "missing"
-        if not whole:
+        if not file.is_file() or sha256(file) != listed[name]:
+            fault = "truncated or changed" if file.is_file() else "missing"
             raise LabError(f"{file} is {fault}: restore it with 'git checkout {file}'")

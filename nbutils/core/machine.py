@@ -1,7 +1,4 @@
-"""The machine a run finds, compared with what its settings need before it starts.
-
-PyTorch is imported only where a GPU has to be looked for.
-"""
+"""The machine a run finds, compared with what its settings need before it starts."""
 
 from __future__ import annotations
 
@@ -49,9 +46,9 @@ def describe_machine() -> None:
     import torch  # noqa: F401 - here, so that its import counts as import, not as work
 
     names = ", ".join(f"{k} {v}" for k, v in versions().items() if k != "nbutils")
-    memory, device = psutil.virtual_memory().total / GB, device_name()
-    device = "CPU" if device == "cpu" else device
     libraries = names.replace("sentence-transformers", "ST")
+    device, memory = device_name(), psutil.virtual_memory().total / GB
+    device = "CPU" if device == "cpu" else device
     print(f"{libraries} · {device}, {psutil.cpu_count()} cores, {memory:.0f} GB")
 
 
@@ -62,17 +59,6 @@ def peak_memory_gb() -> float:
         return int(re.search(r"VmHWM:\D+(\d+)", status)[1]) * 1024 / GB
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GB
-
-
-def memory_now() -> float:
-    """The resident memory of this process, in GB."""
-    return psutil.Process().memory_info().rss / GB
-
-
-def forget_peak() -> None:
-    """Let `peak_memory_gb` count from now on, where the system can (Linux)."""
-    if sys.platform == "linux":
-        Path("/proc/self/clear_refs").write_text("5")
 
 
 def cache_folder() -> Path:
@@ -98,9 +84,9 @@ def model_folder(name: str) -> Path:
 
 
 def fetched(name: str) -> Path:
-    """The folder of a fetched model, every file there and of its full length.
+    """The folder of a fetched model, every file of its full length; none is read.
 
-    No file but the short `origin.json` is read. LabError says how to fetch the model.
+    LabError says how to fetch the model.
     """
     folder = model_folder(name)
     with suppress(OSError, ValueError, LookupError, TypeError):
@@ -114,19 +100,17 @@ def fetched(name: str) -> Path:
 
 
 def network_needs(settings: Settings) -> list[str]:
-    """What these settings would fetch or ask for over the network; may be empty.
-
-    Folders, MiniLM, the fetched SmolLM2, `bm25` and the tiny random models need none.
-    """
+    """What these settings would fetch or ask for over the network; may be empty."""
     needs = ["a language model"] if settings.llm.mode != "replay" else []
     encoder, mining = settings.encoder, settings.mining
-    scorers = [*mining.teachers, mining.rescore_with or encoder.reference]
-    for name in dict.fromkeys([encoder.student, encoder.reference, *scorers]):
+    models = [encoder.student, encoder.reference, *mining.teachers, mining.rescore_with]
+    for name in filter(None, dict.fromkeys(models)):
+        here = Path(ROOT, name).is_dir() or Path(name).is_dir()
         shipped = name in ("bm25", "random", MINILM, SMOLLM2)
         if name.startswith("server:"):
             needs.append(f"an embeddings server of {name.removeprefix('server:')}")
-        elif not (shipped or name.startswith(("tiny-", "vectors:"))):
-            needs += [] if (ROOT / name).is_dir() or Path(name).is_dir() else [name]
+        elif not (here or shipped or name.startswith(("tiny-", "vectors:"))):
+            needs.append(name)
     tasks = settings.evaluation.tasks
     return needs + [f"mteb's {name}" for name in tasks if name != "local"]
 
@@ -138,17 +122,16 @@ def environment(settings: Settings) -> dict[str, str]:
     if set(network_needs(settings)) <= {"a language model"}:
         on += ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"]
     quiet = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
-    # On a machine that others use too, two threads that spin while they wait took 2.5
-    # times as long as one.
+    # where others work too, two threads that spin while they wait took 2.5 times as
+    # long as one
     policy = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
     return {"OMP_WAIT_POLICY": policy, **quiet, **dict.fromkeys(on, "1")}
 
 
 def check_machine(settings: Settings) -> None:
-    """Refuse a run that this machine cannot finish, before anything starts.
+    """LabError for a run that this machine cannot finish: before anything starts.
 
-    LabError where free memory, a GPU or, in live mode, the language model's key is
-    missing, and for a changed table of published figures.
+    It lacks memory, a GPU or, in live mode, a key; or published figures were changed.
     """
     free = psutil.virtual_memory().available / GB
     if free < settings.min_memory_gb:

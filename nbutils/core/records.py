@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -195,14 +193,15 @@ def spread(
     """
     if not count or count >= len(rows):
         return list(rows)
-    queues: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for place, row in enumerate(rows):
-        queues[stratum(row)].append(place)
-    groups, splits = (list(dict.fromkeys(part)) for part in zip(*queues, strict=True))
-    lap, order = math.lcm(len(groups), len(splits)), []
-    for turn in range(len(groups) * len(splits)):  # after a lap shifted: all pairs
-        pair = groups[turn % len(groups)], splits[(turn + turn // lap) % len(splits)]
-        order.append(queues[pair])
-    rounds = itertools.chain(*itertools.zip_longest(*order))
-    places = [place for place in rounds if place is not None]
-    return [rows[place] for place in sorted(places[:count])]
+    strata = [stratum(row) for row in rows]
+    groups, splits = (list(dict.fromkeys(part)) for part in zip(*strata, strict=True))
+    seen, turns = Counter(), []
+    for place, (group, split) in enumerate(strata):
+        number = groups.index(group)
+        # each group begins with another split than the one before it
+        shift = (splits.index(split) - number) % len(splits)
+        turns.append((seen[group, split], shift, number, place))
+        seen[group, split] += 1
+    return [
+        rows[place] for place in sorted(place for *_, place in sorted(turns)[:count])
+    ]

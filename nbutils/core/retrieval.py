@@ -7,12 +7,11 @@ BEIR's: corpus.jsonl and queries.jsonl (or .jsonl.gz) with `_id`, `text` and per
 from __future__ import annotations
 
 import hashlib
-import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -66,12 +65,12 @@ def read_set(
     Documents without any text are left out. LabError for a file or split that is not
     there and a line that cannot be read; also for queries and positives without a text,
     all at once, unless `skip_missing` leaves them out and says so. In place of a folder
-    a .parquet, .csv or .jsonl file is a `pair_set`.
+    a .parquet, .csv or .jsonl file of pairs, a query and a positive in its first two
+    columns; a query that stands twice has two positives.
     """
     folder = Path(folder)
     if folder.is_file():
-        read = read_jsonl if folder.suffix == ".jsonl" else read_table
-        return pair_set(read(folder), name=folder.name)
+        return _read_pairs(folder)
     if not folder.is_dir():
         raise LabError(
             f"{folder} is no folder: give one that holds corpus.jsonl, queries.jsonl "
@@ -99,38 +98,25 @@ def read_set(
     return RetrievalSet(folder.resolve().name, own, _frame(corpus), positives)
 
 
-def pair_set(
-    pairs: Any, corpus: Iterable[str] = (), name: str = "pairs"
-) -> RetrievalSet:
-    """The set of pairs of a query and a positive, such as a `datasets.Dataset`.
-
-    The first two columns count, as for sentence-transformers; a query that stands twice
-    has two positives. corpus: further documents. LabError names a row without text.
-    """
-    try:
-        given = pairs.to_pandas() if hasattr(pairs, "to_pandas") else pairs
-        frame, corpus = pd.DataFrame(given), pd.Series([*corpus], dtype="str")
-    except UnicodeEncodeError:
-        raise LabError(
-            f"{name} holds half a character (a surrogate): mend it"
-        ) from None
-    if frame.shape[1] < 2 or not len(frame):
-        raise LabError(f"{name} needs rows with two columns, a query and a positive")
-    pairs = list(zip(frame.iloc[:, 0], frame.iloc[:, 1], strict=True))
-    for row, value in enumerate(itertools.chain(*pairs), 2):
-        if not (isinstance(value, str) and value.strip()):
-            fault = f"{name}, row {row // 2}: {value!r:.60} is no text"
-            raise LabError(f"{fault}: mend it or leave the row out")
-    documents, queries, positives = {}, {}, {}  # text to id; query id to document ids
-    for query, document in dict.fromkeys(pairs):
-        own = queries.setdefault(query, f"q{len(queries)}")
-        found = documents.setdefault(document, f"d{len(documents)}")
-        positives.setdefault(own, []).append(found)
-    for text in corpus:
-        documents.setdefault(text, f"d{len(documents)}")
-    asked = {own: text for text, own in queries.items()}
-    answers = {found: text for text, found in documents.items()}
-    return RetrievalSet(name, asked, _frame(answers), positives)
+def _read_pairs(path: Path) -> RetrievalSet:
+    read = read_jsonl if path.suffix == ".jsonl" else read_table
+    pairs = pd.DataFrame(read(path)).iloc[:, :2]
+    if pairs.shape[1] < 2 or pairs.empty:
+        raise LabError(f"{path} needs rows with two columns, a query and a positive")
+    for row, pair in enumerate(pairs.itertuples(index=False), 1):
+        for value in pair:
+            if not (isinstance(value, str) and value.strip()):
+                fault = f"{path}, row {row}: {value!r:.60} is no text"
+                raise LabError(f"{fault}: mend it or leave the row out")
+    pairs = pairs.drop_duplicates()
+    query_of_row, queries = pd.factorize(pairs.iloc[:, 0])
+    document_of_row, documents = pd.factorize(pairs.iloc[:, 1])
+    positives: dict[str, list[str]] = {}
+    for query, document in zip(query_of_row, document_of_row, strict=True):
+        positives.setdefault(f"q{query}", []).append(f"d{document}")
+    asked = {f"q{n}": text for n, text in enumerate(queries)}
+    corpus = _frame({f"d{n}": text for n, text in enumerate(documents)})
+    return RetrievalSet(path.name, asked, corpus, positives)
 
 
 def _read_qrels(folder: Path, split: str) -> list[tuple[str, str]]:
@@ -148,18 +134,17 @@ def _read_qrels(folder: Path, split: str) -> list[tuple[str, str]]:
         cells = line.split("\t")
         row = dict(zip(names or cells, cells, strict=False))
         try:
-            query, document, score = row["query-id"], row["corpus-id"], row["score"]
-            if not names:  # the first line
-                names = cells
-            elif not math.isfinite(float(score)):
+            pair, score = (row["query-id"], row["corpus-id"]), row["score"]
+            if names and not math.isfinite(float(score)):
                 raise ValueError
-            elif float(score) > 0:
-                pairs[query, document] = True
         except (KeyError, ValueError):
             raise LabError(
                 f"{path}, line {number}: it needs the columns query-id, corpus-id and "
                 f"score (a number), separated by tabs; here is {line[:60]!r}"
             ) from None
+        if names and float(score) > 0:
+            pairs[pair] = True
+        names = names or cells  # of the first line
     if not pairs:
         raise LabError(
             f"{path} marks no positive (a score above 0): name another split"

@@ -1,7 +1,6 @@
 """What a server's reply holds: an answer, or a failure that is named as what it is.
 
-Pure, from bytes on. Gateways put failures into a 200, and servers write the text of an
-answer in several ways.
+Gateways put failures into a 200, and servers write an answer's text in several ways.
 """
 
 from __future__ import annotations

@@ -1,13 +1,11 @@
 """The provider's batch files: many requests in one file, cheaper, within a day.
 
 A batch is noted in a file beside the store before it is submitted, so a run that was
-broken off waits for it and submits it once. What it left without an answer is named
-with the provider's reason, and asked live only where the user said so.
+broken off waits for it and submits it once.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import time
 from collections import Counter
@@ -105,12 +103,11 @@ class Batches:
     def _submit(self, requests: list[ChatRequest]) -> dict[str, Any]:
         """The note of a new batch of these requests; its file is noted before it."""
         server, head = self.client.server, {"method": "POST", "url": ENDPOINT}
-        rows = [
-            {"custom_id": one.key, **head, "body": server.arguments(one)}
-            for one in requests
-        ]
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        upload = ("requests.jsonl", io.BytesIO(text.encode()))
+        text = ""
+        for one in requests:
+            row = {"custom_id": one.key, **head, "body": server.arguments(one)}
+            text += json.dumps(row, ensure_ascii=False) + "\n"
+        upload = ("requests.jsonl", text.encode())
         file = server.sdk.files.create(file=upload, purpose="batch").id
         noted = {"file": file, "batch": "", "keys": [r.key for r in requests]}
         noted = self._started(self._note(noted))

@@ -1,9 +1,4 @@
-"""One chat client for replay, live and record runs.
-
-The recordings are looked in first, then the store of live answers, then a server is
-asked. Any OpenAI-compatible server will do; its address and key come from the
-environment and are kept nowhere.
-"""
+"""One chat client for replay, live and record runs."""
 
 from __future__ import annotations
 
@@ -60,8 +55,8 @@ class Client:
     def complete(self, request: ChatRequest) -> Answer:
         """The answer to one request; one that was cut off or filtered is one, too.
 
-        LabError for a request that is not stored in replay mode, a server that refuses
-        or gives no answer (Unanswered), and at the budget (BudgetReached).
+        LabError where replay lacks it, the server refuses or gives none (Unanswered),
+        and at the budget (BudgetReached).
         """
         answer = self.find(request)
         if answer is None:

@@ -1,8 +1,4 @@
-"""What a token costs, and the limits on tokens, attempts and money.
-
-Prices are rows of a table with the month in which they were noted; the user's own rows
-go before the shipped ones.
-"""
+"""What a token costs, and the limits on tokens, attempts and money."""
 
 from __future__ import annotations
 
@@ -83,10 +79,10 @@ class Pace:
         """Wait for the turn of a lot of `units`."""
         with self._lock:
             now = time.monotonic()
-            start = max(now, self._free_at)
-            self._free_at = start + units * self.seconds_per_unit
-        if start > now:
-            time.sleep(start - now)
+            wait = max(self._free_at - now, 0)
+            self._free_at = now + wait + units * self.seconds_per_unit
+        if wait:
+            time.sleep(wait)
 
     def give_back(self, units: float) -> None:
         """Of what was taken, so much was not used (negative: used beyond)."""

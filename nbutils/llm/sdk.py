@@ -55,8 +55,7 @@ class Server:
 
     `without` holds what the model does not take, by setting or by its word: names of
     `PARAMETERS`, "response_format", or "json_schema", the strictest form alone.
-    `before` is called ahead of every attempt. LabError as of `open_sdk`, or where no
-    model is named.
+    `before` is called ahead of every attempt. LabError where no model is named.
     """
 
     def __init__(
@@ -84,8 +83,8 @@ class Server:
     ) -> dict[str, Any]:
         """What a call sends, without what the model does not take.
 
-        The limit of an answer then goes by its other name. A form must be an object,
-        so a list is asked for by the prompt alone.
+        An answer's limit has two names. A list is asked for by the prompt alone: a form
+        must be an object.
         """
         without, schema = self.without | refused, request.json_schema
         sent = {"model": request.model, "messages": list(request.messages)}
@@ -100,10 +99,9 @@ class Server:
         return {name: value for name, value in sent.items() if name not in without}
 
     def complete(self, request: ChatRequest) -> Answer:
-        """Ask once, and again without what the server refuses of parameters and form.
+        """Ask, and again without what the server refuses: it is not sent any more.
 
-        That is not sent any more once an answer came. Raises Unanswered, or another
-        LabError where no other request would fare better.
+        Unanswered, or another LabError where no other request would fare better.
         """
         began, refused = time.monotonic(), set()
         ask = self.sdk.chat.completions.with_raw_response.create
@@ -138,16 +136,15 @@ class Server:
     def _failure(self, request: ChatRequest, error: Exception) -> LabError:
         """The error in one line, without a credential: what failed and what to do."""
         host = urlsplit(str(self.sdk.base_url)).hostname  # never the user part of it
-        fault = getattr(getattr(error, "response", None), "extensions", {}).get("fault")
-        if fault:
+        kind = next(kind for kind in MEANT if isinstance(error, kind))
+        kind = openai.NotFoundError if names_model(error) else kind
+        what, ends, more = MEANT[kind], kind in FOR_ALL, f"; {self.in_short(error)}"
+        if kind is openai.APIConnectionError:
+            what += network_names()
+        response = getattr(error, "response", None)
+        if fault := response is not None and response.extensions.get("fault"):
             what = f"sent {fault} in place of an answer: check OPENAI_BASE_URL"
             ends, more = fault.for_all, ""
-        else:
-            kind = next(kind for kind in MEANT if isinstance(error, kind))
-            kind = openai.NotFoundError if names_model(error) else kind
-            reached = kind is not openai.APIConnectionError
-            what = MEANT[kind] + ("" if reached else network_names())
-            ends, more = kind in FOR_ALL, f"; {self.in_short(error)}"
         return (LabError if ends else Unanswered)(
             f"the server {host} {what} (request {request.id}{more}). "
             "What had arrived is stored."
@@ -188,8 +185,7 @@ def text_of(error: Exception) -> str:
 def _name_the_fault(response: Any) -> None:
     """Make a 200 without an answer a 502, which the SDK asks again by itself.
 
-    Not where asking again would be paid for and fare no better; nor a server fault
-    that is about the form of the answer.
+    Not where that would fare no better; nor a fault that is about the answer's form.
     """
     if not response.request.url.path.endswith("/chat/completions"):
         return

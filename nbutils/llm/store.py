@@ -1,7 +1,4 @@
-"""Requests, answers, and the store that keeps every answer as it arrives.
-
-Answers are kept raw; reading them as records is a pure step, repeated for nothing.
-"""
+"""Requests, answers, and the store that keeps every answer raw, as it arrives."""
 
 from __future__ import annotations
 
@@ -37,7 +34,7 @@ class ChatRequest:
     json_schema: Mapping[str, Any] | None = field(default=None, compare=False)
 
     def canonical(self) -> str:
-        """The request as JSON with sorted keys and no spaces: what the key hashes."""
+        """The request as JSON, sorted and without spaces: what the key hashes."""
         value = {name: getattr(self, name) for name in ("schema", "model", "sample")}
         value["messages"] = list(self.messages)
         value["decoding"] = {name: float(v) for name, v in self.decoding.items()}
@@ -93,10 +90,9 @@ class Unanswered(LabError):
 
 
 class Store(Shelf):
-    """Every answer of a live model, with its request. No credential is among them.
+    """Every answer of a live model, with its request and no credential.
 
-    An answer with a text stays, also one that was cut off: it was paid for, and what
-    it leads to is another request.
+    One with a text stays even if cut off: what it leads to is another request.
     """
 
     COLUMNS = ("id", "request", "text", "usage", "model", "latency", "time", "finish")
@@ -112,10 +108,7 @@ class Store(Shelf):
         return None
 
     def keep(self, request: ChatRequest, answer: Answer) -> None:
-        """Keep an answer; it is written when this returns.
-
-        One without text that is there makes room; what it cost stays counted.
-        """
+        """Keep an answer. One without text makes room for it, and stays counted."""
         self._run(
             "UPDATE answers SET key = key || ' blank ' || rowid "
             "WHERE key = ? AND trim(text, char(9, 10, 13, 32)) = ''", [request.key]

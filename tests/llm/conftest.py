@@ -1,7 +1,5 @@
 """Clients of the loopback server, with requests of the recordings."""
 
-import json
-
 import faults
 import pytest
 
@@ -17,23 +15,3 @@ def client_of(live):
         return Client(settings), faults.requests_of(24, settings)
 
     return opened
-
-
-@pytest.fixture
-def served(server, monkeypatch):
-    """Lets `function` of a request's body give (status, error or bytes), or None."""
-
-    def set_to(function):
-        usual = faults._Handler._reply
-
-        def reply(self, fault, body):
-            if not (given := function(body)):
-                return usual(self, fault, body)
-            status, said = given
-            if isinstance(said, dict):
-                said = json.dumps({"error": said}).encode()
-            return status, "text/plain", said
-
-        monkeypatch.setattr(faults._Handler, "_reply", reply)
-
-    return set_to

@@ -14,53 +14,56 @@ from nbutils.llm.client import Client
 from nbutils.llm.store import chat_request
 
 
+class Killed(BaseException):
+    """A process that ends here."""
+
+
 class Provider:
     """A provider's /files, /batches and chat, in place of the network.
 
     A batch is in progress at the first look, and completed at the second; every fifth
-    of its lines fails.
+    of its lines fails. `chats` are the keys of what was asked live; `deadly` is the end
+    of a path at which the client is killed.
     """
 
     def __init__(self):
-        self.files, self.batches, self.chats, self.status = {}, {}, [], 200
+        self.files, self.batches, self.chats, self.deadly = {}, {}, [], ""
         self.answers = {prompt: text for prompt, (_, text) in faults.planned().items()}
 
     def __call__(self, request):
-        if self.status != 200:
-            error = {"error": {"message": request.headers["Authorization"]}}
-            return HTTP.Response(self.status, json=error)
         *_, kind, name = request.url.path.split("/")
+        if name == self.deadly:
+            raise Killed
         if name == "content":
             return HTTP.Response(200, text=self.files[kind])
+        return HTTP.Response(200, json=self.reply(request, name))
+
+    def reply(self, request, name):
         if name == "files":
             name, text = f"file-{len(self.files)}", request.read().decode()
             part = r'filename="requests.jsonl".*?\r\n\r\n(.*?)\r\n--'
             self.files[name] = re.search(part, text, re.S)[1]
-            return HTTP.Response(200, json={"id": name})
+            return {"id": name}
         if request.method == "GET" and name == "batches":
-            return HTTP.Response(
-                200, json={"data": [*self.batches.values()], "has_more": False}
-            )
+            return {"data": [*self.batches.values()], "has_more": False}
         if request.method == "GET":
-            return HTTP.Response(200, json=self.look(self.batches[name]))
+            return self.look(self.batches[name])
         body = json.loads(request.content)
         if name == "batches":
             name = f"batch-{len(self.batches)}"
             self.batches[name] = {"id": name, "status": "validating", **body}
-            return HTTP.Response(200, json=self.batches[name])
+            return self.batches[name]
         self.chats.append(request.headers["Idempotency-Key"])
-        return HTTP.Response(200, json=self.completion(body))
+        return self.completion(body)
 
     def completion(self, body):
-        text = self.answers[body["messages"][0]["content"]]
-        return faults.completion(body, "stop", text)
+        return faults.completion(body, self.answers[body["messages"][0]["content"]])
 
     def look(self, batch):
-        if batch["status"] == "in_progress":
-            batch["status"] = "completed"
+        done = batch["status"] != "validating"
+        batch["status"] = "completed" if done else "in_progress"
+        if done:
             self.work(batch)
-        elif batch["status"] == "validating":
-            batch["status"] = "in_progress"
         return batch
 
     def work(self, batch):
@@ -78,156 +81,145 @@ class Provider:
 
 
 @pytest.fixture
-def server(monkeypatch):
+def provider(monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", "http://provider/v1")
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-planted-0123456789")
+    monkeypatch.setenv("OPENAI_API_KEY", faults.KEY)
     return Provider()
 
 
 @pytest.fixture
-def opened(server, tmp_path):
-    """Opens a client with its batches: (client, batches, what was said, requests)."""
+def opened(provider, tmp_path):
+    """Opens a client with its batches: (client, notes, what was said, requests)."""
 
     def client_of(live=True):
         settings = faults.settings_for(tmp_path / "s.sqlite", llm_retries=0)
-        transport = HTTP.MockTransport(server)
+        transport = HTTP.MockTransport(lambda request: provider(request))
         client, said = Client(settings, transport=transport), []
         made = batches.Batches(client, said.append, live, poll_s=0)
         client.prefetch = made.run
-        return client, made, said, faults.requests_of(40, settings)
+        return client, made.notes, said, faults.requests_of(40, settings)
 
     return client_of
 
 
-def test_a_part_failed_batch_is_finished_live(server, opened):
-    client, made, said, requests = opened()
+def test_a_part_failed_batch_is_finished_live(provider, opened):
+    client, notes, said, requests = opened()
+    client.server.without = {"top_p", "max_tokens"}
     answers = client.complete_many(requests)
     assert [a.key for a in answers] == [r.key for r in requests]
-    assert len(server.batches) == 1 and len(client.store) == 40
+    assert len(provider.batches) == 1 and len(client.store) == 40
     failed = [r.key for n, r in enumerate(requests) if n % 5 == 4]
-    assert sorted(server.chats) == sorted(failed)
-    assert json.loads(made.notes.read_text()) == []
+    assert sorted(provider.chats) == sorted(failed)
+    assert json.loads(notes.read_text()) == []
     assert any("32 answers, 8 without one; 8: busy" in line for line in said)
-    wanted = server.answers[requests[0].messages[0]["content"]]
+    wanted = provider.answers[requests[0].messages[0]["content"]]
     assert (answers[0].text, answers[0].usage["completion_tokens"]) == (wanted, 200)
     client.complete_many(requests)
-    assert len(server.batches) == 1 and len(server.chats) == 8
-
-
-def test_what_a_batch_leaves_is_not_asked_live_unless_the_user_says_so(server, opened):
-    client, *_, requests = opened(live=False)
-    with pytest.raises(LabError, match=r"8 of 40 requests .*--live"):
-        client.complete_many(requests)
-    assert len(client.store) == 32 and not server.chats
-    client, *_ = opened(live=False)
-    with pytest.raises(LabError, match="1 of 8 "):  # in a batch again, however few
-        client.complete_many([r for r in requests if not client.find(r)])
-    assert len(server.batches) == 2 and not server.chats
-
-
-def test_a_batch_that_failed_as_a_whole_is_named_and_nothing_is_asked_live(
-    server, opened, monkeypatch
-):
-    def fail(self, batch):
-        fault = {"code": "token_limit_exceeded", "message": "Enqueued limit: 90,000"}
-        batch |= {"status": "failed", "errors": {"object": "list", "data": [fault]}}
-
-    monkeypatch.setattr(Provider, "work", fail)
-    client, _, said, requests = opened(live=False)
-    with pytest.raises(LabError, match="40 of 40 requests"):
-        client.complete_many(requests)
-    assert said[-1].endswith(
-        "failed: 0 answers, 40 without one; 40: token_limit_exceeded Enqueued limit: "
-        "90,000"
-    )
-    assert not server.chats
-
-
-def test_a_line_carries_the_request_as_it_would_be_asked_live(server, opened):
-    client, _, _, requests = opened()
-    client.server.without = {"top_p", "max_tokens"}
-    client.complete_many(requests)
-    rows = [json.loads(row) for row in server.files["file-0"].splitlines()]
+    assert len(provider.batches) == 1 and len(provider.chats) == 8
+    # a line of the file carries a request as it would be asked live
+    rows = [json.loads(row) for row in provider.files["file-0"].splitlines()]
     assert [row["custom_id"] for row in rows] == [r.key for r in requests]
-    body, request = next(
-        (row["body"], request)
-        for row, request in zip(rows, requests, strict=True)
-        if request.schema == "seed"
-    )
+    place = next(n for n, request in enumerate(requests) if request.schema == "seed")
+    body, request = rows[place]["body"], requests[place]
     assert body["messages"] == list(request.messages)
     assert body["response_format"]["json_schema"]["name"] == "seed"
     assert body["max_completion_tokens"] == request.decoding["max_tokens"]
-    assert "top_p" not in body and "max_tokens" not in body
+    assert not {"top_p", "max_tokens"} & set(body)
 
 
-def test_few_requests_are_asked_live(server, opened):
-    client, _, _, requests = opened()
-    client.complete_many(requests[: batches.FEWEST - 1])
-    assert not server.batches and len(server.chats) == batches.FEWEST - 1
-
-
-class Killed(BaseException):
-    """A process that ends here."""
-
-
-def die(*_):
-    raise Killed
-
-
-@pytest.mark.parametrize("where", ["before it was created", "while it was worked on"])
-def test_a_broken_run_waits_for_its_batch_and_submits_it_once(
-    where, server, opened, monkeypatch
+def test_what_a_batch_leaves_is_not_asked_live_unless_the_user_says_so(
+    provider, opened
 ):
-    client, made, _, requests = opened()
-    created = (batches.Batches, "_started"), (batches.time, "sleep")
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(*created["while" in where], die)
+    client, *_, requests = opened(live=False)
+    with pytest.raises(LabError, match=r"8 of 40 requests .*--live"):
         client.complete_many(requests)
-    assert made.notes.is_file()
-    client, made, _, requests = opened()
-    client.complete_many(requests)
-    assert len(server.batches) == 1 and len(client.store) == 40
-    assert len([name for name in server.files if name.startswith("file-")]) == 1
-    assert json.loads(made.notes.read_text()) == []
+    assert len(client.store) == 32 and not provider.chats
+    client, *_ = opened(live=False)
+    with pytest.raises(LabError, match="1 of 8 "):  # in a batch again, however few
+        client.complete_many([r for r in requests if not client.find(r)])
+    assert len(provider.batches) == 2 and not provider.chats
 
 
-def test_a_batch_of_other_requests_is_left_for_the_run_that_asked(
-    server, opened, monkeypatch
+def test_a_batch_that_failed_as_a_whole_is_named_and_nothing_is_asked_live(
+    provider, opened
 ):
-    client, made, _, requests = opened()
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(batches.time, "sleep", die)
-        client.complete_many(requests[:20])
+    fault = {"code": "token_limit_exceeded", "message": "Enqueued limit: 90,000"}
+    errors = {"object": "list", "data": [fault]}
+    provider.work = lambda batch: batch.update(status="failed", errors=errors)
+    client, _, said, requests = opened(live=False)
+    with pytest.raises(LabError, match="40 of 40 requests"):
+        client.complete_many(requests)
+    reason = "token_limit_exceeded Enqueued limit: 90,000"
+    assert said[-1].endswith(f"failed: 0 answers, 40 without one; 40: {reason}")
+    assert not provider.chats
+
+
+def test_few_requests_are_asked_live(provider, opened):
+    client, *_, requests = opened()
+    client.complete_many(requests[: batches.FEWEST - 1])
+    assert not provider.batches and len(provider.chats) == batches.FEWEST - 1
+
+
+def killed(opened, provider, deadly, count=40):
+    """Ask, and be killed at a path; returns a client opened after it."""
+    provider.deadly = deadly
+    client, *_, requests = opened()
+    with pytest.raises(Killed):
+        client.complete_many(requests[:count])
+    provider.deadly = ""
+    client, notes, _, requests = opened()
+    assert json.loads(notes.read_text())
+    return client, notes, requests
+
+
+# before it is created, and while it is worked on
+@pytest.mark.parametrize("deadly", ["batches", "batch-0"])
+def test_a_broken_run_waits_for_its_batch_and_submits_it_once(deadly, provider, opened):
+    client, notes, requests = killed(opened, provider, deadly)
+    client.complete_many(requests)
+    assert len(provider.batches) == 1 and len(client.store) == 40
+    assert len([name for name in provider.files if name.startswith("file-")]) == 1
+    assert json.loads(notes.read_text()) == []
+
+
+def test_a_batch_of_other_requests_is_left_for_the_run_that_asked(provider, opened):
+    client, notes, _ = killed(opened, provider, "batch-0", 20)
     client.complete_many(faults.requests_of(80, client.settings)[40:])
-    assert len(server.batches) == 2
-    assert json.loads(made.notes.read_text())[0]["batch"] == "batch-0"
+    assert len(provider.batches) == 2
+    assert json.loads(notes.read_text())[0]["batch"] == "batch-0"
 
 
-def test_a_refusal_is_one_line_without_the_key(server, opened):
-    client, _, _, requests = opened()
-    server.status = 401
+def test_a_refusal_is_one_line_without_the_key(provider, opened, monkeypatch):
+    error = {"error": {"message": f"bad key: Bearer {faults.KEY}"}}
+    refused = HTTP.Response(401, json=error)
+    monkeypatch.setattr(Provider, "__call__", lambda self, request: refused)
+    client, *_, requests = opened()
     with pytest.raises(LabError, match="could not be submitted") as caught:
         client.complete_many(requests)
     assert "planted" not in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("row", "reason"),
-    [("", None), ("{", None), ("[]", None), ('{"custom_id": "other"}', None),
-     ('{"custom_id": "k"}', "without a word"),
-     ('{"custom_id": "k", "response": null, "error": {"code": "batch_expired"}}',
-      "batch_expired"),
-     ('{"custom_id": "k", "response": {"status_code": 200, "body": {"choices": []}}}',
-      "empty choices"),
-     ('{"custom_id": "k", "response": {"status_code": 400, "body": {"error": '
-      '{"message": "no max_tokens"}}}}', "no max_tokens"),
-     ('{"custom_id": "k", "response": {"status_code": 500, "body": {}}}',
-      "without a word"),
-     ('{"custom_id": "k", "response": {"status_code": 400, "body": {"error": '
-      '{"code": "content_filter"}}}}', "content_filter")],
-)  # fmt: skip
-def test_a_line_that_is_no_answer_tells_its_reason_or_finish(row, reason):
+    ("more", "reason"),
+    [
+        ({}, "without a word"),
+        ({"response": None, "error": {"code": "batch_expired"}}, "batch_expired"),
+        ({"response": {"status_code": 200, "body": {"choices": []}}}, "empty choices"),
+        (
+            {"response": {"status_code": 400, "body": {"error": {"message": "no"}}}},
+            "no",
+        ),
+        ({"response": {"status_code": 500, "body": {}}}, "without a word"),
+        (
+            {"response": {"body": {"error": {"code": "content_filter"}}}},
+            "content_filter",
+        ),
+    ],
+)
+def test_a_line_that_is_no_answer_tells_its_reason_or_finish(more, reason):
     request = chat_request("a", "x", "", resolve())
-    found = [said for _, said in batches.answers_in(row, {"k": request})]
-    told = [said if isinstance(said, str) else said.finish for said in found]
-    assert told == [reason] * (reason is not None)
+    lines = ["", "{", "[]", '{"custom_id": "other"}']  # of no request: left out
+    text = "\n".join([*lines, json.dumps({"custom_id": "k", **more})])
+    ((key, said),) = batches.answers_in(text, {"k": request})
+    assert key == request.key
+    assert (said if isinstance(said, str) else said.finish) == reason

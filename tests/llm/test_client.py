@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+import time
 
 import faults
 import pytest
 
 from nbutils.core.errors import LabError
+from nbutils.core.records import Rejection
 from nbutils.core.settings import resolve
 from nbutils.llm import costs
 from nbutils.llm.client import Client
 from nbutils.llm.sdk import Server
 from nbutils.llm.store import Answer, ChatRequest, Store, chat_request
 from nbutils.synthesis.generate import brainstorm, fulfil, open_client
-from nbutils.synthesis.plan import brainstorm_requests, recorded, seed_requests
+from nbutils.synthesis.parsing import parse
+from nbutils.synthesis.plan import brainstorm_requests, recorded
 
 PLANNED = list(brainstorm_requests("health"))
 
@@ -75,44 +78,38 @@ def test_a_live_answer_is_stored_and_not_requested_again(server, live, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("cut", "reason"),
-    [(("length", '["Given a'), "cut_off"), (("content_filter", "I can"), "filtered")],
+    ("text", "finish", "reason", "turns"),
+    [
+        ('["Given a', "length", "cut_off", 3),
+        ("I can", "content_filter", "filtered", 3),
+        (" \n", "stop", "not_json", 1),  # without a text: asked as it was
+    ],
 )
 def test_a_refused_answer_stays_and_is_asked_again_with_its_fault(
-    cut, reason, server, live
+    text, finish, reason, turns, server, live
 ):
     def ask(**changes):
         settings = live(**changes)
-        return fulfil(PLANNED[:1], settings, open_client(settings))
-
-    server.cut = cut
-    for _ in range(2):  # paid for once
-        accepted, (rejection,) = ask(llm_reasks=1)
-        assert (accepted, rejection.reason, len(server.seen)) == ([], reason, 2)
-    again = server.seen[1]["messages"]
-    assert "cannot be used" in again[-1]["content"] and len(again) == 3
-    server.cut = None
-    tasks, rejections = ask(llm_reasks=2)
-    assert (len(tasks), rejections, len(server.seen)) == (1, [], 3)
-    assert ask(llm_mode="replay", llm_reasks=2)[0] == tasks
-
-
-def test_an_answer_without_text_is_asked_again_as_it_was_and_stays_counted(
-    server, live
-):
-    server.cut = ("stop", " \n")
-    settings = live(llm_reasks=1)
-    for run in (1, 2):
-        _, (rejection,) = fulfil(PLANNED[:1], settings, open_client(settings))
-        assert (rejection.reason, len(server.seen)) == ("not_json", 2 * run)
-    assert {len(body["messages"]) for body in server.seen} == {1}
-    replay = live(llm_mode="replay")
-    assert fulfil(PLANNED[:1], replay, open_client(replay))[1] == [rejection]
-    server.cut = None  # repaired
-    for _ in range(2):
         client = open_client(settings)
-        assert len(fulfil(PLANNED[:1], settings, client)[0]) == 1
-        assert len(server.seen) == 5 == len(client.store.usage())
+        return *fulfil(PLANNED[:1], settings, client), len(client.store.usage())
+
+    server.says = lambda body: (200, faults.completion(body, text, finish))
+    paid = 2
+    for _ in range(2):  # what has a text is paid for once
+        accepted, (rejection,), counted = ask(llm_reasks=1)
+        assert (accepted, rejection.reason) == ([], reason)
+        assert counted == len(server.seen) == paid
+        paid += 2 * (turns == 1)
+    again = server.seen[1]["messages"]
+    assert len(again) == turns
+    assert turns == 1 or "cannot be used" in again[-1]["content"]
+    assert ask(llm_mode="replay", llm_reasks=1)[1] == [rejection]
+    server.says = lambda body: None  # repaired
+    for _ in range(2):
+        tasks, rejections, counted = ask(llm_reasks=2)
+        assert (len(tasks), rejections) == (1, [])
+        assert counted == len(server.seen) == (3 if turns == 3 else 5)
+    assert ask(llm_mode="replay", llm_reasks=2)[0] == tasks
 
 
 def test_many_keep_their_order_and_a_repeat_is_asked_once(server, live):
@@ -142,7 +139,8 @@ def test_structured_output_is_sent_for_objects_in_the_order_asked_for(server, li
 
 
 def test_a_refused_key_is_said_and_never_shown(server, live, caplog, capsys):
-    server.status = 401
+    bad = {"error": {"message": f"Incorrect API key: {faults.KEY}"}}
+    server.says = lambda body: (401, bad)
     with caplog.at_level(logging.DEBUG), pytest.raises(LabError) as caught:
         brainstorm(live(), open_client(live()))
     assert "OPENAI_API_KEY" in str(caught.value) and "\n" not in str(caught.value)
@@ -152,7 +150,7 @@ def test_a_refused_key_is_said_and_never_shown(server, live, caplog, capsys):
 
 def test_an_unreachable_server_and_a_model_without_a_name_are_named(monkeypatch, live):
     monkeypatch.setenv("OPENAI_BASE_URL", "http://user:planted@127.0.0.1:9/v1")
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-planted-0123456789")
+    monkeypatch.setenv("OPENAI_API_KEY", faults.KEY)
     settings = live(llm_timeout_s=2.0)
     with pytest.raises(LabError, match=r"127\.0\.0\.1 cannot be reached") as caught:
         Client(settings).complete(PLANNED[0].chat(settings))
@@ -165,31 +163,52 @@ def test_an_unreachable_server_and_a_model_without_a_name_are_named(monkeypatch,
 
 
 def test_a_killed_client_loses_nothing_pays_once_and_takes_no_other_text(tmp_path):
-    report = faults.prove(60, rate=0.35, kills=1, streams=1, folder=tmp_path)
-    assert report["stored"] == 60 and report["wrong"] == []
-    assert report["asked again after being stored"] == 0
-    most = faults.settings_for(tmp_path / "x").llm.in_flight
-    assert report["delivered but not yet stored at a kill"] <= most
-    assert set(report["outcomes"]) > {"answered", "thought", "parts", faults.STREAM}
+    def refuse(body):
+        told = {"max_tokens", "json_schema"} & {
+            *body, body.get("response_format", {}).get("type")
+        }  # fmt: skip
+        fault = {"error": {"message": f"Unsupported parameter: {told}"}}
+        return (400, fault) if told else None
+
+    server, path = faults.FaultServer(rate=0.35, streams=1), tmp_path / "s.sqlite"
+    server.says = refuse
+    count, store, kills = 60, Store(path), 0
+    for _ in range(12):  # a stream ends a run; each asks again for what has no text
+        client = faults.start(server, path, count)
+        while client.is_alive() and (kills or len(store) < 20):
+            time.sleep(0.01)
+        kills += client.is_alive()
+        client.kill()
+        client.join()
+        texts = faults.texts_in(store)
+        server.banned = set(texts)
+        if len(texts) == count:
+            break
+    server.shutdown()
+    assert (len(texts), kills, server.asked_twice) == (count, 1, [])
+    for chat in faults.requests_of(count, faults.settings_for(path)):
+        request, answer = faults.planned()[chat.messages[0]["content"]]
+        found = parse(request, texts[chat.key])
+        assert found == parse(request, answer) and not isinstance(found, Rejection)
+    # what was delivered and not stored at the kill had reached the client or its socket
+    most = faults.settings_for(path).llm.in_flight
+    assert server.delivered.total() - count <= most
+    kinds = {"answered", *faults.FAULTS, faults.NO_TEXT, faults.STREAM}
+    assert set(server.outcomes) == kinds
 
 
 @pytest.mark.parametrize("fault", faults.FAULTS)
 def test_each_fault_is_survived_by_the_sdks_own_retries(
     fault, server, client_of, monkeypatch
 ):
-    seen = []
-
-    def once(key):
-        seen.append(key)
-        return fault if len(seen) == 1 else "answered"
-
-    monkeypatch.setattr(server, "fault_of", once)
+    left = ["answered", fault]
+    monkeypatch.setattr(server, "fault_of", lambda key: left.pop())
     monkeypatch.setattr(faults, "LATE_S", 0.6)
     client, (request, *_) = client_of(llm_timeout_s=0.3, llm_retries=9)
     text = client.complete(request).text
     right = server.answers[request.messages[0]["content"]]
-    assert text.endswith(right) and (text == right or fault == "thought")
-    assert len(seen) == client.attempts == (1 if fault in faults.ANSWERED else 2)
+    assert text.endswith(right) and (text == right) == (fault != "thought")
+    assert len(server.seen) == client.attempts == 1 + (fault != "thought")
     assert client.requested == len(client.store) == 1
 
 
@@ -202,7 +221,7 @@ def test_what_arrives_stays_and_a_server_that_only_fails_is_given_up(
 ):
     client, requests = client_of(**changes)
     fine = {r.key for r in requests[:good]}
-    monkeypatch.setattr(server, "fault_of", lambda k: "500" if k not in fine else "")
+    monkeypatch.setattr(server, "fault_of", lambda k: "503" if k not in fine else "")
     with pytest.raises(LabError, match=f"{said}requests have no answer"):
         client.complete_many(requests[:count])
     assert set(faults.texts_in(client.store)) == fine
@@ -229,15 +248,17 @@ COLUMNS = "model,input_per_million,output_per_million,batch_factor,currency,as_o
 
 @pytest.mark.parametrize(
     ("text", "fault"),
-    [("model,input_per_million\na,1\n", "output_per_million: Field required"),
-     (f"{COLUMNS}a,1,cheap,1,USD,2026\n", "output_per_million: .*number"),
-     (f"{COLUMNS}a,1,-2,1,USD,2026\n", "output_per_million: .*greater"),
-     (f"{COLUMNS}a,1,,1,USD,2026\n", "output_per_million: ")],
-)  # fmt: skip
+    [
+        ("model,input_per_million\na,1\n", "Field required"),
+        (f"{COLUMNS}a,1,cheap,1,USD,2026\n", ".*number"),
+        (f"{COLUMNS}a,1,-2,1,USD,2026\n", ".*greater"),
+        (f"{COLUMNS}a,1,,1,USD,2026\n", ""),
+    ],
+)
 def test_a_bad_price_table_is_named(text, fault, tmp_path):
     path = tmp_path / "p.csv"
     path.write_text(text)
-    with pytest.raises(LabError, match=rf"p\.csv.*{fault}"):
+    with pytest.raises(LabError, match=rf"p\.csv.*output_per_million: {fault}"):
         costs.price_table(str(path))
 
 
@@ -267,11 +288,10 @@ def test_a_pace_spreads_units_over_the_minute(monkeypatch):
     assert costs.Pace(0).take(1e9) is None
 
 
-def test_attempts_a_minute_are_limited(server, live, monkeypatch):
+def test_attempts_a_minute_are_limited(server, client_of, monkeypatch):
     waits = []
     monkeypatch.setattr(costs.time, "sleep", waits.append)
-    client = Client(live(llm_requests_per_minute=600, llm_in_flight=1))
-    planned = list(seed_requests("health"))[:9]
-    client.complete_many([one.chat(client.settings) for one in planned])
+    client, requests = client_of(llm_requests_per_minute=600)
+    client.complete_many(requests[:9])
     # nine at 0.1 s each, the first at once; no wait is slept, so the last waits longest
     assert len(waits) >= 6 and 0.3 < max(waits) <= 0.8

@@ -4,10 +4,11 @@ import json
 import os
 
 import pytest
+from faults import KEY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbutils.core.access import open_sdk
+from nbutils.core.access import NETWORK, open_sdk
 from nbutils.core.errors import LabError
 from nbutils.core.settings import resolve
 from nbutils.llm.answers import NoAnswer, answer_of, read_reply
@@ -96,66 +97,67 @@ def test_any_reply_is_an_answer_or_named(body):
         assert str(fault) and "\n" not in str(fault)
 
 
+ALL = {"temperature", "top_p", "max_tokens", "response_format"}
+
+
+def told(field, message):
+    """How servers name what they refuse; `detail` is FastAPI's."""
+    return {field: {"message": message} if field == "error" else message}
+
+
 @pytest.mark.parametrize("field", ["error", "detail"])
 @pytest.mark.parametrize(
-    ("status", "message", "refuses", "sent"),
-    [(400, "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
-      "'max_completion_tokens' instead.", {"max_tokens"},
-      {"temperature", "top_p", "max_completion_tokens", "response_format"}),
-     (400, "`temperature` and `top_p` cannot both be specified for this model.",
-      {"top_p"}, {"temperature", "max_tokens", "response_format"}),
-     (400, "Unsupported value: 'temperature' does not support 0.2. Only the default "
-      "(1) value is supported.", {"temperature"},
-      {"top_p", "max_tokens", "response_format"}),
-     (422, "Extra inputs are not permitted: body.top_p", {"top_p"},
-      {"temperature", "max_tokens", "response_format"}),
-     (500, "failed to parse grammar", {"response_format"},
-      {"temperature", "top_p", "max_tokens"}),
-     (501, "response_format not supported", {"response_format"},
-      {"temperature", "top_p", "max_tokens"}),
-     (404, "No endpoints found that can handle the requested parameters.",
-      {"response_format"}, {"temperature", "top_p", "max_tokens"}),
-     (400, "no such form", {"json_schema"},
-      {"temperature", "top_p", "max_tokens", "response_format"}),
-     (400, "no such thing", {"response_format"},
-      {"temperature", "top_p", "max_tokens"})],
-)  # fmt: skip
+    ("status", "message", "refuses"),
+    [
+        (400, "Unsupported parameter: 'max_tokens' is not supported.", "max_tokens"),
+        (400, "`temperature` and `top_p` cannot both be specified.", "top_p"),
+        (400, "'temperature' does not support 0.2. Only the default", "temperature"),
+        (422, "Extra inputs are not permitted: body.top_p", "top_p"),
+        (500, "failed to parse grammar", "response_format"),
+        (501, "response_format not supported", "response_format"),
+        (404, "No endpoints can handle the requested parameters.", "response_format"),
+        (400, "no such form", "json_schema"),
+        (400, "no such thing", "response_format"),
+    ],
+)
 @pytest.mark.filterwarnings("ignore:served does not take")
 def test_a_parameter_that_the_model_refuses_is_left_out_and_remembered(
-    status, message, refuses, sent, field, server, served, client_of
+    status, message, refuses, field, server, client_of
 ):
-    told = json.dumps({field: {"message": message} if field == "error" else message})
-
     def refused(body):
         form = body.get("response_format", {}).get("type")
-        return (status, told.encode()) if refuses & {*body, form} else None
+        return (status, told(field, message)) if refuses in {*body, form} else None
 
-    served(refused)
+    server.says = refused
     client, requests = client_of()
     with_form = [r for r in requests if r.json_schema.get("type") == "object"][:3]
     client.complete_many(with_form)
     assert len(client.store) == 3
-    assert set(server.seen[-1]) - {"model", "messages"} == sent
+    renamed = {"max_completion_tokens"} if refuses == "max_tokens" else set()
+    assert set(server.seen[-1]) == ({"model", "messages"} | (ALL - {refuses}) | renamed)
     assert len(server.seen) <= 5  # one refusal, or two forms, and then never again
 
 
-def test_a_prompt_that_is_too_long_is_no_refusal_of_a_parameter(served, client_of):
-    fault = {"message": "maximum context length is 4096 tokens; lower max_tokens"}
-    served(lambda body: (400, fault))
+def test_a_prompt_that_is_too_long_is_no_refusal_of_a_parameter(server, client_of):
+    message = "maximum context length is 4096 tokens; lower max_tokens"
+    server.says = lambda body: (400, told("error", message))
     client, requests = client_of()
     with pytest.raises(LabError, match="maximum context length"):
         client.complete(requests[0])
     assert client.server.without == set()
 
 
+@pytest.mark.parametrize("field", ["error", "detail"])
 @pytest.mark.parametrize(
     "message",
-    ["Server is pinned to 'small'; requested 'served'.", "The model `served` does not "
-     "exist", "model 'served' not found"],
-)  # fmt: skip
-@pytest.mark.parametrize("field", ["error", "detail"])  # detail: FastAPI's servers
-def test_a_400_about_another_model_ends_the_run(message, field, served, client_of):
-    served(lambda body: (400, json.dumps({field: {"message": message}}).encode()))
+    [
+        "Server is pinned to 'small'; requested 'served'.",
+        "The model `served` does not exist",
+        "model 'served' not found",
+    ],
+)
+def test_a_400_about_another_model_ends_the_run(message, field, server, client_of):
+    server.says = lambda body: (400, told(field, message))
     client, requests = client_of()
     with pytest.raises(LabError, match="knows no such model") as caught:
         client.complete(requests[-1])
@@ -163,8 +165,9 @@ def test_a_400_about_another_model_ends_the_run(message, field, served, client_o
     assert message in str(caught.value)
 
 
-def test_a_prompt_that_the_server_filters_is_an_answer(served, client_of):
-    served(lambda body: (400, {"message": "no", "code": "content_filter"}))
+def test_a_prompt_that_the_server_filters_is_an_answer(server, client_of):
+    filtered = {"error": {"message": "no", "code": "content_filter"}}
+    server.says = lambda body: (400, filtered)
     client, requests = client_of()
     for _ in range(2):
         answer = client.complete(requests[0])
@@ -173,24 +176,33 @@ def test_a_prompt_that_the_server_filters_is_an_answer(served, client_of):
 
 
 def test_parameters_are_left_out_by_setting(server, client_of):
-    names = ["temperature", "top_p", "max_tokens", "response_format"]
-    client, requests = client_of(llm_without=names)
+    client, requests = client_of(llm_without=sorted(ALL))
     client.complete(requests[-1])
     assert set(server.seen[0]) == {"model", "messages", "max_completion_tokens"}
 
 
+BUSY = {"error": {"code": 503, "message": "busy"}}
+
+
 @pytest.mark.parametrize(
-    ("payload", "match", "kind", "attempts"),
-    [(b"data: {}\n\n", "stream of events", LabError, 1),
-     (b'{"done": true}', "another form", LabError, 1),
-     (b"<html>log in</html>", "an HTML page", Unanswered, 3),
-     (b'{"choices": [], "usage": {"total_tokens": 9}}', "empty", Unanswered, 1),
-     (json.dumps(reply("half", "error")).encode(), "an error", Unanswered, 3)],
-)  # fmt: skip
+    ("status", "said", "match", "kind", "attempts"),
+    [
+        (200, b"data: {}\n\n", "stream of events", LabError, 1),
+        (200, {"done": True}, "another form", LabError, 1),
+        (200, b"<html>log in</html>", "an HTML page", Unanswered, 3),
+        (200, b'{"choices": [', "broken JSON", Unanswered, 3),
+        (200, {"choices": [], "usage": None}, "empty", Unanswered, 3),
+        (200, {"choices": [], "usage": {"n": 9}}, "empty", Unanswered, 1),
+        (200, reply("half", "error"), "an error", Unanswered, 3),
+        (200, BUSY, "an error, 503 busy", Unanswered, 3),
+        (429, BUSY, "limits the rate", Unanswered, 3),
+        (500, BUSY, "failed: ", Unanswered, 3),
+    ],
+)
 def test_no_answer_is_not_stored_and_asked_again_only_where_that_may_help(
-    payload, match, kind, attempts, served, client_of
+    status, said, match, kind, attempts, server, client_of
 ):
-    served(lambda body: (200, payload))
+    server.says = lambda body: (status, said)
     client, requests = client_of(llm_retries=2)
     with pytest.raises(LabError, match=match) as caught:
         client.complete_many(requests[:1])
@@ -200,42 +212,47 @@ def test_no_answer_is_not_stored_and_asked_again_only_where_that_may_help(
 
 # -- keys, addresses, proxies
 
-KEY = "sk-planted-0123456789"
-
 
 @pytest.mark.parametrize(
-    ("changes", "fault"),
-    [({}, None), ({"OPENAI_API_KEY": None}, None),
-     ({"OPENAI_API_KEY": f" {KEY}\r\n"}, None),
-     ({"OPENAI_BASE_URL": " {url}/\n"}, None),
-     ({"OPENAI_ORG_ID": "org\n"}, None),
-     ({"OPENAI_API_KEY": f"“{KEY}”"}, "OPENAI_API_KEY"),
-     ({"OPENAI_API_KEY": f'"{KEY}"'}, "OPENAI_API_KEY"),
-     ({"OPENAI_API_KEY": f"{KEY} x"}, "OPENAI_API_KEY"),
-     ({"OPENAI_ORG_ID": "größe"}, "OPENAI_ORG_ID"),
-     ({"OPENAI_BASE_URL": "'{url}'"}, "OPENAI_BASE_URL"),
-     ({"OPENAI_BASE_URL": "127.0.0.1:8000/v1"}, "OPENAI_BASE_URL must be"),
-     ({"OPENAI_API_KEY": " ", "OPENAI_BASE_URL": None}, "needs OPENAI_API_KEY"),
-     ({"ALL_PROXY": "socks5://127.0.0.1:1080"}, "check ALL_PROXY"),
-     ({"ALL_PROXY": "socks://user:planted@127.0.0.1:1080"}, "check ALL_PROXY"),
-     ({"SSL_CERT_FILE": "/nonexistent/ca.pem"}, "check SSL_CERT_FILE"),
-     ({"SSL_CERT_FILE": __file__}, "check SSL_CERT_FILE")],
-)  # fmt: skip
+    ("name", "value", "fault"),
+    [
+        ("OPENAI_API_KEY", None, ""),
+        ("OPENAI_API_KEY", f" {KEY}\r\n", ""),
+        ("OPENAI_BASE_URL", " {url}/\n", ""),
+        ("OPENAI_ORG_ID", "org\n", ""),
+        ("OPENAI_API_KEY", f"“{KEY}”", "OPENAI_API_KEY holds"),
+        ("OPENAI_API_KEY", f'"{KEY}"', "OPENAI_API_KEY holds"),
+        ("OPENAI_API_KEY", f"{KEY} x", "OPENAI_API_KEY holds"),
+        ("OPENAI_ORG_ID", "größe", "OPENAI_ORG_ID holds"),
+        ("OPENAI_BASE_URL", "'{url}'", "OPENAI_BASE_URL holds"),
+        ("OPENAI_BASE_URL", "127.0.0.1:8000/v1", "OPENAI_BASE_URL must be"),
+        ("ALL_PROXY", "socks5://127.0.0.1:1080", "check ALL_PROXY"),
+        ("ALL_PROXY", "socks://user:planted@127.0.0.1:1080", "check ALL_PROXY"),
+        ("https_proxy", "socks://127.0.0.1:1080", "check https_proxy"),
+        ("SSL_CERT_FILE", "/nonexistent/ca.pem", "check SSL_CERT_FILE"),
+        ("SSL_CERT_FILE", __file__, "check SSL_CERT_FILE"),
+    ],
+)
 def test_the_environment_is_used_or_named_in_one_line(
-    changes, fault, server, client_of, monkeypatch
+    name, value, fault, server, client_of, monkeypatch
 ):
-    for name in ("ALL_PROXY", "SSL_CERT_FILE"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in changes.items():
-        if value is None:
-            monkeypatch.delenv(name)
-        else:
-            monkeypatch.setenv(name, value.replace("{url}", server.url))
+    for other in [n for n in os.environ if NETWORK.fullmatch(n) or n == name]:
+        monkeypatch.delenv(other)
+    if value is not None:
+        monkeypatch.setenv(name, value.replace("{url}", server.url))
     client, requests = client_of()
-    if fault is None:
-        assert client.complete(requests[0]).text
+    if not fault:  # an answer under another content type is one, too
+        server.says = lambda body: (200, json.dumps(reply()).encode())
+        assert client.complete(requests[0]).text == "hello"
         return
     for ask in (lambda: client.complete(requests[0]), open_sdk):
         with pytest.raises(LabError, match=fault) as caught:
             ask()
         assert "\n" not in str(caught.value) and "planted" not in str(caught.value)
+
+
+def test_neither_key_nor_address_is_said_before_anything_is_opened(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", " ")
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    with pytest.raises(LabError, match="needs OPENAI_API_KEY, or OPENAI_BASE_URL"):
+        open_sdk()
