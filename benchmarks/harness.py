@@ -14,9 +14,11 @@ import time
 from collections import namedtuple
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import torch
 
 from nbutils.core import machine
@@ -42,9 +44,10 @@ def measured(function: Callable[[], Any], device: str = "cpu") -> Measured:
     if cuda:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-    else:
-        machine.forget_peak()
-    before = torch.cuda.memory_allocated() / 1e9 if cuda else machine.memory_now()
+    elif sys.platform == "linux":  # `peak_memory_gb` counts from now on
+        Path("/proc/self/clear_refs").write_text("5")
+    resident = psutil.Process().memory_info().rss / machine.GB
+    before = torch.cuda.memory_allocated() / 1e9 if cuda else resident
     began = time.perf_counter()
     result = function()
     if cuda:

@@ -83,11 +83,3 @@ def test_a_checkout_that_cannot_be_written_has_its_cache_elsewhere(
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr("os.path.expanduser", lambda path: path)  # nobody's home
     assert machine.cache_folder() == tmp_path / "tmp" / "nbutils"
-
-
-def test_the_peak_of_memory_can_be_forgotten():
-    block = bytearray(200 * 2**20)
-    peak = machine.peak_memory_gb()
-    del block
-    machine.forget_peak()
-    assert machine.memory_now() <= machine.peak_memory_gb() + 0.01 < peak

@@ -63,11 +63,12 @@ def test_a_short_run_holds_every_group_and_split_in_the_rows_order():
         assert len(chosen) == count and chosen == sorted(chosen, key=rows.index)
         assert len({row[:2] for row in chosen}) == 6
     assert {row[0] for row in spread(rows, 3, lambda row: row[:2])} == set("abc")
+    assert {row[1] for row in spread(rows, 3, lambda row: row[:2])} == set("xy")
     assert spread(rows, 0, len) == spread(rows, 99, len) == rows
     assert spread([], 3, len) == []
 
 
-# -- writing ---------------------------------------------------------------------------
+# -- files -----------------------------------------------------------------------------
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -125,99 +126,83 @@ def test_a_second_run_in_the_same_place_is_noticed(tmp_path):
         pass
 
 
-# -- reading ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["a.parquet", "a.csv"])
-def test_tables_come_back_as_they_went(name, tmp_path):
+def test_what_is_written_comes_back(tmp_path):
     table = pd.DataFrame({"name": ["a", "b"], "score": [0.1, 0.2], "n": [1, 2]})
-    files.write_table(tmp_path / name, table)
-    pd.testing.assert_frame_equal(files.read_table(tmp_path / name), table)
-    files.write_sums(tmp_path)
-    files.write_table(tmp_path / name, table.assign(n=3))
-    with pytest.raises(LabError, match="truncated or changed"):
-        files.read_table(tmp_path / name)
-
-
-def test_a_damaged_or_missing_file_is_named(tmp_path):
-    path = tmp_path / "a.parquet"
-    with pytest.raises(LabError, match=r"a\.parquet does not exist$"):
-        files.read_table(path)
-    files.write_table(path, pd.DataFrame({"a": range(100)}))
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(LabError, match=r"a\.parquet cannot be read"):
-        files.read_table(path)
+    for path in (tmp_path / "a.parquet", tmp_path / "a.csv"):
+        files.write_table(path, table)
+        pd.testing.assert_frame_equal(files.read_table(path), table)
     files.write_json(tmp_path / "a.json", {"é": [1]})
     assert (tmp_path / "a.json").read_text("utf-8") == '{\n "é": [\n  1\n ]\n}\n'
     assert files.read_json(tmp_path / "a.json") == {"é": [1]}
-    (tmp_path / "a.json").write_bytes(b'{"a": \xff')
-    with pytest.raises(LabError, match=r"a\.json is not JSON"):
-        files.read_json(tmp_path / "a.json")
-    with pytest.raises(LabError, match=r"b\.json does not exist"):
-        files.read_json(tmp_path / "b.json")
+    rows = tmp_path / "a.jsonl"
+    assert files.write_jsonl(rows, [TASK, TASK]) == 2
+    assert files.read_jsonl(rows, Task) == [TASK, TASK]
+    assert files.read_jsonl(rows)[0]["text"] == "Find é"
+    files.write_jsonl(rows, [GradedExample(**GRADED)])
+    assert files.read_jsonl(rows, GradedExample) == [GradedExample(**GRADED)]
 
 
-def test_records_come_back_from_jsonl(tmp_path):
-    path = tmp_path / "tasks.jsonl"
-    assert files.write_jsonl(path, [TASK, TASK]) == 2
-    assert files.read_jsonl(path, Task) == [TASK, TASK]
-    assert files.read_jsonl(path)[0]["text"] == "Find é"
-    graded = GradedExample(**GRADED)
-    files.write_jsonl(path, [graded])
-    assert files.read_jsonl(path, GradedExample) == [graded]
+def tasks_of(path):
+    return files.read_jsonl(path, Task)
 
 
-def test_a_fault_in_jsonl_names_file_line_and_field(tmp_path):
-    path = tmp_path / "tasks.jsonl"
-    files.write_jsonl(path, [TASK, {**TASK.model_dump(), "index": "first"}, TASK])
-    with pytest.raises(LabError, match=r"line 2: index: Input should be a valid int"):
-        files.read_jsonl(path, Task)
-    path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(LabError, match=r"tasks\.jsonl, line 3: .*JSON") as caught:
-        files.read_jsonl(path)
+GOOD = TASK.model_dump_json().encode()
+
+
+@pytest.mark.parametrize(
+    ("read", "name", "data", "fault"),
+    [
+        (files.read_table, "a.parquet", b"PAR1 cut", " cannot be read as a table"),
+        (files.read_json, "a.json", b'{"a": \xff', " is not JSON"),
+        (tasks_of, "a.jsonl", GOOD + b"\n{}", ", line 2: id: Field required"),
+        (tasks_of, "a.jsonl", GOOD + b"\n" + GOOD[:-30], ", line 2: record: .*JSON"),
+    ],
+)
+def test_a_damaged_or_missing_file_is_named(read, name, data, fault, tmp_path):
+    path = tmp_path / name
+    with pytest.raises(LabError, match=f"{path} does not exist$"):
+        read(path)
+    path.write_bytes(data)
+    with pytest.raises(LabError, match=f"{path}{fault}") as caught:
+        read(path)
     assert "\n" not in str(caught.value)
-    with pytest.raises(LabError, match="does not exist"):
-        files.read_jsonl(tmp_path / "other.jsonl")
 
 
 # -- sums ------------------------------------------------------------------------------
 
 
-def test_a_file_passes_as_it_was_listed_and_is_named_otherwise(tmp_path):
-    (tmp_path / "a.txt").write_text("abc")
-    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert files.sha256(tmp_path / "a.txt") == known
-    (tmp_path / "SHA256SUMS").write_text(f"{known}  a.txt\n")
-    files.verify(tmp_path)
-    files.verify(tmp_path / "a.txt")
-    (tmp_path / "b.txt").write_text("b")
-    for path in (tmp_path / "b.txt", tmp_path):
-        with pytest.raises(LabError, match=r"b\.txt is not listed"):
-            files.verify(path)
-    (tmp_path / "b.txt").unlink()
-    (tmp_path / "a.txt").write_text("ab")
-    with pytest.raises(LabError, match=r"a\.txt is truncated or changed.*git checkout"):
-        files.verify(tmp_path)
-    (tmp_path / "a.txt").unlink()
-    with pytest.raises(LabError, match=r"a\.txt is missing"):
-        files.verify(tmp_path)
-    (tmp_path / "SHA256SUMS").unlink()
+def test_sums_list_every_file_once_and_a_file_that_is_otherwise_is_named(tmp_path):
+    for name in ("b.csv", "README.md", "deep/er/a.txt", ".DS_Store", "deep/.x/y"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("abc")
     with pytest.raises(LabError, match="SHA256SUMS is missing"):
         files.verify(tmp_path)
+    for _ in range(2):
+        files.write_sums(str(tmp_path))
+    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    names = ["README.md", "b.csv", "deep/er/a.txt"]
+    text = "".join(f"{known}  {name}\n" for name in names)
+    assert (tmp_path / "SHA256SUMS").read_text() == text
 
-
-def test_sums_list_every_file_once_and_in_order(tmp_path):
-    for name in ("b.txt", "README.md", "deep/er/a.txt", ".DS_Store", "deep/.x/y"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(name)
-    assert files.write_sums(tmp_path) == 3
-    first = (tmp_path / "SHA256SUMS").read_text()
-    names = [line.split("  ")[1] for line in first.splitlines()]
-    assert names == ["README.md", "b.txt", "deep/er/a.txt"]
-    files.write_sums(str(tmp_path))
-    assert (tmp_path / "SHA256SUMS").read_text() == first
-    files.verify(tmp_path)
-    files.verify(tmp_path / "deep")
+    deep, table = tmp_path / "deep", tmp_path / "b.csv"
+    for path in (tmp_path, deep, table):
+        files.verify(path)
+    (deep / "c.txt").write_text("c")
+    for path in (tmp_path, deep, deep / "c.txt"):
+        with pytest.raises(LabError, match=r"c\.txt is not listed"):
+            files.verify(path)
+    (deep / "c.txt").unlink()
+    table.write_text("ab")
+    for check in (files.read_table, files.verify):
+        with pytest.raises(
+            LabError, match=r"b\.csv is truncated or changed.*git check"
+        ):
+            check(table)
+    files.verify(deep)
+    table.unlink()
+    for path in (tmp_path, table):
+        with pytest.raises(LabError, match=r"b\.csv is missing"):
+            files.verify(path)
 
 
 DATA_FOLDERS = [f for f in sorted(DATA.iterdir()) if f.is_dir() and files.files_of(f)]

@@ -5,13 +5,12 @@ import json
 
 import pandas as pd
 import pytest
-from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nbutils.core.errors import LabError
 from nbutils.core.files import write_table
-from nbutils.core.retrieval import pair_set, read_set
+from nbutils.core.retrieval import read_set
 
 HEAD = "query-id\tcorpus-id\tscore\n"
 FILES = ("corpus.jsonl", "queries.jsonl", "qrels/train.tsv")
@@ -29,31 +28,26 @@ GOOD = [
 ]
 
 
-def written(folder, **changes):
-    """The good set with some of its files (corpus, queries, qrels) otherwise."""
-    (folder / "qrels").mkdir(exist_ok=True)
-    for name, text in zip(FILES, GOOD, strict=True):
-        text = changes.get(name.partition(".")[0].partition("/")[0], text)
-        data = text if isinstance(text, bytes) else text.encode()
-        (folder / name).write_bytes(data)
-    return folder
+@pytest.fixture
+def written(tmp_path):
+    """Writes the good set with some of its files (corpus, queries, qrels) otherwise."""
 
+    def write(**changes):
+        (tmp_path / "qrels").mkdir(exist_ok=True)
+        for name, text in zip(FILES, GOOD, strict=True):
+            text = changes.get(name.partition(".")[0].partition("/")[0], text)
+            data = text if isinstance(text, bytes) else text.encode()
+            (tmp_path / name).write_bytes(data)
+        return tmp_path
 
-def check_good(folder, documents=("T\none", "2")):
-    data = read_set(folder)
-    assert data.name == folder.name
-    assert data.queries == {"q2": "ask 2", "q1": "ask 1"}
-    assert data.positives == {"q2": ["d2", "d1"], "q1": ["d1"]}
-    assert data.corpus["id"].tolist() == ["d1", "d2"]
-    assert data.corpus["text"].tolist() == list(documents)
+    return write
 
 
 @pytest.mark.parametrize("change", ["none", "BOM", "CRLF", "NaN", "null", "gz"])
-def test_a_set_is_queries_with_positives_and_documents_with_a_text(change, tmp_path):
+def test_a_set_is_queries_with_positives_and_documents_with_a_text(change, written):
     """As others write it: with a byte order mark, CRLF, NaN for no title, packed."""
-    written(tmp_path)
-    for name in FILES:
-        path = tmp_path / name
+    folder = written()
+    for path in map(folder.joinpath, FILES):
         if change == "BOM":
             path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
         elif change == "CRLF":
@@ -63,7 +57,11 @@ def test_a_set_is_queries_with_positives_and_documents_with_a_text(change, tmp_p
         elif change == "gz" and path.suffix == ".jsonl":
             path.with_suffix(".jsonl.gz").write_bytes(gzip.compress(path.read_bytes()))
             path.unlink()
-    check_good(tmp_path)
+    data = read_set(folder)
+    assert data.name == folder.name
+    assert data.queries == {"q2": "ask 2", "q1": "ask 1"}
+    assert data.positives == {"q2": ["d2", "d1"], "q1": ["d1"]}
+    assert data.corpus.to_dict("list") == {"id": ["d1", "d2"], "text": ["T\none", "2"]}
 
 
 BAD = [
@@ -75,10 +73,7 @@ BAD = [
     ({"qrels": f"{HEAD}q1\td1\t1\n".encode("utf-16")}, "line 1: not in UTF-8"),
     ({"qrels": HEAD.encode() + b"q1\t\xe9\t1\n"}, "train.tsv, line 2: not in UTF-8"),
     ({"corpus": lines(D1, D1)}, "id 'd1' stands twice"),
-    (
-        {"corpus": '{"id": "d1", "text": "x"}\n'},
-        "corpus.jsonl, line 1: _id: .*required",
-    ),
+    ({"corpus": '{"id": "d", "text": "x"}\n'}, "corpus.jsonl, line 1: _id: .*required"),
     ({"corpus": "{not json\n"}, "corpus.jsonl, line 1: .*JSON"),
     ({"corpus": lines(D1, 3)}, "corpus.jsonl, line 2: .*object"),
     ({"corpus": lines(D1, {"_id": 7})}, "line 2: _id: .*string"),
@@ -93,16 +88,16 @@ BAD = [
 
 
 @pytest.mark.parametrize(("change", "message"), BAD, ids=[m for _, m in BAD])
-def test_bad_input_is_one_line_with_file_and_line(change, message, tmp_path):
+def test_bad_input_is_one_line_with_file_and_line(change, message, written):
     with pytest.raises(LabError, match=message) as caught:
-        read_set(written(tmp_path, **change))
+        read_set(written(**change))
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_folder_split_or_file_is_named(tmp_path):
+def test_a_missing_folder_split_or_file_is_named(written, tmp_path):
     with pytest.raises(LabError, match="nosuch is no folder: give one that holds"):
         read_set(tmp_path / "nosuch")
-    written(tmp_path)
+    written()
     with pytest.raises(LabError, match="no split 'dev' in BEIR's format: it has train"):
         read_set(tmp_path, "dev")
     (tmp_path / "corpus.jsonl").unlink()
@@ -116,54 +111,51 @@ def test_a_missing_folder_split_or_file_is_named(tmp_path):
         read_set(tmp_path)
 
 
-def test_what_the_files_lack_is_listed_at_once_and_can_be_left_out(tmp_path):
+def test_what_the_files_lack_is_listed_at_once_and_can_be_left_out(written):
     more = "q1\tgone\t1\nq9\td1\t1\nq3\tno\t1\nq2\talso\t0\n"
-    written(tmp_path, qrels=GOOD[2] + more)
+    folder = written(qrels=GOOD[2] + more)
     named = "queries.jsonl has no text of 1: 'q9'; corpus.jsonl has no text of 2: "
     with pytest.raises(LabError, match=f"{named}'gone', 'no': .*--skip-missing"):
-        read_set(tmp_path)
+        read_set(folder)
     said = []
-    data = read_set(tmp_path, skip_missing=True, say=said.append)
-    assert data.positives == {"q2": ["d2", "d1"], "q1": ["d1"]} and "q3" not in said
+    data = read_set(folder, skip_missing=True, say=said.append)
+    assert data.positives == {"q2": ["d2", "d1"], "q1": ["d1"]}
     assert len(said) == 1 and said[0].startswith("left out: ") and named in said[0]
-    written(tmp_path, qrels=f"{HEAD}q9\td1\t1\n")
+    written(qrels=f"{HEAD}q9\td1\t1\n")
     with pytest.raises(LabError, match="has a positive with a text"):
-        read_set(tmp_path, skip_missing=True, say=said.append)
+        read_set(folder, skip_missing=True, say=said.append)
 
 
-PAIRS = [("ask 2", "two"), ("ask 1", "one"), ("ask 2", "one"), ("ask 2", "two")]
-
-
-@pytest.mark.parametrize("form", ["Dataset", "rows", "csv", "parquet", "jsonl"])
-def test_pairs_of_a_query_and_a_positive_are_a_set(form, tmp_path):
-    frame = pd.DataFrame(PAIRS, columns=["anchor", "positive"]).assign(label=1)
-    if form == "Dataset":
-        data = pair_set(Dataset.from_pandas(frame))
-    elif form == "rows":
-        data = pair_set(PAIRS, corpus=["3", "one"])
-        assert data.corpus["text"].tolist() == ["two", "one", "3"]
+def pairs_in(path, pairs):
+    """A file of pairs, in the form that its name asks for."""
+    frame = pd.DataFrame(pairs).assign(label=1)
+    if path.suffix == ".jsonl":
+        frame.to_json(path, orient="records", lines=True)
     else:
-        path = tmp_path / f"pairs.{form}"
-        if form == "jsonl":
-            frame.to_json(path, orient="records", lines=True)
-        else:
-            write_table(path, frame)
-        data = read_set(path)
+        write_table(path, frame.set_axis([*map(str, frame.columns)], axis=1))
+    return path
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet", "jsonl"])
+def test_pairs_of_a_query_and_a_positive_are_a_set(form, tmp_path):
+    pairs = [("ask 2", "two"), ("ask 1", "one"), ("ask 2", "one"), ("ask 2", "two")]
+    data = read_set(pairs_in(tmp_path / f"pairs.{form}", pairs))
     assert data.queries == {"q0": "ask 2", "q1": "ask 1"}
-    assert data.corpus["text"].tolist()[:2] == ["two", "one"]
+    assert data.corpus.to_dict("list") == {"id": ["d0", "d1"], "text": ["two", "one"]}
     assert data.positives == {"q0": ["d0", "d1"], "q1": ["d1"]}
+    assert data.name == f"pairs.{form}"
 
 
-@pytest.mark.parametrize("value", [None, 3, float("nan"), " ", ["a"], {"text": "a"}])
-def test_a_pair_without_a_text_is_named_by_its_row(value):
+@pytest.mark.parametrize("value", [None, 3, " ", ["a"], {"text": "a"}])
+def test_a_pair_without_a_text_is_named_by_its_row(value, tmp_path):
+    path = tmp_path / "pairs.jsonl"
     for pair in (("a", value), (value, "a")):
-        with pytest.raises(LabError, match=r"pairs, row 2: .* is no text"):
-            pair_set([("a", "b"), pair])
-    with pytest.raises(LabError, match="two columns"):
-        pair_set([("a",)])
-    for pairs, corpus in (([("a", "\ud83d")], []), ([("a", "b")], ["\ud83d"])):
-        with pytest.raises(LabError, match="half a character"):
-            pair_set(pairs, corpus)
+        with pytest.raises(LabError, match=r"pairs\.jsonl, row 2: .* is no text"):
+            read_set(pairs_in(path, [("a", "b"), pair]))
+    for text in ('{"a": "b"}\n', ""):
+        path.write_text(text)
+        with pytest.raises(LabError, match="two columns"):
+            read_set(path)
 
 
 ODD = [None, 3, float("nan"), float("inf"), 10**400, ["a"], {}, "", " ", "d1", "é"]
@@ -180,15 +172,15 @@ line = (
 
 @given(name=st.sampled_from(FILES), line=line, first=st.booleans(), skip=st.booleans())
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
-def test_any_line_is_read_or_refused_by_name(tmp_path, name, line, first, skip):
-    written(tmp_path)
-    kept = (tmp_path / name).read_bytes()
+def test_any_line_is_read_or_refused_by_name(written, name, line, first, skip):
+    folder = written()
+    kept = (folder / name).read_bytes()
     whole = line + b"\n" + kept if first else kept + line + b"\n"
-    (tmp_path / name).write_bytes(whole)
+    (folder / name).write_bytes(whole)
     try:
-        data = read_set(tmp_path, skip_missing=skip, say=lambda told: None)
+        data = read_set(folder, skip_missing=skip, say=lambda told: None)
     except LabError as error:
-        assert "\n" not in str(error) and str(tmp_path) in str(error)
+        assert "\n" not in str(error) and str(folder) in str(error)
     else:
         assert set(data.positives) == set(data.queries)
         texts = [*data.queries.values(), *data.corpus["text"]]

@@ -44,17 +44,14 @@ def test_every_profile_and_setting_is_told_with_meaning_and_source():
     for row in rows.values():
         assert row["text"] and row["source"], row["name"]
         assert set(PROFILES) < set(row)
-    perc = rows["perc"]
-    assert (perc["workshop"], perc["source"], perc["section"]) == (
-        0.95, "NV-Retriever", "mining",
-    )  # fmt: skip
+    perc = [rows["perc"][column] for column in ("workshop", "source", "section")]
+    assert perc == [0.95, "NV-Retriever", "mining"]
 
 
 @pytest.mark.parametrize(
     ("overrides", "cause"),
     [
         ({"sead": 1}, "unknown setting 'sead'; did you mean 'seed'"),
-        ({"lora_rank": 4}, "unknown setting 'lora_rank'; did you mean 'lora_r'"),
         ({"bidirectional": "false"}, "setting 'bidirectional' cannot be 'false'"),
         ({"seed": 1.0}, "setting 'seed' cannot be 1.0"),
         ({"pooling": "max"}, "setting 'pooling' cannot be 'max'"),
@@ -64,14 +61,11 @@ def test_every_profile_and_setting_is_told_with_meaning_and_source():
         ({"families": ["helth"]}, "unknown family 'helth'; did you mean 'health'"),
         ({"families": ["home", "home"]}, "'families' holds 'home' twice"),
         ({"margin": float("inf")}, "'margin' cannot be inf: .* finite number"),
-        ({"margin": float("nan")}, "'margin' cannot be nan: .* finite number"),
         ({"student": ["x"]}, "setting 'student' cannot be"),
         ({"selection": "sampled", "sample_from": 1}, "'sample_from' .* at least neg"),
         ({"profile": "smoke"}, "the profile is chosen with --profile"),
         ({1: 2}, "unknown setting 1"),
-        ({None: 2}, "unknown setting None"),
         ('{"seed": 1}', "overrides must be a mapping .* papermill .* with -y"),
-        (["seed"], "overrides must be a mapping"),
     ],
 )
 def test_a_misspelt_or_mistyped_override_is_refused(overrides, cause):
@@ -111,18 +105,13 @@ def test_a_setting_has_a_place_a_flat_name_and_a_bare_one(tmp_path):
     ("text", "cause"),
     [
         ("- 1\n- 2\n", "must hold 'name: value' lines"),
-        ("a: [1\n", "is not valid YAML"),
         ("mining:\n\tperc: 0.9", "is not valid YAML: .*a tab, not spaces"),
         ("[a]: 1\n", "is not valid YAML"),
         (f"seed: {'9' * 5000}\n", "is not valid YAML"),
         ("seed: 2026-13-45\n", "is not valid YAML"),
         ("seed: \xff\xfe\n", "is not valid YAML"),
         ("sead: 1\n", "did you mean 'seed'"),
-        ("1: 2\n", "unknown setting 1"),
-        ("profile: smoke\n", "the profile is chosen with --profile"),
-        ("margin: .nan\n", "setting 'margin' cannot be nan"),
         ("seed: '3'\n", "setting 'seed' cannot be '3'"),
-        ("bidirectional: 'no'\n", "setting 'bidirectional' cannot be 'no'"),
     ],
 )
 def test_a_faulty_settings_file_is_named(text, cause, tmp_path):
@@ -163,13 +152,10 @@ def test_an_assignment_takes_the_settings_type(text, value):
         ("mine nosuch --set seed = 1", "write name=value in one word"),
         ("run --set seed=many", "'seed' cannot be 'many'"),
         ("run --set seed=2026-13-45", "'seed' cannot be '2026-13-45'"),
-        ("run --set bidirectional=perhaps", "'bidirectional' cannot be 'perhaps'"),
         ("run --set teachers=bm25", "such as teachers=[bm25]"),
         ("run --set families=[1", "'families' cannot be '[1'"),
-        ("run --set margin=.inf", "'margin' cannot be"),
         ("run --set families=[helth]", "did you mean 'health'"),
         ("run --profile papre", "did you mean 'paper'"),
-        ("run 08", "unknown notebook '08'"),
         ("run 8", "unknown notebook '08'"),
         ("run 1 --write --profile smoke", "show the default run"),
         ("run --config nowhere.yaml", "nowhere.yaml does not exist"),
