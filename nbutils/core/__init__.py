@@ -1,8 +1,4 @@
-"""What every room shares: settings, records, files, retrieval sets, statistics.
-
-Nothing here knows of a model. `LabError` is the one error that users read, and every
-setting has its name, unit, default and source in `fields`.
-"""
+"""What every room shares: settings, records, files, retrieval sets, statistics."""
 
 from nbutils.core.errors import LabError, nearest
 from nbutils.core.files import read_table, verify, write_jsonl, write_table

@@ -1,4 +1,4 @@
-"""The one kind of error that a user reads: what was wrong, and what to do."""
+"""The one kind of error that a user reads."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from collections.abc import Iterable
 
 
 class LabError(ValueError):
-    """A fault that the user can mend.
-
-    One line says what was wrong and what to do; commands print it and exit with 1.
-    """
+    """A fault that the user can mend: one line says what is wrong and what to do."""
 
     def _render_traceback_(self) -> list[str]:
         """What Jupyter shows in place of a traceback."""

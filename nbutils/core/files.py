@@ -106,10 +106,7 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
 
 
 def read_jsonl(path: str | Path, kind: type = dict) -> list[Any]:
-    """The rows of a JSONL file, as dicts or validated records of `kind`.
-
-    LabError that names the file, the line and the first fault in it.
-    """
+    """The rows, as records of `kind`; LabError names file, line and first fault."""
     read, rows = TypeAdapter(kind).validate_json, []
     for number, line in read_lines(path):
         try:
@@ -147,10 +144,7 @@ def write_table(path: str | Path, table: pd.DataFrame) -> None:
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """A parquet or csv table, verified in a folder with sums.
-
-    LabError where it is missing, changed or damaged.
-    """
+    """A parquet or csv table; LabError if missing, damaged or, under sums, changed."""
     path = _existing(path)
     if (path.parent / SUMS).is_file():
         verify(path)

@@ -1,4 +1,4 @@
-"""The records that flow from room to room: notebook 02 writes them, the others read."""
+"""The records that flow from room to room."""
 
 from __future__ import annotations
 
@@ -61,10 +61,9 @@ class GradedExample(Record):
 
 
 class RetrievalItem(Record):
-    """A query with three independent positives; the first is the labelled one.
+    """A query with three independent positives, of which only the first is labelled.
 
-    The other two are true positives that stay unlabelled on purpose: a miner that
-    takes one of them has taken a false negative, and it can be counted exactly.
+    A miner that takes one of the others has taken a false negative: planted truth.
     """
 
     id: str
@@ -165,8 +164,8 @@ def read_records(settings: Settings, folder: str | Path = RECORDS) -> Records:
     """The records in `folder` (KIND.jsonl each) of the settings' families, in order.
 
     With `max_items`: so many graded examples a family, `spread` over groups and splits,
-    the first items, and SyNeg's negatives of these. Tasks are always all. A folder with
-    sums is verified. LabError for a file that is missing, changed or damaged.
+    the first items, and SyNeg's negatives of these. Tasks are always all. LabError for
+    a file that is missing, damaged or, in a folder with sums, changed.
     """
     folder, most = Path(folder), settings.synthesis.max_items
     if (folder / SUMS).is_file():

@@ -76,7 +76,7 @@ def resolve(
 def read_config(path: str | Path) -> dict[str, Any]:
     """A YAML file of settings, by flat name; a section may be a mapping of its own.
 
-    LabError if missing or no mapping. `2e-4`, for YAML a text, is the number it means.
+    `2e-4`, for YAML a text, is the number it means.
     """
     if not Path(path).is_file():
         raise LabError(f"settings file {path} does not exist")
@@ -120,7 +120,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 
 
 def changed(section: Section, **changes: Any) -> Section:
-    """A section but for some of its settings; LabError as `resolve` has it."""
+    """A section but for some of its settings; LabError as of `resolve`."""
     for name in changes:
         known("setting", name, type(section).model_fields)
     try:

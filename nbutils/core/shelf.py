@@ -22,8 +22,9 @@ class Damaged(LabError):
 class Shelf:
     """Rows (key, then `columns`) in a file that threads and processes share (WAL).
 
-    The first row of a key stays. The file is made by the first `put`; until then all
-    reads find nothing. `advice` ends the message of a file that cannot be used.
+    The first row of a key stays. Until the first `put` makes the file, reads find
+    nothing. A file that is no shelf is Damaged, one that is locked or full a LabError;
+    `advice` ends the message.
     """
 
     def __init__(
@@ -39,10 +40,7 @@ class Shelf:
         self._connection: sqlite3.Connection | None = None
 
     def get(self, keys: Iterable[Any]) -> dict[Any, tuple]:
-        """Key to the values of its row, of those keys that are there.
-
-        Damaged for a file that is no shelf, LabError where it is locked or full.
-        """
+        """Key to the values of its row, of those keys that are there."""
         keys, found = list(keys), {}
         for start in range(0, len(keys), 500):
             part = keys[start : start + 500]

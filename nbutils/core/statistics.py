@@ -71,13 +71,12 @@ def paired_difference(
     samples: int = 2000,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Mean of after − before with its 95 % interval.
+    """Mean of after − before with its 95 % interval: mean, low, high, distinguishable.
 
     Arrays are (queries,) or (seeds, queries), paired by position; `units` as `interval`
     has them. With several seeds the interval also covers a new seed: it is widened to
     the t interval of the seeds' means where that is wider, because a bootstrap of three
-    to five seeds is too narrow. Returns mean, low, high, and `distinguishable` (1.0
-    where the interval leaves out zero).
+    to five seeds is too narrow. `distinguishable` is 1.0 where it leaves out zero.
     """
     gain = np.atleast_2d(np.asarray(after, float) - np.asarray(before, float))
     if gain.size == 0 or not np.isfinite(gain).all():
@@ -98,11 +97,11 @@ def unit_of(query_id: str) -> str:
     return query_id.rsplit("/", 1)[0] if "/mgh/" in query_id else query_id
 
 
-def in_words(difference: Mapping[str, float], unit: str = "") -> str:
-    """`+0.051 [0.032, 0.070]`, and "not distinguishable here" where it is not."""
+def in_words(difference: Mapping[str, float]) -> str:
+    """`+0.051 [+0.032, +0.070]`, and "not distinguishable here" where it is not."""
     mean, low, high = (_signed(difference[name]) for name in ("mean", "low", "high"))
     told = "" if difference["distinguishable"] else ": not distinguishable here"
-    return f"{mean}{unit} [{low}, {high}]{told}"
+    return f"{mean} [{low}, {high}]{told}"
 
 
 def _signed(value: float) -> str:

@@ -45,7 +45,7 @@ def has_spaces(text: str) -> bool:
 
 
 def distinct_n(texts: Iterable[str], n: int) -> float:
-    """Share of word n-grams that are different, 0 to 1 (distinct-n, Li et al. 2016).
+    """Share of word n-grams that are different (distinct-n, Li et al. 2016).
 
     It falls as a set grows, so compare sets of the same size only.
     """
