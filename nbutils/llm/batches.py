@@ -101,7 +101,7 @@ class Batches:
         return [request for request in requests if not self.client.find(request)]
 
     def _submit(self, requests: list[ChatRequest]) -> dict[str, Any]:
-        """The note of a new batch of these requests; its file is noted before it."""
+        """The note of a new file of these requests, of which there is no batch yet."""
         server, head = self.client.server, {"method": "POST", "url": ENDPOINT}
         text = ""
         for one in requests:
@@ -109,23 +109,19 @@ class Batches:
             text += json.dumps(row, ensure_ascii=False) + "\n"
         upload = ("requests.jsonl", text.encode())
         file = server.sdk.files.create(file=upload, purpose="batch").id
-        noted = {"file": file, "batch": "", "keys": [r.key for r in requests]}
-        noted = self._started(self._note(noted))
-        self.say(f"batch {noted['batch']}: {len(requests)} requests submitted")
-        return noted
+        return self._note(
+            {"file": file, "batch": "", "keys": [r.key for r in requests]}
+        )
 
-    def _started(self, noted: dict[str, Any]) -> dict[str, Any]:
-        """The note with its batch: the one the server has of its file, or a new one."""
-        batches, file = self.client.server.sdk.batches, noted["file"]
-        known = {batch.input_file_id: batch for batch in batches.list()}
-        new = {"endpoint": ENDPOINT, "completion_window": "24h"}
-        batch = known.get(file) or batches.create(input_file_id=file, **new)
-        return self._note({**noted, "batch": batch.id})
-
-    def _finish(self, noted: dict[str, Any], by_key: Mapping[str, ChatRequest]):
+    def _finish(self, noted: dict[str, Any], by_key: Mapping[str, ChatRequest]) -> None:
         """Wait for a batch and merge what it brought; then its note is dropped."""
-        sdk = self.client.server.sdk
-        noted = noted if noted["batch"] else self._started(noted)
+        sdk, file = self.client.server.sdk, noted["file"]
+        if not noted["batch"]:  # one that a broken run has created is not made again
+            known = {batch.input_file_id: batch for batch in sdk.batches.list()}
+            new = {"endpoint": ENDPOINT, "completion_window": "24h"}
+            batch = known.get(file) or sdk.batches.create(input_file_id=file, **new)
+            noted = self._note({**noted, "batch": batch.id})
+            self.say(f"batch {batch.id}: {len(noted['keys'])} requests submitted")
         while (batch := sdk.batches.retrieve(noted["batch"])).status not in ENDED:
             counts = batch.request_counts
             done = f"{counts.completed} of {counts.total}" if counts else "no count"
