@@ -27,7 +27,8 @@ def _value(name: str) -> str:
     Letters outside ASCII and quotation marks come from copied text.
     """
     value = os.environ.get(name, "").strip()
-    if not re.fullmatch(r"[!#-&(-~]*", value):
+    plain = value.isascii() and value.isprintable()
+    if not plain or set(value) & set(" \"'"):
         raise LabError(
             f"{name} holds a quotation mark, a space or a sign outside ASCII: "
             "export it again without"

@@ -120,8 +120,6 @@ def test_a_faulty_settings_file_is_named(text, cause, tmp_path):
     with pytest.raises(LabError, match=cause) as caught:
         resolve("smoke", read_config(config))
     assert "\n" not in str(caught.value)
-    with pytest.raises(LabError, match="does not exist"):
-        read_config(tmp_path / "other.yaml")
 
 
 @pytest.mark.parametrize(
@@ -218,14 +216,10 @@ def test_settings_prints_every_name_with_its_source_or_those_of_a_word():
     assert "perc" in done.stdout and "lora_r" not in done.stdout
 
 
-@pytest.mark.parametrize(
-    "module", ["nbutils.__main__", "nbutils.core", "nbutils.pages.execute"]
-)
-def test_commands_and_headless_runs_load_no_models(module):
-    code = f"import sys, {module}; print('torch' in sys.modules)"
-    line = [sys.executable, "-c", code]
-    text = subprocess.run(line, capture_output=True, text=True, check=True).stdout
-    assert text.strip() == "False"
+def test_commands_and_headless_runs_load_no_models():
+    code = "import sys, nbutils.__main__, nbutils.pages.execute\n"
+    code += "assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_lab_error_is_a_value_error_and_one_line_in_jupyter():

@@ -164,9 +164,8 @@ def test_an_unreachable_server_and_a_model_without_a_name_are_named(monkeypatch,
 
 def test_a_killed_client_loses_nothing_pays_once_and_takes_no_other_text(tmp_path):
     def refuse(body):
-        told = {"max_tokens", "json_schema"} & {
-            *body, body.get("response_format", {}).get("type")
-        }  # fmt: skip
+        form = body.get("response_format", {}).get("type")
+        told = {"max_tokens", "json_schema"} & {*body, form}
         fault = {"error": {"message": f"Unsupported parameter: {told}"}}
         return (400, fault) if told else None
 
