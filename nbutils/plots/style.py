@@ -1,14 +1,12 @@
 """What the plots share: the look, marks with intervals, names and numbers in words.
 
-The line of text that comes with a figure states what is seen with its numbers: it is
-printed below, and is the image's alternative text. Colours are colour-blind safe and
-never the only cue; legends stand beside the data.
+Colours are colour-blind safe and never the only cue; legends stand beside the data.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,10 +22,10 @@ PALETTE = sns.color_palette("colorblind")
 MARKERS = "os^Dv*XP"
 LINES = ["-", "--", ":", "-."]
 REFERENCE = {"color": "black", "linestyle": "--", "linewidth": 1}
-LIGHT = {"cmap": "Wistia", "annot_kws": {"color": "black", "fontsize": 8}}
-"""Matrices with text in their cells: every colour is light enough for black."""
 BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "frameon": False}
 """Where a legend stands: to the right of the data."""
+CENTRED = {"ha": "center", "va": "center"}
+"""How a text stands at its place."""
 
 NAMES = {
     "naive": "Naive", "shifted": "Shifted", "abs": "Abs", "margin_pos": "MarginPos",
@@ -35,8 +33,7 @@ NAMES = {
     "perc_pos, no in-batch": "PercPos, no in-batch", "bm25": "BM25", "ata": "ATA",
     "weighted_mean": "weighted mean",
     "ndcg_at_10": "NDCG@10", "map_at_1000": "MAP@1000", "max_ap": "average precision",
-    "cosine_spearman": "Spearman correlation", "ndcg_at_10_percent": "NDCG@10 in %",
-    "mteb_subset_score": "score on a subset of MTEB", "score": "score, as printed",
+    "cosine_spearman": "Spearman correlation",
 }  # fmt: skip
 """What readers call that which settings and libraries name otherwise."""
 
@@ -90,16 +87,22 @@ def told(table: pd.DataFrame, name: str, value="mean", form=".3f", sep=" ") -> s
     return ", ".join(found)
 
 
+def told_by(
+    table: pd.DataFrame, by: str, name: str, value="mean", form=".3f", sep=": "
+) -> str:
+    """`one: a 0.40, b 0.50; two: …`: what is `told` for each value of column `by`."""
+    parts = table.groupby(by, sort=False)
+    return "; ".join(f"{of}{sep}{told(own, name, value, form)}" for of, own in parts)
+
+
 def curves(axis, table: pd.DataFrame, x: str, value="mean", series=None) -> None:
     """A line over column `x` for each value of column `series`, and its legend.
 
     Columns `low` and `high` are the intervals, where the table has them.
     """
-    for number, label, part in _series(table, series):
-        axis.errorbar(
-            part[x], part[value], yerr=_whiskers(part, value), label=label, capsize=3,
-            **look(number),
-        )  # fmt: skip
+    for number, (name, part) in enumerate(_parts(table, series)):
+        cues = look(number) | {"label": readable(name), "capsize": 3}
+        axis.errorbar(part[x], part[value], yerr=_whiskers(part, value), **cues)
     if series:
         axis.legend(**BESIDE)
 
@@ -113,27 +116,23 @@ def forest(axis, table: pd.DataFrame, row: str, value="mean", series=None, gap=0
     """
     names = list(dict.fromkeys(table[row]))
     count = table[series].nunique() if series else 1
-    for number, label, part in _series(table, series):
+    for number, (name, part) in enumerate(_parts(table, series)):
         shift = gap * (number - (count - 1) / 2)
         places = [names.index(name) + shift for name in part[row]]
-        axis.errorbar(
-            part[value], places, xerr=_whiskers(part, value), label=label, capsize=3,
-            **look(number) | {"linestyle": "none"},
-        )  # fmt: skip
-    axis.set_yticks(range(len(names)), [readable(name) for name in names])
+        cues = look(number) | {"label": readable(name), "capsize": 3, "linestyle": ""}
+        axis.errorbar(part[value], places, xerr=_whiskers(part, value), **cues)
+    axis.set_yticks(range(len(names)), map(readable, names))
     axis.set_ylim(len(names) - 0.5, -0.5)
     if series:
         axis.legend(**BESIDE)
 
 
-def _series(table: pd.DataFrame, by: str | None) -> Iterator[tuple]:
-    """(number, label, rows) of each value of column `by`; all rows where it is None."""
-    groups = table.groupby(by, sort=False) if by else [(None, table)]
-    for number, (name, part) in enumerate(groups):
-        yield number, name and readable(name), part
+def _parts(table: pd.DataFrame, by: str | None) -> Iterable[tuple[str, pd.DataFrame]]:
+    """The rows of each value of column `by`; all of them where it is None."""
+    return table.groupby(by, sort=False) if by else [("", table)]
 
 
 def _whiskers(table: pd.DataFrame, value: str) -> list[pd.Series] | None:
-    if "low" not in table:
-        return None
-    return [table[value] - table["low"], table["high"] - table[value]]
+    if "low" in table:
+        return [table[value] - table["low"], table["high"] - table[value]]
+    return None
