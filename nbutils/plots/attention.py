@@ -1,7 +1,5 @@
 """Plots of page 04: the template, attention, anchors by class and layer, poolings."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Plots of page 06: scores of tasks, gains from training, published averages."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

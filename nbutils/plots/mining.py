@@ -1,7 +1,5 @@
 """Plots of pages 03 and 03b: ceilings, false negatives, ranks, hardness, students."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import seaborn as sns

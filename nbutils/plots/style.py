@@ -3,8 +3,6 @@
 Colours are colour-blind safe and never the only cue; legends stand beside the data.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 

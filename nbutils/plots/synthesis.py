@@ -1,7 +1,5 @@
 """Plots of pages 01, 01b and 02: the field, tasks, graded negatives, leaks, costs."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import seaborn as sns

@@ -1,7 +1,5 @@
 """Plots of page 05: batches and schedules as tiles, NF4, a run, and the studies."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np
