@@ -112,8 +112,8 @@ def by_series(
 ) -> Plot:
     """A line for each value of column `row`, a mark for each value of `series`.
 
-    Columns `row`, `series`, mean and, where there are intervals, low and high. `even`:
-    shares of an even attention, on a logarithmic axis with a line at 1.
+    Numbers are in column mean. `even`: shares of an even attention, on a logarithmic
+    axis with a line at 1.
     """
     fig, axis = canvas(height=0.32 * table[row].nunique() + 0.9)
     style.forest(axis, table, row, series=series)

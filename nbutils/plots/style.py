@@ -1,10 +1,11 @@
 """What the plots share: the look, marks with intervals, names and numbers in words.
 
 Colours are colour-blind safe and never the only cue; legends stand beside the data.
+Columns `low` and `high` of a table are its intervals, where it has them.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -72,10 +73,7 @@ def share_with_interval(flags: pd.Series, units: pd.Series) -> str:
 
 
 def told(table: pd.DataFrame, name: str, value="mean", form=".3f", sep=" ") -> str:
-    """`a 0.40 (0.35 to 0.45), b …`: name and number of each row that has a number.
-
-    With its interval where the table has columns low and high.
-    """
+    """`a 0.40 (0.35 to 0.45), b …`: name and number of each row that has a number."""
     found = []
     for row in table.dropna(subset=value).to_dict("records"):
         shown = f"{row[value]:{form}}"
@@ -94,13 +92,9 @@ def told_by(
 
 
 def curves(axis, table: pd.DataFrame, x: str, value="mean", series=None) -> None:
-    """A line over column `x` for each value of column `series`, and its legend.
-
-    Columns `low` and `high` are the intervals, where the table has them.
-    """
-    for number, (name, part) in enumerate(_parts(table, series)):
-        cues = look(number) | {"label": readable(name), "capsize": 3}
-        axis.errorbar(part[x], part[value], yerr=_whiskers(part, value), **cues)
+    """A line over column `x` for each value of column `series`, and its legend."""
+    for part, whiskers, cues in _series(table, value, series):
+        axis.errorbar(part[x], part[value], whiskers, **cues)
     if series:
         axis.legend(**BESIDE)
 
@@ -109,28 +103,25 @@ def forest(axis, table: pd.DataFrame, row: str, value="mean", series=None, gap=0
     """Marks with their intervals, a line of the axis for each value of column `row`.
 
     Lines stand from top to bottom in the table's order. The values of column `series`
-    have each a look of their own, a line in the legend, and stand `gap` apart within a
-    line. Columns `low` and `high` are the intervals, where the table has them.
+    have each a look of their own, a line in the legend, and stand `gap` apart.
     """
     names = list(dict.fromkeys(table[row]))
-    count = table[series].nunique() if series else 1
-    for number, (name, part) in enumerate(_parts(table, series)):
-        shift = gap * (number - (count - 1) / 2)
-        places = [names.index(name) + shift for name in part[row]]
-        cues = look(number) | {"label": readable(name), "capsize": 3, "linestyle": ""}
-        axis.errorbar(part[value], places, xerr=_whiskers(part, value), **cues)
+    first = -gap / 2 * (table[series].nunique() - 1) if series else 0
+    for number, (part, whiskers, cues) in enumerate(_series(table, value, series)):
+        places = [names.index(name) + first + gap * number for name in part[row]]
+        cues["linestyle"] = ""
+        axis.errorbar(part[value], places, xerr=whiskers, **cues)
     axis.set_yticks(range(len(names)), map(readable, names))
     axis.set_ylim(len(names) - 0.5, -0.5)
     if series:
         axis.legend(**BESIDE)
 
 
-def _parts(table: pd.DataFrame, by: str | None) -> Iterable[tuple[str, pd.DataFrame]]:
-    """The rows of each value of column `by`; all of them where it is None."""
-    return table.groupby(by, sort=False) if by else [("", table)]
-
-
-def _whiskers(table: pd.DataFrame, value: str) -> list[pd.Series] | None:
-    if "low" in table:
-        return [table[value] - table["low"], table["high"] - table[value]]
-    return None
+def _series(table: pd.DataFrame, value: str, by: str | None) -> Iterator[tuple]:
+    """(rows, whiskers, look) for each value of column `by`; where it is None, one."""
+    parts = table.groupby(by, sort=False) if by else [("", table)]
+    for number, (name, part) in enumerate(parts):
+        whiskers = None
+        if "low" in part:
+            whiskers = [part[value] - part["low"], part["high"] - part[value]]
+        yield part, whiskers, look(number) | {"label": readable(name), "capsize": 3}
