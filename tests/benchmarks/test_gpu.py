@@ -23,9 +23,7 @@ SMALL = MistralConfig(
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    sizes = {
-        "QUERIES": 4, "KNOB_QUERIES": 2, "MATRIX": 64, "SEARCH": (20, 300, 16),
-    }  # fmt: skip
+    sizes = {"QUERIES": 4, "KNOB_QUERIES": 2, "MATRIX": 64, "SEARCH": (20, 300, 16)}
     for name, value in sizes.items():
         monkeypatch.setattr(gpu, name, value)
 
@@ -76,10 +74,9 @@ def test_speed_counts_no_padding(monkeypatch):
     monkeypatch.setattr(footprint, "matrix_work", noted)
     speed, share = gpu.speed_rows(SMALL, SETTINGS)
     assert speed["value"] > 0 and share["ratio"] > 0
-    model = gpu.student(SMALL, SETTINGS)
-    batch = gpu.batches(SETTINGS.changed(batch_size=4), 1)[0]
-    groups = gradcache.batch_chunks(model, batch, SETTINGS).groups
-    masks = [group["attention_mask"] for group in groups]
+    (batch,) = gpu.batches(SETTINGS.changed(batch_size=4), 1)
+    chunks = gradcache.batch_chunks(gpu.student(SMALL, SETTINGS), batch, SETTINGS)
+    masks = [group["attention_mask"] for group in chunks.groups]
     assert counted == [sum(int(mask.sum()) for mask in masks)]
     assert counted[0] < sum(mask.numel() for mask in masks)
 
