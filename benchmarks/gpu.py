@@ -3,7 +3,6 @@
 The model has Mistral-7B's shape and random weights; a small one runs on a CPU too.
 """
 
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -46,13 +45,15 @@ def in_4_bits(weight: torch.Tensor, device: str) -> bnb.nn.Linear4bit:
     return layer.to(device)
 
 
-def random_model(config: MistralConfig, device: str, nf4: bool, attention: str):
-    """A decoder with random weights; no more than one layer of it is ever whole.
+def random_model(config: MistralConfig, /, name: str, device_map: dict, **given: Any):
+    """A decoder with random weights, from what `from_pretrained` is given.
 
     It starts without memory (on `meta`); each linear layer is drawn on the device and
     quantized at once, so neither the host nor the GPU holds the 16-bit model.
     """
     config.use_cache = False
+    device, nf4 = device_map[""], given.get("quantization_config") is not None
+    attention = given.get("attn_implementation", "sdpa")
     named = {"attn_implementation": attention, "dtype": torch.bfloat16}
     with torch.device("meta"):
         model = AutoModel.from_config(config, **named)
@@ -77,12 +78,7 @@ def random_model(config: MistralConfig, device: str, nf4: bool, attention: str):
 def random_weights(config: MistralConfig) -> Iterator[None]:
     """Within the block, a transformer that is loaded is a random one of this shape."""
 
-    def made(name: str, device_map: dict, **given: Any) -> torch.nn.Module:
-        nf4 = given.get("quantization_config") is not None
-        attention = given.get("attn_implementation", "sdpa")
-        return random_model(config, device_map[""], nf4, attention)
-
-    with patch.object(AutoModel, "from_pretrained", made):
+    with patch.object(AutoModel, "from_pretrained", partial(random_model, config)):
         yield
 
 
@@ -110,8 +106,8 @@ def full_batch(queries: int, settings: Settings) -> gradcache.Batch:
 def speed_rows(config: MistralConfig, settings: Settings) -> Iterator[Row]:
     """Rows on recorded texts: texts a second, and TFLOP a second of matrix work.
 
-    The frozen weights' work on tokens that are no padding, all passes counted
-    (`footprint.passes`); peer: the card's own bfloat16 product.
+    That is the frozen weights' on what is no padding, in all `footprint.passes`; peer:
+    the card's own bfloat16 product.
     """
     a = torch.randn(MATRIX, MATRIX, device=settings.device).bfloat16()
     product = (measured(lambda: a @ a, settings.device).seconds for _ in range(22))
@@ -212,7 +208,9 @@ def rows(
     path = Path(ROOT, out, "gpu", "-".join(card.lower().split()) + ".csv")
     versions = ", ".join(f"{k} {v}" for k, v in machine.versions().items())
     found: list[Row] = []
-    for made in itertools.chain.from_iterable(part(config, settings) for part in PARTS):
-        found.append(made)
-        write_table(path, pd.DataFrame(found).assign(device=card, versions=versions))
+    for part in PARTS:
+        for made in part(config, settings):
+            found.append(made)
+            table = pd.DataFrame(found).assign(device=card, versions=versions)
+            write_table(path, table)
     return found

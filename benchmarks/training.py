@@ -183,10 +183,7 @@ def gradcache_rows() -> list[Row]:
 
 
 def token_row(name: str, cached: bool) -> Row:
-    """Seconds of a step with mini-batches by tokens; peer: no limit in tokens.
-
-    Both sides sort by length; the batches are those of `step_vs_st`.
-    """
+    """Seconds of a step with mini-batches by tokens; peer: no limit in tokens."""
     usual = student_settings(gradient_cache=cached)
     ways, made = (usual, usual.changed(mini_batch_tokens=0)), batches(usual, 2)
     steps = (our_steps(settings, made) for settings in ways)

@@ -44,7 +44,7 @@ def test_no_layer_but_the_one_being_made_is_ever_whole(monkeypatch):
         return original(weight, device)
 
     monkeypatch.setattr(gpu, "in_4_bits", counted)
-    model = gpu.random_model(SMALL, "cpu", True, "sdpa")
+    model = gpu.random_model(SMALL, "", {"": "cpu"}, quantization_config=True)
     assert len(whole) == 14
     assert sum(p.dtype == torch.uint8 for p in model.parameters()) == 14
     assert not any(t.is_meta for t in [*model.parameters(), *model.buffers()])

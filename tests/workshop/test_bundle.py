@@ -95,10 +95,7 @@ FAULTS = {
     "Python": (other("python", "3.99"), "PYTHON=python3.99"),
     "patch": (other("patch", 99), ".99 or newer and this is 3."),
     "disk": (other("install_bytes", 10**18), "needs 1000000000.0 GB in "),
-    "damaged": (
-        text("models/Tiny/weights", "v"),
-        "weights is damaged: copy the bundle",
-    ),
+    "damaged": (text("models/Tiny/weights", "v"), "weights is damaged: copy"),
     "lost": (lambda folder: (folder / WHEEL).unlink(), ".whl is missing: copy"),
     "no manifest": (text(install.MANIFEST, "{"), "is no bundle, or not whole"),
 }
