@@ -41,6 +41,8 @@ def test_series_are_marks_of_their_own_with_and_without_intervals():
     (axis,) = check(plot, told, "both ways other 1.20 (1.15 to 1.25)").axes
     assert axis.get_xscale() == "log"
     assert texts(axis.get_legend().get_texts()) == ["causal", "both ways"]
+    marks = [container.lines[0].get_ydata()[0] for container in axis.containers]
+    assert np.allclose(marks, [-0.1, 0.1])  # around their line, the first above
     rows = ("ata", "before", 0.3), ("ata", "after", 0.55), ("mean", "after", 0.6)
     bare = frame("pooling when mean", *rows, ("last", "after", 0.57))
     check(

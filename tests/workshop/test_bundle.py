@@ -54,14 +54,16 @@ def made(tmp_path):
     (folder / "lab/backend.py").write_text(BACKEND)
     (folder / "models/Tiny/weights").write_text("w")
     exec(BACKEND, names)
-    about = "Metadata-Version: 2.1\nName: tiny\nVersion: 1\n"
+    about = "Metadata-Version: 2.1\nName: tiny\nVersion: 1\nRequires-Python: >="
+    about += ".".join(map(str, sys.version_info[:3]))
     names["pack"](folder / WHEEL, "tiny", about)
     bundle.finish(folder)
     return folder
 
 
 def test_a_bundle_installs_a_copy_of_the_lab_without_an_index(made, tmp_path, capsys):
-    into = tmp_path / "lab"
+    into, about = tmp_path / "lab", json.loads((made / install.MANIFEST).read_text())
+    assert about["patch"] == sys.version_info.micro, "what its wheels need"
     assert install.main([str(made), "--into", str(into), "--copy"]) == 0
     assert "installed in" in capsys.readouterr().out
     code = "import lab, tiny; print(tiny.here)"
