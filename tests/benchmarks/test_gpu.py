@@ -53,6 +53,8 @@ def test_no_layer_but_the_one_being_made_is_ever_whole(monkeypatch):
     with torch.no_grad():
         found = model(input_ids=torch.randint(0, 1000, (2, 9)))
     assert torch.isfinite(found.last_hidden_state).all()
+    plain = gpu.random_model(SMALL, "", {"": "cpu"})
+    assert {p.dtype for p in plain.parameters()} == {torch.bfloat16}
 
 
 def test_texts_of_full_length_are_all_different_and_full():

@@ -16,6 +16,7 @@ def test_task_scores_name_tasks_and_metrics_in_words():
     assert texts(ndcg.get_yticklabels()) == ["held out tasks retrieval", "FiQA"]
     assert ndcg.get_xlabel() == "NDCG@10"
     assert texts(spearman.get_yticklabels()) == ["held out family STS"]
+    assert ndcg.get_legend() and not spearman.get_legend()
     assert "0.9" not in plot[1]  # only NDCG is told; the rest is in the table
 
 
