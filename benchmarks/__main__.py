@@ -1,7 +1,5 @@
 """`python -m benchmarks NAME --json FILE`: measurements as rows beside their peers."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated

@@ -1,13 +1,9 @@
 """The paper's training step on one GPU: memory, speed, and the peer's at the same work.
 
-The model has Mistral-7B's shape and random weights, made where it runs, in 4 bits. With
-a small shape and other settings every part runs on a CPU too.
+The model has Mistral-7B's shape and random weights; a small one runs on a CPU too.
 """
 
-from __future__ import annotations
-
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -49,13 +45,15 @@ def in_4_bits(weight: torch.Tensor, device: str) -> bnb.nn.Linear4bit:
     return layer.to(device)
 
 
-def random_model(config: MistralConfig, device: str, nf4: bool, attention: str):
-    """A decoder with random weights; no more than one layer of it is ever whole.
+def random_model(config: MistralConfig, /, name: str, device_map: dict, **given: Any):
+    """A decoder with random weights, from what `from_pretrained` is given.
 
     It starts without memory (on `meta`); each linear layer is drawn on the device and
     quantized at once, so neither the host nor the GPU holds the 16-bit model.
     """
     config.use_cache = False
+    device, nf4 = device_map[""], given.get("quantization_config") is not None
+    attention = given.get("attn_implementation", "sdpa")
     named = {"attn_implementation": attention, "dtype": torch.bfloat16}
     with torch.device("meta"):
         model = AutoModel.from_config(config, **named)
@@ -80,12 +78,7 @@ def random_model(config: MistralConfig, device: str, nf4: bool, attention: str):
 def random_weights(config: MistralConfig) -> Iterator[None]:
     """Within the block, a transformer that is loaded is a random one of this shape."""
 
-    def made(name: str, device_map: dict, **given: Any) -> torch.nn.Module:
-        nf4 = given.get("quantization_config") is not None
-        attention = given.get("attn_implementation", "sdpa")
-        return random_model(config, device_map[""], nf4, attention)
-
-    with patch.object(AutoModel, "from_pretrained", made):
+    with patch.object(AutoModel, "from_pretrained", partial(random_model, config)):
         yield
 
 
@@ -113,11 +106,11 @@ def full_batch(queries: int, settings: Settings) -> gradcache.Batch:
 def speed_rows(config: MistralConfig, settings: Settings) -> Iterator[Row]:
     """Rows on recorded texts: texts a second, and TFLOP a second of matrix work.
 
-    The frozen weights' work on tokens that are no padding, all passes counted
-    (`footprint.passes`); peer: the card's own bfloat16 product.
+    That is the frozen weights' on what is no padding, in all `footprint.passes`; peer:
+    the card's own bfloat16 product.
     """
     a = torch.randn(MATRIX, MATRIX, device=settings.device).bfloat16()
-    product = [measured(lambda: a @ a, settings.device).seconds for _ in range(22)]
+    product = (measured(lambda: a @ a, settings.device).seconds for _ in range(22))
     rate = 2 * MATRIX**3 / median(product) / 1e12
     model = student(config, settings)
     batch = batches(settings.changed(batch_size=QUERIES), 1)[0]
@@ -135,13 +128,13 @@ def first_and_median(model, batch, settings: Settings) -> tuple[float, float]:
     return step().peak, median(step().seconds for _ in range(2))
 
 
-def fitting(name: str, call: Callable[[], Any]) -> Any:
-    """What the call returns; None, and a printed line, where the card is too small."""
+@contextmanager
+def fitting(name: str) -> Iterator[None]:
+    """The block ends with a printed line where the card is too small for it."""
     try:
-        return call()
+        yield
     except torch.OutOfMemoryError:
         print(f"{name} does not fit this card")
-        return None
 
 
 def peer_rows(config: MistralConfig, settings: Settings) -> Iterator[Row]:
@@ -161,8 +154,8 @@ def peer_rows(config: MistralConfig, settings: Settings) -> Iterator[Row]:
         with random_weights(config):
             model = peer_model(same, upcast=upcast)
         step = partial(peer_seconds, model, made, same, cached=True, steps=2)
-        peer = fitting(name, partial(measured, step, same.device))
-        if peer:
+        with fitting(name):
+            peer = measured(step, same.device)
             rate, peer_rate = (3 * QUERIES / spent for spent in (seconds, peer.result))
             yield row(f"{name}, speed", rate, "texts a second", peer_rate)
             yield row(f"{name}, memory", gigabytes, "GB", peer.peak)
@@ -171,21 +164,20 @@ def peer_rows(config: MistralConfig, settings: Settings) -> Iterator[Row]:
 def knob_rows(config: MistralConfig, settings: Settings) -> Iterator[Row]:
     """Rows `knob NAME, GB` and `knob NAME, s`: one change of the profile at a time.
 
-    A step of queries whose texts all have full length. A batch in one piece
-    (`gradient_cache=false`) would be another batch: it is left to the formula.
+    On texts that all have full length. A batch in one piece (`gradient_cache=false`)
+    would be another batch: it is left to the formula.
     """
+    unit = f"s a step of {KNOB_QUERIES} queries"
     for name, changes in footprint.KNOBS.items():
         if "gradient_cache" in changes:
             continue
         changed = settings.changed(**changes)
         batch = full_batch(KNOB_QUERIES, changed)
         model = student(config, changed)
-        found = fitting(name, partial(first_and_median, model, batch, changed))
-        if found:
-            yield row(f"knob {name}, GB", found[0], "GB")
-            yield row(
-                f"knob {name}, s", found[1], f"s a step of {KNOB_QUERIES} queries"
-            )
+        with fitting(name):
+            gigabytes, seconds = first_and_median(model, batch, changed)
+            yield row(f"knob {name}, GB", gigabytes, "GB")
+            yield row(f"knob {name}, s", seconds, unit)
 
 
 def search_rows(config: MistralConfig, settings: Settings) -> Iterator[Row]:
@@ -193,8 +185,8 @@ def search_rows(config: MistralConfig, settings: Settings) -> Iterator[Row]:
     queries, documents, width = SEARCH
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((queries + documents, width), dtype=np.float32)
-    asked, corpus = vectors[:queries], vectors[queries:]
-    search = partial(nearest, asked, corpus, 100, device=settings.device)
+    pair = vectors[:queries], vectors[queries:]
+    search = partial(nearest, *pair, 100, device=settings.device)
     seconds = median(measured(search).seconds for _ in range(3))
     name = f"search {queries} x {documents} x {width}"
     yield row(name, queries / seconds, "queries a second")
@@ -216,7 +208,9 @@ def rows(
     path = Path(ROOT, out, "gpu", "-".join(card.lower().split()) + ".csv")
     versions = ", ".join(f"{k} {v}" for k, v in machine.versions().items())
     found: list[Row] = []
-    for made in itertools.chain.from_iterable(part(config, settings) for part in PARTS):
-        found.append(made)
-        write_table(path, pd.DataFrame(found).assign(device=card, versions=versions))
+    for part in PARTS:
+        for made in part(config, settings):
+            found.append(made)
+            table = pd.DataFrame(found).assign(device=card, versions=versions)
+            write_table(path, table)
     return found

@@ -4,15 +4,13 @@ A measurement is a row {name, value, peer, ratio, unit}. `peer` is the value of 
 compared with and `ratio` is value / peer; both are None where there is nothing.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
 import sys
 import time
 from collections import namedtuple
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -58,26 +56,27 @@ def measured(function: Callable[[], Any], device: str = "cpu") -> Measured:
 
 
 def in_turn(
-    ways: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 1
-) -> dict[str, pd.DataFrame]:
-    """Call functions in turn; for each a table of its calls, columns as `Measured`.
+    ways: Sequence[Callable[[], Any]], rounds: int, warm_up: int = 1
+) -> list[pd.Series]:
+    """Call functions in turn; the medians of each one's number, or numbers by name.
 
     What else the machine does falls on all of them, and who comes first changes: the
     next finds warmer caches. `warm_up` rounds before the others do not count.
     """
-    found: dict[str, list[Measured]] = {name: [] for name in ways}
+    found: list[list] = [[] for _ in ways]
     for turn in range(warm_up + rounds):
-        for name in list(ways) if turn % 2 else reversed(ways):
-            found[name].append(measured(ways[name]))
-    return {name: pd.DataFrame(calls[warm_up:]) for name, calls in found.items()}
+        pairs = list(zip(ways, found, strict=True))
+        for way, calls in pairs if turn % 2 else reversed(pairs):
+            calls.append(way())
+    return [pd.DataFrame(calls[warm_up:]).median() for calls in found]
 
 
 def timed_row(
     name: str, ours: Callable, peer: Callable, rounds: int, warm_up: int = 1
 ) -> Row:
     """A row of median seconds of two functions that take turns."""
-    found = in_turn({"ours": ours, "peer": peer}, rounds, warm_up)
-    value, other = (float(table.seconds.median()) for table in found.values())
+    ways = [lambda way=way: measured(way).seconds for way in (ours, peer)]
+    (value,), (other,) = in_turn(ways, rounds, warm_up)
     return row(name, value, "s", other)
 
 

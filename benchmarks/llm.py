@@ -1,8 +1,5 @@
 """What the chat client costs: replaying all recordings, and its part of a live call."""
 
-from __future__ import annotations
-
-import json
 import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -53,7 +50,7 @@ def through_sdk(settings: Settings, requests: list[ChatRequest]) -> None:
         response = sdk.chat.completions.create(
             model=request.model, messages=list(request.messages), **request.decoding
         )
-        return json.dumps(response.choices[0].message.content)
+        return response.choices[0].message.content
 
     with ThreadPoolExecutor(settings.llm.in_flight) as pool:
         list(pool.map(ask, requests))

@@ -4,8 +4,6 @@ Vectors are given to both. Every job runs in a process of its own, so that its p
 memory is its own; jobs take turns.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -51,9 +49,8 @@ def rows(out: str) -> list[Row]:
 
 def beside_peer(folder: str, rounds: int) -> list[pd.Series]:
     """What `ours` and `theirs` cost, medians of processes that take turns."""
-    ways = {job.__name__: partial(in_process, job, folder) for job in (ours, theirs)}
-    found = in_turn(ways, rounds, warm_up=0)
-    return [pd.DataFrame([*calls.result]).median() for calls in found.values()]
+    ways = [partial(in_process, job, folder) for job in (ours, theirs)]
+    return in_turn(ways, rounds, warm_up=0)
 
 
 def write_vectors(folder: str, queries: int, documents: int, topical=False) -> None:
@@ -82,32 +79,26 @@ def write_vectors(folder: str, queries: int, documents: int, topical=False) -> N
     np.savez(f"{folder}/queries.npz", asked=asked, positives=positives)
 
 
-def read(folder: str, count: int | None = None) -> SimpleNamespace:
-    """Vectors, texts and positives of the first `count` queries and documents."""
+def read(folder: str, count: int | None = None) -> tuple[RetrievalSet, dict]:
+    """A set of the first `count` queries and documents, and the vectors of both."""
     asked, positives = np.load(f"{folder}/queries.npz").values()
-    vectors = np.load(f"{folder}/documents.npy")[:count]
-    return SimpleNamespace(
-        asked=asked[:count],
-        vectors=vectors,
-        positives=positives[:count] % len(vectors),
-        queries=[f"query{n} " * 8 for n in range(len(asked[:count]))],
-        documents=[f"document{n} " * 40 for n in range(len(vectors))],
-    )
+    documents = np.load(f"{folder}/documents.npy")[:count]
+    texts = {f"d{n}": f"document{n} " * 40 for n in range(len(documents))}
+    corpus = pd.DataFrame(texts.items(), columns=["id", "text"])
+    places = positives[:count] % len(documents)
+    own = {f"q{n}": [f"d{place}"] for n, place in enumerate(places)}
+    queries = {query: f"query{n} " * 8 for n, query in enumerate(own)}
+    vectors = {"queries": asked[:count], "corpus": documents}
+    return RetrievalSet("given", queries, corpus, own), vectors
 
 
-def our_job(data: SimpleNamespace) -> Callable:
+def our_job(given: RetrievalSet, vectors: dict) -> Callable:
     """Vectors to negatives, by our miner; the set stands before the clock begins."""
-    queries = {f"q{n}": text for n, text in enumerate(data.queries)}
-    own = {f"q{n}": [f"d{place}"] for n, place in enumerate(data.positives)}
-    names = [f"d{n}" for n in range(len(data.documents))]
-    corpus = pd.DataFrame({"id": names, "text": data.documents})
-    given = RetrievalSet("given", queries, corpus, own)
+    ids = {"queries": [*given.queries], "corpus": [*given.corpus["id"]]}
+    recipe = {"perc": PERC, "negatives_per_query": NEGATIVES}
 
     def job():
-        ids = {"queries": list(queries), "corpus": names}
-        vectors = {"queries": data.asked, "corpus": data.vectors}
         search = Search(VectorTeacher(ids, vectors), given, DEPTH)
-        recipe = {"perc": PERC, "negatives_per_query": NEGATIVES}
         return mine_until_full(prepare(search.candidates()), search, **recipe)
 
     return job
@@ -115,30 +106,30 @@ def our_job(data: SimpleNamespace) -> Callable:
 
 def ours(folder: str) -> dict[str, float]:
     """Seconds, MB, share of queries with all negatives; seconds of another method."""
-    our_job(read(folder, 200))()  # libraries load what they load once
-    found, seconds, _, memory = measured(our_job(read(folder)))
+    our_job(*read(folder, 200))()  # libraries load what they load once
+    found, seconds, _, memory = measured(our_job(*read(folder)))
     full = (found.queries["found"] == NEGATIVES).mean()
-    refilter = max(
-        measured(lambda m=m: mine(found.pool, mining_method=m)).seconds for m in METHODS
-    )
+    again = [partial(mine, found.pool, mining_method=method) for method in METHODS]
+    refilter = max(measured(way).seconds for way in again)
     costs = {"seconds": seconds, "memory": memory, "refilter": refilter}
     return {**costs, "full": float(full)}
 
 
-def peer_job(data: SimpleNamespace) -> Callable:
+def peer_job(given: RetrievalSet, vectors: dict) -> Callable:
     """The same by sentence-transformers with FAISS and its own defaults."""
-    positives = [data.documents[place] for place in data.positives]
-    pairs = Dataset.from_dict({"query": data.queries, "positive": positives})
+    texts = given.corpus.set_index("id")["text"]
+    positives = [texts[own] for (own,) in given.positives.values()]
+    pairs = {"query": [*given.queries.values()], "positive": positives}
     model = SimpleNamespace(  # what the library asks of one
         device="cpu",
-        encode_query=lambda texts, **_: data.asked,
-        encode_document=lambda texts, **_: data.vectors,
+        encode_query=lambda texts, **_: vectors["queries"],
+        encode_document=lambda texts, **_: vectors["corpus"],
         get_embedding_dimension=lambda: WIDTH,
         similarity=util.cos_sim,
         similarity_pairwise=util.pairwise_cos_sim,
     )
     return partial(
-        util.mine_hard_negatives, pairs, model, corpus=data.documents,
+        util.mine_hard_negatives, Dataset.from_dict(pairs), model, corpus=[*texts],
         relative_margin=1 - PERC, num_negatives=NEGATIVES, use_faiss=True,
         output_format="n-tuple", output_scores=True, verbose=False,
     )  # fmt: skip
@@ -146,10 +137,11 @@ def peer_job(data: SimpleNamespace) -> Callable:
 
 def theirs(folder: str) -> dict[str, float]:
     """What the peer's job costs, and the share of queries with all negatives."""
-    peer_job(read(folder, 200))()
-    data = read(folder)
-    found, seconds, _, memory = measured(peer_job(data))
-    return {"seconds": seconds, "memory": memory, "full": len(found) / len(data.asked)}
+    peer_job(*read(folder, 200))()
+    given, vectors = read(folder)
+    found, seconds, _, memory = measured(peer_job(given, vectors))
+    full = len(found) / len(given.queries)
+    return {"seconds": seconds, "memory": memory, "full": full}
 
 
 def scale_rows(folder: str) -> list[Row]:

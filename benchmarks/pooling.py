@@ -3,8 +3,6 @@
 `changes` are settings by name: they say which student.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -87,12 +85,11 @@ def memory_of(way: str, changes: Changes, length: int) -> float:
 
 def memory_row(kind: str, changes: Changes) -> Row:
     """Row `memory_vs_eager`: MB over a mean's peak with ATA; peer: with matrices."""
-    ways = {
-        way: partial(in_process, memory_of, way, changes, TOKENS, **GIVE_BACK)
+    ways = [
+        partial(in_process, memory_of, way, changes, TOKENS, **GIVE_BACK)
         for way in ("mean", "ata", "matrices")
-    }
-    found = in_turn(ways, 3, warm_up=0)
-    mean, ata, matrices = (float(found[way].result.median()) for way in ways)
+    ]
+    (mean,), (ata,), (matrices,) = in_turn(ways, 3, warm_up=0)
     name = f"memory_vs_eager {kind} {TOKENS}"
     return row(name, max(0.0, ata - mean), "MB", matrices - mean)
 

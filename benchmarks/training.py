@@ -4,8 +4,6 @@ Both sides train the same 4-bit backbone with the same adapters, pooling, precis
 batches of recorded texts. `changes` are the settings of another student.
 """
 
-from __future__ import annotations
-
 import itertools
 import tempfile
 import time
@@ -40,8 +38,7 @@ Batches = Sequence[gradcache.Batch]
 def student_settings(**changes: Any) -> Settings:
     """The page's student on batches of 32 × (query, positive, one written negative)."""
     usual = {"student": MINILM, "batch_size": 32, "mixing": "synthetic"}
-    usual |= {"pooling": "mean"}
-    return resolve(overrides={**usual, **changes})
+    return resolve(overrides={**usual, "pooling": "mean", **changes})
 
 
 @cache
@@ -112,16 +109,6 @@ def peer_columns(made: Batches) -> Dataset:
     return Dataset.from_list([dict(zip(names, row, strict=True)) for row in rows])
 
 
-class Clock(TrainerCallback):
-    """Notes when each step ends: between two ends lie collating and the whole step."""
-
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-
-    def on_step_end(self, *given, **named) -> None:
-        self.ends.append(time.perf_counter())
-
-
 def peer_seconds(
     model: SentenceTransformer, made: Batches, settings: Settings, cached: bool,
     steps: int = STEPS,
@@ -130,12 +117,14 @@ def peer_seconds(
 
     `cached`: with its GradCache, in the settings' mini-batches.
     """
-    clock, chosen, device = Clock(), settings.training, model.device.type
+    chosen, device, ends = settings.training, model.device.type, []
+    clock = TrainerCallback()  # between two ends lie collating and the whole step
+    clock.on_step_end = lambda *given, **named: ends.append(time.perf_counter())
     bf16 = compute_dtype(settings.encoder.compute_dtype, device) == torch.bfloat16
     kind, named = losses.MultipleNegativesRankingLoss, {}
     if cached:
         kind = losses.CachedMultipleNegativesRankingLoss
-        named = {"mini_batch_size": chosen.mini_batch}
+        named["mini_batch_size"] = chosen.mini_batch
     with tempfile.TemporaryDirectory() as folder:
         arguments = training_args.SentenceTransformerTrainingArguments(
             folder, max_steps=steps + 1, per_device_train_batch_size=chosen.batch_size,
@@ -150,7 +139,7 @@ def peer_seconds(
             model, arguments, peer_columns(made), callbacks=[clock],
             loss=kind(model, scale=1 / chosen.temperature, **named),
         ).train()  # fmt: skip
-    return median(b - a for a, b in itertools.pairwise(clock.ends))
+    return median(b - a for a, b in itertools.pairwise(ends))
 
 
 def step_row(name: str = "step_vs_st", rounds: int = ROUNDS, **changes: Any) -> Row:
@@ -164,10 +153,9 @@ def step_row(name: str = "step_vs_st", rounds: int = ROUNDS, **changes: Any) -> 
         return median(step().seconds for _ in range(STEPS))
 
     peer = partial(peer_seconds, model, made, settings)
-    ways = {"ours": ours, "plain": partial(peer, False), "cached": partial(peer, True)}
-    found = in_turn(ways, rounds, warm_up=0)
-    value, *others = (float(calls.result.median()) for calls in found.values())
-    return row(name, value, "s", min(others))
+    ways = [ours, partial(peer, cached=False), partial(peer, cached=True)]
+    (value,), (plain,), (cached,) = in_turn(ways, rounds, warm_up=0)
+    return row(name, value, "s", min(plain, cached))
 
 
 def cached_settings(cached: bool) -> Settings:
@@ -179,28 +167,23 @@ def cached_settings(cached: bool) -> Settings:
 def memory_of_step(cached: bool) -> float:
     """MB that a step needs at its peak beyond what stood before it, in this process."""
     settings = cached_settings(cached)
-    small = batches(settings.changed(batch_size=4), 1)
-    step = our_steps(settings, [*small, *batches(settings, 1)])
+    sizes = settings.changed(batch_size=4), settings
+    step = our_steps(settings, [batches(of_size, 1)[0] for of_size in sizes])
     step()  # the first step of a process loads libraries and kernels
     return step().more
 
 
 def gradcache_rows() -> list[Row]:
     """Rows `gradcache_memory` and `gradcache_time`; peer: the plain step."""
-    memory, plain_memory = (in_process(memory_of_step, way) for way in (True, False))
+    memory, plain = (in_process(memory_of_step, way) for way in (True, False))
     made = batches(student_settings(), 1)
     steps = (our_steps(cached_settings(way), made) for way in (True, False))
-    return [
-        row("gradcache_memory", memory, "MB", plain_memory),
-        timed_row("gradcache_time", *steps, ROUNDS),
-    ]
+    times = timed_row("gradcache_time", *steps, ROUNDS)
+    return [row("gradcache_memory", memory, "MB", plain), times]
 
 
 def token_row(name: str, cached: bool) -> Row:
-    """Seconds of a step with mini-batches by tokens; peer: no limit in tokens.
-
-    Both sides sort by length; the batches are those of `step_vs_st`.
-    """
+    """Seconds of a step with mini-batches by tokens; peer: no limit in tokens."""
     usual = student_settings(gradient_cache=cached)
     ways, made = (usual, usual.changed(mini_batch_tokens=0)), batches(usual, 2)
     steps = (our_steps(settings, made) for settings in ways)

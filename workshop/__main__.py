@@ -1,13 +1,10 @@
 """`python -m workshop site|slides|bundle`: one folder each, for a room of people."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from nbutils.options import LabGroup
+from nbutils.options import LabGroup, option
 
 app = typer.Typer(
     cls=LabGroup,
@@ -16,15 +13,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-
-
-def folder(default: str):
-    """An option for the folder that is written."""
-    return Annotated[Path, typer.Option(help=f"folder to write ({default})")]
+Out = option(Path, "folder to write")
 
 
 @app.command()
-def site(out: folder("runs/site") = Path("runs/site")) -> None:
+def site(out: Out = Path("runs/site")) -> None:
     """The executed pages and the texts as one static site, with search."""
     from workshop.site import build
 
@@ -32,9 +25,7 @@ def site(out: folder("runs/site") = Path("runs/site")) -> None:
 
 
 @app.command()
-def slides(
-    out: folder("runs/slides") = Path("runs/slides"), tag: str = "lab90"
-) -> None:
+def slides(out: Out = Path("runs/slides"), tag: str = "lab90") -> None:
     """The cells of a tag as slides, from the outputs stored in the notebooks."""
     from workshop.site import slides as build
 
@@ -43,11 +34,11 @@ def slides(
 
 
 @app.command()
-def bundle(out: folder("runs/bundle") = Path("runs/bundle")) -> None:
+def bundle(out: Out = Path("runs/bundle")) -> None:
     """Wheels, models, data and site in one folder, to install without a network."""
     from workshop.bundle import build
 
-    build(out, typer.echo)
+    build(out)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ wheels/ of every package · lab/, the project as committed · models/ · site/
 install.sh, install.py, INSTRUCTIONS.txt · bundle.json: what it is for, and its sums
 """
 
-from __future__ import annotations
-
 import email
 import io
 import os
@@ -16,9 +14,9 @@ import sysconfig
 import tarfile
 import tomllib
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
+import typer
 from packaging.specifiers import SpecifierSet
 
 from nbutils.core.errors import LabError
@@ -53,7 +51,7 @@ BYTECODE = 1.2
 """What is installed, as a share of what lies in the wheels: modules are compiled."""
 
 
-def build(out: Path, say: Callable[[str], None] = print) -> Path:
+def build(out: Path) -> None:
     """Write the bundle to OUT, whole or not at all; needs a network once.
 
     LabError where the disk is too small, the model is not fetched, git has no commit of
@@ -66,18 +64,17 @@ def build(out: Path, say: Callable[[str], None] = print) -> Path:
     install.demand_disk(out.parent, need, "the bundle", LabError)
     with atomic(out) as made:
         made.mkdir()
-        say(f"{len(site.build(made / 'site'))} pages to read")
+        typer.echo(f"{len(site.build(made / 'site'))} pages to read")
         project(made / "lab")
         shutil.copytree(model, made / "models" / model.name)
-        say("wheels of every package: some minutes, in which pip says little")
+        typer.echo("wheels of every package: some minutes, in which pip says little")
         wheels(made / "wheels")
         shutil.copyfile(install.__file__, made / "install.py")
         (made / "install.sh").write_text(SHELL)
         (made / "install.sh").chmod(0o755)
         about = finish(made)
-    count = len(about["sha256"])
-    say(f"{out}: {size(out) / 1e9:.2f} GB in {count} files; see INSTRUCTIONS.txt")
-    return out
+    gigabytes, count = size(out) / 1e9, len(about["sha256"])
+    typer.echo(f"{out}: {gigabytes:.2f} GB in {count} files; see INSTRUCTIONS.txt")
 
 
 def finish(made: Path) -> dict:
@@ -86,8 +83,11 @@ def finish(made: Path) -> dict:
     pythons = SpecifierSet()
     for wheel in (made / "wheels").glob("*.whl"):
         with zipfile.ZipFile(wheel) as archive:
-            unpacked += BYTECODE * sum(part.file_size for part in archive.infolist())
-            pythons &= _pythons(archive)
+            parts = archive.infolist()
+            name = next(p for p in parts if p.filename.endswith(".dist-info/METADATA"))
+            metadata = email.message_from_bytes(archive.read(name))
+        unpacked += BYTECODE * sum(part.file_size for part in parts)
+        pythons &= SpecifierSet(metadata.get("Requires-Python", ""))
     about = install.this_machine() | {"install_bytes": int(unpacked)}
     ours = range(sys.version_info.micro + 1)
     about["patch"] = next(n for n in ours if f"{about['python']}.{n}" in pythons)
@@ -96,13 +96,6 @@ def finish(made: Path) -> dict:
     about["sha256"] = {str(path.relative_to(made)): sha256(path) for path in files}
     write_json(made / install.MANIFEST, about)
     return about
-
-
-def _pythons(wheel: zipfile.ZipFile) -> SpecifierSet:
-    """The versions of Python that a wheel is for."""
-    path = next(n for n in wheel.namelist() if n.endswith(".dist-info/METADATA"))
-    about = email.message_from_bytes(wheel.read(path))
-    return SpecifierSet(about.get("Requires-Python", ""))
 
 
 def size(folder: Path) -> int:
@@ -131,9 +124,9 @@ def wheels(to: Path) -> None:
     about = tomllib.loads((ROOT / "pyproject.toml").read_text())
     needed = [*about["project"]["dependencies"], *about["build-system"]["requires"]]
     needed += about["project"]["optional-dependencies"]["dev"]
-    index = os.environ.get("TORCH_INDEX")
-    more = ["--extra-index-url", index] if index else []
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "-w", str(to), *more]
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "-w", str(to)]
+    if index := os.environ.get("TORCH_INDEX"):
+        command += ["--extra-index-url", index]
     command += ["-c", str(ROOT / "constraints.txt"), *needed]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     if done.returncode:

@@ -70,11 +70,8 @@ def check(bundle):
 
 def sha256(path):
     """A file's digest."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def install(bundle, into, copy):
@@ -104,8 +101,7 @@ def install(bundle, into, copy):
 def run(command, folder):
     """Run a command, pip without its settings here; Fault with its first error."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHON"))}
-    env["PIP_CONFIG_FILE"] = os.devnull
-    env["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
+    env.update(PIP_CONFIG_FILE=os.devnull, PIP_DISABLE_PIP_VERSION_CHECK="1")
     done = subprocess.run(
         list(map(str, command)), cwd=folder, env=env, stderr=subprocess.PIPE, text=True
     )

@@ -1,18 +1,15 @@
 """The executed pages and the texts as one static site; slides of the short path.
 
-Nothing is run: the outputs stored in the notebooks are shown. Nothing is fetched when
-the site is read: it opens from a folder, a USB stick or any web server.
+Nothing is run, the notebooks' stored outputs are shown; nothing is fetched by a reader.
 """
-
-from __future__ import annotations
 
 import json
 import posixpath
 import re
 import shutil
-from collections.abc import Iterator
 from html import unescape
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -38,7 +35,9 @@ def build(out: Path) -> list[str]:
     LabError names a page and its link that leads nowhere.
     """
     way = ["index.md", *NOTEBOOKS, *TEXTS]
-    ways = [(path, index.title(_read(path))) for path in way]
+    titles = {path: index.title(_read(path)) for path in way}
+    steps = list(pairwise(way))
+    beside = {"Before": {to: path for path, to in steps}, "Next": dict(steps)}
     template = index.reading(TEMPLATES).get_template("site.html.j2")
     pages: list[str] = []
     sections: list[dict[str, str]] = []
@@ -53,12 +52,10 @@ def build(out: Path) -> list[str]:
             values = index.content(_read(path))
             linked = _follow_all(values["cells"], path)
             todo += [link for link in dict.fromkeys(linked) if link not in todo]
-            at = way.index(path) if path in way else len(way) + 1
-            near = [("Before", ways[max(at - 1, 0) : at]), ("Next", ways[at + 1 :][:1])]
             near = [
-                (word, up + _shown(path), title)
-                for word, beside in near
-                for path, title in beside
+                (word, up + _shown(other[path]), titles[other[path]])
+                for word, other in beside.items()
+                if path in other
             ]
             index.write_html(to, template, **values, up=up, near=near)
             pages.append(_shown(path))
@@ -111,12 +108,10 @@ def outline(head: str) -> tuple[str, str, str]:
     head = re.sub(r"\[([^]]+)\]\([^)]*\)", r"\1", head)  # links hold on their page only
     rows = dict(re.findall(r"^\| ([^|]+?) \| (.+?) \|$", head, re.MULTILINE))
     listed = head.partition("You will be able to")[2].strip().split("\n\n")[0]
-    points = [" ".join(point.split()) for point in re.split(r"^- ", listed, flags=re.M)]
-    able = " ".join(filter(None, points)).rstrip(".")
-    able = rows.get("you will be able to") or able
-    minutes = rows.get("in class") or rows.get("minutes", "")
-    number = re.match(r"\d*", minutes)[0]
-    return head.splitlines()[0].removeprefix("# "), able, number
+    points = re.sub(r"^- ", "", listed, flags=re.MULTILINE)
+    able = rows.get("you will be able to", " ".join(points.split()).rstrip("."))
+    minutes = rows.get("in class", rows.get("minutes", ""))
+    return head.splitlines()[0].removeprefix("# "), able, re.match(r"\d*", minutes)[0]
 
 
 # -- links -----------------------------------------------------------------------------
@@ -156,27 +151,24 @@ class _Links(HTMLParser):
 
     def __init__(self, html: str) -> None:
         super().__init__()
-        self.ids: set[str] = set()
-        self.links: list[str] = []
+        self.found: dict[str, list[str]] = {"id": [], "href": [], "src": []}
         self.feed(html)
 
     def handle_starttag(self, tag, attrs):
         for name, value in attrs:
-            if name == "id":
-                self.ids.add(value)
-            elif name in ("href", "src") and value:
-                self.links.append(value)
+            if value and name in self.found:
+                self.found[name].append(value)
 
 
 def check_links(folder: Path) -> None:
     """LabError for a link within the site to no file, or to no place of its page."""
     folder = folder.resolve()
-    pages = {p: _Links(p.read_text("utf-8")) for p in folder.rglob("*.html")}
+    pages = {p: _Links(p.read_text("utf-8")).found for p in folder.rglob("*.html")}
     for path, page in pages.items():
-        for link in page.links:
+        for link in page["href"] + page["src"]:
             to, _, anchor = link.partition("#")
             there = (path.parent / to).resolve() if to else path
-            broken = anchor and there in pages and anchor not in pages[there].ids
+            broken = anchor and there in pages and anchor not in pages[there]["id"]
             if not ELSEWHERE.match(link) and (broken or not there.is_file()):
                 name = path.relative_to(folder)
                 raise LabError(f"{name}: its link to {link!r} leads nowhere")
@@ -185,27 +177,22 @@ def check_links(folder: Path) -> None:
 # -- search ----------------------------------------------------------------------------
 
 
-def _sections(values: dict[str, Any], page: str) -> Iterator[dict[str, str]]:
+def _sections(values: dict[str, Any], page: str) -> list[dict[str, str]]:
     """What search knows: the text and code below each heading, and where it stands."""
-    title, heading, link, texts = values["title"], "", page, []
+    title = values["title"]
+    sections = [{"title": title, "heading": "", "link": page, "text": ""}]
     for cell in values["cells"]:
-        parts = re.split(r'<h\d id="([^"]+)">(.*?)</h\d>', cell.html)
-        for anchor, found, text in zip(
-            ["", *parts[1::3]], ["", *parts[2::3]], parts[::3], strict=True
-        ):
-            if anchor:
-                yield _section(title, heading, link, texts)
-                heading, link, texts = _plain(found), f"{page}#{anchor}", []
-                heading = "" if heading == title else heading
-            texts.append(_plain(text))
+        above, *parts = re.split(r'<h\d id="([^"]+)">(.*?)</h\d>', cell.html)
+        sections[-1]["text"] += f" {_plain(above)}"
+        for anchor, found, below in zip(*[iter(parts)] * 3, strict=True):
+            heading = "" if _plain(found) == title else _plain(found)
+            place = {"title": title, "heading": heading, "link": f"{page}#{anchor}"}
+            sections.append({**place, "text": _plain(below)})
         if cell.cell_type == "code":
-            texts.append(cell.source)
-    yield _section(title, heading, link, texts)
-
-
-def _section(title: str, heading: str, link: str, texts: list[str]) -> dict[str, str]:
-    text = " ".join(" ".join(texts).split())
-    return {"title": title, "heading": heading, "link": link, "text": text}
+            sections[-1]["text"] += f" {cell.source}"
+    for section in sections:
+        section["text"] = " ".join(section["text"].split())
+    return sections
 
 
 def _plain(html: str) -> str:

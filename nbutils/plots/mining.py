@@ -1,21 +1,18 @@
 """Plots of pages 03 and 03b: ceilings, false negatives, ranks, hardness, students."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.ticker import PercentFormatter
 
 from nbutils.plots import style
-from nbutils.plots.style import BESIDE, PALETTE, Plot, canvas, look, readable, told
+from nbutils.plots.style import BESIDE, PALETTE, Plot, canvas, readable, told
 
 
 def one_query(candidates: pd.DataFrame, ceilings: dict[str, float]) -> Plot:
     """One query's candidates by their score, and each method's ceiling.
 
-    candidates: score, kind ("other", "planted" or "labelled"); ceilings: method to
-    score.
+    candidates: score, kind ("other", "planted" or "labelled"); ceilings by method.
     """
     fig, axis = canvas(height=2.4)
     kinds = {"other": "0.6", "planted": PALETTE[3], "labelled": "black"}
@@ -26,8 +23,7 @@ def one_query(candidates: pd.DataFrame, ceilings: dict[str, float]) -> Plot:
         axis.plot(own, 0 * own + row, marker, color=kinds[kind], ms=8)
     planted, found = candidates.query("kind == 'planted'")["score"], []
     for number, (method, limit) in enumerate(ceilings.items()):
-        line = look(number) | {"marker": "", "lw": 2}
-        axis.axvline(limit, label=f"ceiling of {readable(method)}", **line)
+        axis.axvline(limit, **_ceiling(number, method))
         below = (planted < limit).sum()
         found.append(f"{readable(method)} at {limit:.3f} leaves {below}")
     if ceilings:
@@ -38,32 +34,35 @@ def one_query(candidates: pd.DataFrame, ceilings: dict[str, float]) -> Plot:
     )
 
 
+def _ceiling(number: int, method: str) -> dict:
+    line = {"marker": "", "lw": 2, "label": f"ceiling of {readable(method)}"}
+    return style.look(number) | line
+
+
 def score_clouds(candidates: pd.DataFrame, ceilings: pd.DataFrame) -> Plot:
     """Candidates' scores against their positive's, with each method's ceiling.
 
-    candidates: query_id, positive_score, score, planted (bool); ceilings: method,
-    positive_score, ceiling.
+    Columns query_id, positive_score, score, planted; method, positive_score, ceiling.
     """
     fig, axis = canvas(height=3.8)
     others, planted = (candidates[candidates["planted"] == flag] for flag in (0, 1))
     plain = {"x": "positive_score", "y": "score", "lw": 0, "antialiased": False}
-    others.plot.scatter(**plain, s=5, color="0.7", label="other candidates", ax=axis)
-    planted.plot.scatter(
-        **plain, s=14, color=PALETTE[3], marker="^", label="planted positives", ax=axis
-    )
-    share = []
+    other = {"s": 5, "color": "0.7", "label": "other candidates"}
+    others.plot.scatter(**plain, **other, ax=axis)
+    marked = {"s": 14, "color": PALETTE[3], "label": "planted positives"}
+    planted.plot.scatter(**plain, **marked, marker="^", ax=axis)
+    found = []
     for number, (method, line) in enumerate(ceilings.groupby("method", sort=False)):
         at, limit = line["positive_score"], line["ceiling"]
-        lines = look(number) | {"marker": "", "label": f"ceiling of {readable(method)}"}
-        axis.plot(at, limit, lw=2, **lines)
+        axis.plot(at, limit, **_ceiling(number, method))
         below = planted["score"] < np.interp(planted["positive_score"], at, limit)
-        found = style.share_with_interval(below, planted["query_id"])
-        share.append(f"{readable(method)} {found}")
+        share = style.share_with_interval(below, planted["query_id"])
+        found.append(f"{readable(method)} {share}")
     axis.set(xlabel="score of the labelled positive", ylabel="score of the candidate")
     axis.legend(**BESIDE)
     return fig, (
         f"Planted positives that stay below each ceiling and can be mined: "
-        f"{', '.join(share)} of {len(planted)} in the tables."
+        f"{', '.join(found)} of {len(planted)} in the tables."
     )
 
 
@@ -95,13 +94,13 @@ def hardness_tradeoff(grid: pd.DataFrame) -> Plot:
     fig, axis = canvas(height=3.8)
     for number, (method, part) in enumerate(grid.groupby("method", sort=False)):
         line, mark = part.sort_values("hardness"), part[part["best"]]
-        cues = look(number)
+        cues = style.look(number)
         axis.plot("hardness", "rate", data=line, ms=3, label=readable(method), **cues)
-        axis.plot(mark["hardness"], mark["rate"], ms=11, mec="k", **cues)
+        axis.plot("hardness", "rate", data=mark, ms=11, mec="k", label="", **cues)
     axis.set_xlabel("hardness: true negatives' mean score / positives' mean score")
     axis.set_ylabel("share of false negatives")
     if len(grid):
-        low, high = grid["hardness"].min(), grid["hardness"].max()
+        low, high = grid["hardness"].agg(["min", "max"])
         axis.set_xlim(max(low, high - 0.4) - 0.02, None)
         axis.legend(**BESIDE, title="large mark: the\npaper's setting")
     best = grid[grid["best"]]
@@ -119,15 +118,15 @@ def overlap_matrix(pairs: pd.DataFrame) -> Plot:
     means = pairs.groupby(["one", "other"], sort=False)["jaccard"].mean()
     table = pd.concat([means, means.swaplevel()]).unstack()
     table = table.reindex(index=names, columns=names).fillna(1.0)  # each with itself
+    table = table.rename(index=readable, columns=readable)
     fig, axis = canvas(6.4, 4.2)
-    labels = [readable(name) for name in names]
-    sns.heatmap(
-        table, annot=True, fmt=".2f", vmin=0, vmax=1, ax=axis, **style.LIGHT,
-        xticklabels=labels, yticklabels=labels, cbar_kws={"label": "Jaccard overlap"},
-    )  # fmt: skip
+    inside = {"annot": True, "fmt": ".2f", "annot_kws": {"color": "black", "size": 8}}
+    scale = {"cmap": "Wistia", "vmin": 0, "vmax": 1}  # light enough for black texts
+    bar = {"label": "Jaccard overlap"}
+    sns.heatmap(table, ax=axis, **inside, **scale, cbar_kws=bar)
     axis.set(xlabel="", ylabel="")
     slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
-    axis.set_xticks(axis.get_xticks(), labels, **slanted)
+    axis.set_xticks(axis.get_xticks(), table.columns, **slanted)
     least, most = (map(readable, pair) for pair in (means.idxmin(), means.idxmax()))
     return fig, (
         f"Overlap of what {len(names)} teachers mine: least {' and '.join(least)} "
@@ -147,11 +146,9 @@ def rank_histogram(negatives: pd.DataFrame) -> Plot:
     the dark part of a bar.
     """
     bars = pd.cut(negatives["rank"], RANKS, right=False, labels=BARS)
-    methods = list(negatives.assign(bar=bars).groupby("method", sort=False))
-    fig, axes = canvas(
-        height=0.9 + 0.95 * len(methods), rows=len(methods), sharex=True, sharey=True,
-        squeeze=False,
-    )  # fmt: skip
+    methods = negatives.assign(bar=bars).groupby("method", sort=False)
+    height, shared = 0.9 + 0.95 * len(methods), {"sharex": True, "sharey": True}
+    fig, axes = canvas(7.6, height, len(methods), squeeze=False, **shared)
     found = []
     for (method, own), axis in zip(methods, axes[:, 0], strict=True):
         for rows, colour, label in (
@@ -176,17 +173,17 @@ def rank_histogram(negatives: pd.DataFrame) -> Plot:
 
 
 def student_differences(compared: pd.DataFrame) -> Plot:
-    """What students gain over the one of naive negatives: variant, difference, …
+    """What students gain over the one of naive negatives.
 
-    compared: columns difference, low, high and distinguishable too.
+    compared: variant, difference, low, high, distinguishable.
     """
     fig, axis = canvas(height=3)
     axis.axvline(0, **style.REFERENCE)
     style.forest(axis, compared, "variant", "difference")
     axis.set_xlabel("NDCG@10 above the student of naive negatives")
     apart = compared["distinguishable"] > 0
-    return fig, (
-        "Told apart from naive mining: "
-        f"{told(compared[apart], 'variant', 'difference', '+.3f') or 'none'}; not: "
-        f"{told(compared[~apart], 'variant', 'difference', '+.3f') or 'none'}."
+    found, not_apart = (
+        told(compared[rows], "variant", "difference", "+.3f") or "none"
+        for rows in (apart, ~apart)
     )
+    return fig, f"Told apart from naive mining: {found}; not: {not_apart}."

@@ -1,11 +1,8 @@
 """What the plots share: the look, marks with intervals, names and numbers in words.
 
-The line of text that comes with a figure states what is seen with its numbers: it is
-printed below, and is the image's alternative text. Colours are colour-blind safe and
-never the only cue; legends stand beside the data.
+Colours are colour-blind safe and never the only cue; legends stand beside the data.
+Columns `low` and `high` of a table are its intervals, where it has them.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Iterator
@@ -24,10 +21,10 @@ PALETTE = sns.color_palette("colorblind")
 MARKERS = "os^Dv*XP"
 LINES = ["-", "--", ":", "-."]
 REFERENCE = {"color": "black", "linestyle": "--", "linewidth": 1}
-LIGHT = {"cmap": "Wistia", "annot_kws": {"color": "black", "fontsize": 8}}
-"""Matrices with text in their cells: every colour is light enough for black."""
 BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "frameon": False}
 """Where a legend stands: to the right of the data."""
+CENTRED = {"ha": "center", "va": "center"}
+"""How a text stands at its place."""
 
 NAMES = {
     "naive": "Naive", "shifted": "Shifted", "abs": "Abs", "margin_pos": "MarginPos",
@@ -35,8 +32,7 @@ NAMES = {
     "perc_pos, no in-batch": "PercPos, no in-batch", "bm25": "BM25", "ata": "ATA",
     "weighted_mean": "weighted mean",
     "ndcg_at_10": "NDCG@10", "map_at_1000": "MAP@1000", "max_ap": "average precision",
-    "cosine_spearman": "Spearman correlation", "ndcg_at_10_percent": "NDCG@10 in %",
-    "mteb_subset_score": "score on a subset of MTEB", "score": "score, as printed",
+    "cosine_spearman": "Spearman correlation",
 }  # fmt: skip
 """What readers call that which settings and libraries name otherwise."""
 
@@ -77,10 +73,7 @@ def share_with_interval(flags: pd.Series, units: pd.Series) -> str:
 
 
 def told(table: pd.DataFrame, name: str, value="mean", form=".3f", sep=" ") -> str:
-    """`a 0.40 (0.35 to 0.45), b …`: name and number of each row that has a number.
-
-    With its interval where the table has columns low and high.
-    """
+    """`a 0.40 (0.35 to 0.45), b …`: name and number of each row that has a number."""
     found = []
     for row in table.dropna(subset=value).to_dict("records"):
         shown = f"{row[value]:{form}}"
@@ -90,16 +83,18 @@ def told(table: pd.DataFrame, name: str, value="mean", form=".3f", sep=" ") -> s
     return ", ".join(found)
 
 
-def curves(axis, table: pd.DataFrame, x: str, value="mean", series=None) -> None:
-    """A line over column `x` for each value of column `series`, and its legend.
+def told_by(
+    table: pd.DataFrame, by: str, name: str, value="mean", form=".3f", sep=": "
+) -> str:
+    """`one: a 0.40, b 0.50; two: …`: what is `told` for each value of column `by`."""
+    parts = table.groupby(by, sort=False)
+    return "; ".join(f"{of}{sep}{told(own, name, value, form)}" for of, own in parts)
 
-    Columns `low` and `high` are the intervals, where the table has them.
-    """
-    for number, label, part in _series(table, series):
-        axis.errorbar(
-            part[x], part[value], yerr=_whiskers(part, value), label=label, capsize=3,
-            **look(number),
-        )  # fmt: skip
+
+def curves(axis, table: pd.DataFrame, x: str, value="mean", series=None) -> None:
+    """A line over column `x` for each value of column `series`, and its legend."""
+    for part, whiskers, cues in _series(table, value, series):
+        axis.errorbar(part[x], part[value], whiskers, **cues)
     if series:
         axis.legend(**BESIDE)
 
@@ -108,32 +103,25 @@ def forest(axis, table: pd.DataFrame, row: str, value="mean", series=None, gap=0
     """Marks with their intervals, a line of the axis for each value of column `row`.
 
     Lines stand from top to bottom in the table's order. The values of column `series`
-    have each a look of their own, a line in the legend, and stand `gap` apart within a
-    line. Columns `low` and `high` are the intervals, where the table has them.
+    have each a look of their own, a line in the legend, and stand `gap` apart.
     """
     names = list(dict.fromkeys(table[row]))
-    count = table[series].nunique() if series else 1
-    for number, label, part in _series(table, series):
-        shift = gap * (number - (count - 1) / 2)
-        places = [names.index(name) + shift for name in part[row]]
-        axis.errorbar(
-            part[value], places, xerr=_whiskers(part, value), label=label, capsize=3,
-            **look(number) | {"linestyle": "none"},
-        )  # fmt: skip
-    axis.set_yticks(range(len(names)), [readable(name) for name in names])
+    first = -gap / 2 * (table[series].nunique() - 1) if series else 0
+    for number, (part, whiskers, cues) in enumerate(_series(table, value, series)):
+        places = [names.index(name) + first + gap * number for name in part[row]]
+        cues["linestyle"] = ""
+        axis.errorbar(part[value], places, xerr=whiskers, **cues)
+    axis.set_yticks(range(len(names)), map(readable, names))
     axis.set_ylim(len(names) - 0.5, -0.5)
     if series:
         axis.legend(**BESIDE)
 
 
-def _series(table: pd.DataFrame, by: str | None) -> Iterator[tuple]:
-    """(number, label, rows) of each value of column `by`; all rows where it is None."""
-    groups = table.groupby(by, sort=False) if by else [(None, table)]
-    for number, (name, part) in enumerate(groups):
-        yield number, name and readable(name), part
-
-
-def _whiskers(table: pd.DataFrame, value: str) -> list[pd.Series] | None:
-    if "low" not in table:
-        return None
-    return [table[value] - table["low"], table["high"] - table[value]]
+def _series(table: pd.DataFrame, value: str, by: str | None) -> Iterator[tuple]:
+    """(rows, whiskers, look) for each value of column `by`; where it is None, one."""
+    parts = table.groupby(by, sort=False) if by else [("", table)]
+    for number, (name, part) in enumerate(parts):
+        whiskers = None
+        if "low" in part:
+            whiskers = [part[value] - part["low"], part["high"] - part[value]]
+        yield part, whiskers, look(number) | {"label": readable(name), "capsize": 3}

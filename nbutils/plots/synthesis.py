@@ -1,14 +1,12 @@
 """Plots of pages 01, 01b and 02: the field, tasks, graded negatives, leaks, costs."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import seaborn as sns
 
 from nbutils.core.records import LEVELS
 from nbutils.plots import style
-from nbutils.plots.style import BESIDE, Plot, canvas, told
+from nbutils.plots.style import BESIDE, Plot, canvas, told, told_by
 
 RUNGS = ("P", *LEVELS)
 
@@ -27,21 +25,16 @@ def fan(passages: pd.DataFrame) -> Plot:
     plane.annotate("", (0, 1), (0, 0), arrowprops=arrow)
     plane.text(0, 1.06, "query", ha="center")
     for row in ranked.itertuples():
+        rank, look = row.Index + 1, style.look(row.Index)
         angle = np.arccos(row.cosine) * (1 if row.Index % 2 else -1)
         tip = np.array([np.sin(angle), np.cos(angle)])
         plane.plot(*zip((0, 0), tip, strict=True), color="0.7", zorder=0)
-        look = style.look(row.Index)
         plane.plot(*tip, **look | {"linestyle": "none", "markersize": 8})
-        plane.text(*1.14 * tip, str(row.Index + 1), ha="center", va="center")
+        plane.text(*1.14 * tip, str(rank), **style.CENTRED)
         fill = look["color"] if row.gain else "white"
-        worth = 1 / np.log2(row.Index + 2)
-        ranking.barh(row.Index + 1, worth, color=fill, edgecolor=look["color"])
-    plane.set(
-        aspect="equal",
-        xlim=(-1.25, 1.25),
-        ylim=(-0.3, 1.2),
-        title="angles to the query",
-    )
+        ranking.barh(rank, 1 / np.log2(rank + 1), color=fill, edgecolor=look["color"])
+    plane.set(aspect="equal", xlim=(-1.25, 1.25), ylim=(-0.3, 1.2))
+    plane.set_title("angles to the query")
     plane.axis("off")
     ranking.set(xlabel="worth of the rank", xlim=(0, 1.02), title="filled: it answers")
     names = [f"{rank} {name}" for rank, name in enumerate(ranked["name"], 1)]
@@ -57,26 +50,25 @@ def papers_map(parts: pd.DataFrame) -> Plot:
     A cell is the name of the paper's part, or "" where it has none.
     """
     fig, axis = canvas(height=0.9 + 0.75 * len(parts))
-    place = {"ha": "center", "va": "center"}
     box = {"boxstyle": "round,pad=0.35", "edgecolor": "black", "facecolor": "white"}
     arrow = {"arrowstyle": "->", "color": "0.4"}
     for x, stop in enumerate(parts.columns):
-        axis.text(x, 0, stop, bbox=box, **place)
+        axis.text(x, 0, stop, bbox=box, **style.CENTRED)
         if x:
             axis.annotate("", (x - 0.42, 0), (x - 0.58, 0), arrowprops=arrow)
-    told_of = []
+    found = []
     for row, (paper, own) in enumerate(parts.iterrows(), 1):
         axis.text(-0.75, row, paper, ha="right", va="center", weight="bold")
         pale = tuple(0.6 + 0.4 * part for part in style.PALETTE[row - 1])
         axis.plot([-0.65, len(own) - 0.5], [row, row], color=pale, zorder=0)
-        own = own[own != ""]
-        for stop, part in own.items():
-            x = parts.columns.get_loc(stop)
-            axis.text(x, row, part, bbox=box | {"facecolor": pale}, **place)
-        told_of.append(f"{paper}: " + ", ".join(f"{own[k]} ({k})" for k in own.index))
+        shown = {x: part for x, part in enumerate(own) if part}
+        for x, part in shown.items():
+            axis.text(x, row, part, bbox=box | {"facecolor": pale}, **style.CENTRED)
+        added = (f"{part} ({parts.columns[x]})" for x, part in shown.items())
+        found.append(f"{paper}: {', '.join(added)}")
     axis.set(xlim=(-1.9, parts.shape[1] - 0.5), ylim=(len(parts) + 0.5, -0.5))
     axis.axis("off")
-    words = " ".join("; ".join(told_of).split())
+    words = " ".join("; ".join(found).split())
     return fig, f"What each paper adds on the way from tasks to scores. {words}."
 
 
@@ -86,11 +78,10 @@ def task_map(tasks: pd.DataFrame) -> Plot:
     `near_family` and `near_group` are the nearest other task's, by cosine.
     """
     fig, axis = canvas(height=4.6)
-    sns.scatterplot(
-        tasks, x="x", y="y", hue="family", style="group", s=55, ax=axis,
-        palette=style.PALETTE[: tasks["family"].nunique()],
-        markers=list(style.MARKERS[: tasks["group"].nunique()]),
-    )  # fmt: skip
+    colours = style.PALETTE[: tasks["family"].nunique()]
+    marks = list(style.MARKERS[: tasks["group"].nunique()])
+    cues = {"hue": "family", "style": "group", "palette": colours, "markers": marks}
+    sns.scatterplot(tasks, x="x", y="y", s=55, ax=axis, **cues)
     axis.set(xticks=[], yticks=[], xlabel="projection 1", ylabel="projection 2")
     sns.move_legend(axis, **BESIDE)
     family, group = (
@@ -108,11 +99,8 @@ def costs(table: pd.DataFrame, currency: str) -> Plot:
     fig, axis = canvas(height=1.2 + 0.35 * table["model"].nunique())
     style.forest(axis, table, "model", "cost", "asked")
     axis.set(xlabel=f"cost of the whole plan, {currency}", xlim=(0, None))
-    found = (
-        f"{asked} {told(part, 'model', 'cost', '.2f')}"
-        for asked, part in table.groupby("asked", sort=False)
-    )
-    return fig, f"Cost of the whole plan in {currency}: {'; '.join(found)}."
+    found = told_by(table, "asked", "model", "cost", ".2f", sep=" ")
+    return fig, f"Cost of the whole plan in {currency}: {found}."
 
 
 def ladders(table: pd.DataFrame) -> Plot:
@@ -139,14 +127,11 @@ def ladder_levels(measured: pd.DataFrame, published: pd.DataFrame) -> Plot:
     paper = published.set_index("level")["cosine"]
     places = paper.index.map(RUNGS.index)
     axis.plot(places, paper, "k-.P", label="published, the\npaper's model")
-    here = measured.assign(
-        rung=measured["measure"].map(RUNGS.index), by="here, to the " + measured["by"]
-    )
+    measured = measured.assign(by="to the " + measured["by"])
+    rungs = measured["measure"].map(RUNGS.index)
+    here = measured.assign(rung=rungs, by="here, " + measured["by"])
     style.curves(axis, here, "rung", "value", "by")
-    means = "; ".join(
-        f"to the {name} {told(part, 'measure', 'value', '.2f')}"
-        for name, part in measured.groupby("by", sort=False)
-    )
+    means = told_by(measured, "by", "measure", "value", ".2f", sep=" ")
     drop = paper.iloc[0] - paper.iloc[-1]
     return fig, (
         f"Mean cosines: {means}. The paper's fall by {drop:.2f} from "
@@ -159,8 +144,7 @@ def ladder_shares(summary: pd.DataFrame, title: str) -> Plot:
 
     `summary` has by, measure, value, low, high with "monotone" and "P above N1".
     """
-    height = 1.2 + 0.3 * summary["by"].nunique()
-    fig, axes = canvas(height=height, columns=2, sharey=True)
+    fig, axes = canvas(7.6, 1.2 + 0.3 * summary["by"].nunique(), 1, 2, sharey=True)
     found = []
     for axis, measure in zip(axes, ("P above N1", "monotone"), strict=True):
         rows = summary[summary["measure"] == measure]

@@ -1,25 +1,15 @@
 """Plots of page 05: batches and schedules as tiles, NF4, a run, and the studies."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.colors import ListedColormap
+from matplotlib.patches import Patch
 
-from nbutils.plots.style import (
-    BESIDE,
-    REFERENCE,
-    Plot,
-    canvas,
-    compared,
-    curves,
-    forest,
-    told,
-)
+from nbutils.plots import style
+from nbutils.plots.style import BESIDE, Plot, canvas, curves, told
 
 
 def tiles(
@@ -33,15 +23,14 @@ def tiles(
     names, rows = list(signs), max(map(len, panels.values()))
     colours = ListedColormap(sns.color_palette("pastel", len(names)))
     fig, axes = canvas(8, 0.9 + 0.3 * rows, 1, len(panels), sharey=True, squeeze=False)
+    scale = {"cmap": colours, "vmin": -0.5, "vmax": len(names) - 0.5}
+    centred = style.CENTRED | {"fontsize": 8}
     found = []
     for axis, (title, table) in zip(axes[0], panels.items(), strict=True):
         codes = table.replace({name: k for k, name in enumerate(names)}).astype(float)
-        axis.pcolormesh(
-            np.ma.masked_invalid(codes), cmap=colours, vmin=-0.5, edgecolor="white",
-            vmax=len(names) - 0.5, linewidth=1.5,
-        )  # fmt: skip
-        for (row, column), value in np.ndenumerate(table.fillna("").to_numpy()):
-            centred = {"ha": "center", "va": "center", "fontsize": 8}
+        codes = np.ma.masked_invalid(codes)
+        axis.pcolormesh(codes, **scale, edgecolor="white", linewidth=1.5)
+        for (row, column), value in np.ndenumerate(table):
             axis.text(column + 0.5, row + 0.5, signs.get(value, ""), **centred)
         axis.set(title=title, xlabel=x)
         axis.set_xticks(np.arange(table.shape[1]) + 0.5, table.columns)
@@ -52,11 +41,11 @@ def tiles(
         found.append(f"{title}: {told_here}")
     axes[0, 0].invert_yaxis()
     axes[0, 0].set_ylabel(y)
-    keys = [plt.Rectangle((0, 0), 1, 1, color=colours(k)) for k in range(len(names))]
-    labels = [
-        f"{sign} {name}" if sign != name else name for name, sign in signs.items()
+    keys = [
+        Patch(color=colours(k), label=name if sign == name else f"{sign} {name}")
+        for k, (name, sign) in enumerate(signs.items())
     ]
-    axes[0, -1].legend(keys, labels, **BESIDE)
+    axes[0, -1].legend(handles=keys, **BESIDE)
     return fig, f"Tiles of {y} by {x}. {'; '.join(found)}."
 
 
@@ -65,12 +54,9 @@ def gradient_shares(table: pd.DataFrame) -> Plot:
     fig, axis = canvas()
     named = table.assign(series="τ = " + table["temperature"].astype(str))
     curves(axis, named, "rank", "share", "series")
-    axis.set(
-        xlabel="rank of the negative, hardest first",
-        ylabel="share of the negatives' gradient",
-    )
-    first = named[named["rank"] == 1]
-    found = told(first, "series", "share", ".0%", ": ")
+    axis.set_xlabel("rank of the negative, hardest first")
+    axis.set_ylabel("share of the negatives' gradient")
+    found = told(named[named["rank"] == 1], "series", "share", ".0%", ": ")
     return fig, f"Share of the gradient that falls on the hardest negative, {found}."
 
 
@@ -102,14 +88,15 @@ def long_run(steps: pd.DataFrame, curve: pd.DataFrame, queries: int) -> Plot:
         curves(axis, steps, "step", column, "level")
         axis.set(xlabel="step", ylabel=label)
     axes[0, 0].get_legend().remove()
-    share = curve["beats_n1"]
+    share, found = curve["beats_n1"], []
     error = (share * (1 - share) / queries) ** 0.5
     spread = curve.assign(low=share - error, high=share + error)
-    curves(axes[1, 0], curve, "step", "ndcg")
-    curves(axes[1, 1], spread, "step", "beats_n1")
-    ticks, found = curve["step"].astype(str) + "\n" + curve["level"], []
-    labels = {"ndcg": "NDCG@10", "beats_n1": "share with P above N1"}
-    for axis, (column, label) in zip(axes[1], labels.items(), strict=True):
+    ticks = curve["step"].astype(str) + "\n" + curve["level"]
+    for axis, table, column, label in (
+        (axes[1, 0], curve, "ndcg", "NDCG@10"),
+        (axes[1, 1], spread, "beats_n1", "share with P above N1"),
+    ):
+        curves(axis, table, "step", column)
         axis.set_xticks(curve["step"], ticks)
         axis.set(xlabel="step, and the level just finished", ylabel=label)
         found.append(f"{label}: {told(curve, 'level', column)}")
@@ -126,9 +113,9 @@ def studies(table: pd.DataFrame) -> Plot:
     Columns comparison, mean, low, high, verdict.
     """
     fig, axis = canvas(8, 1.1 + 0.3 * len(table))
-    axis.axvline(0, **REFERENCE)
-    table = table.assign(comparison=table["comparison"].map(compared))
-    forest(axis, table, "comparison")
+    axis.axvline(0, **style.REFERENCE)
+    table = table.assign(comparison=table["comparison"].map(style.compared))
+    style.forest(axis, table, "comparison")
     axis.set_xlabel("difference in NDCG@10, with 95 % interval")
     beside = axis.get_yaxis_transform()
     for place, verdict in enumerate(table["verdict"]):

@@ -23,9 +23,7 @@ SMALL = MistralConfig(
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    sizes = {
-        "QUERIES": 4, "KNOB_QUERIES": 2, "MATRIX": 64, "SEARCH": (20, 300, 16),
-    }  # fmt: skip
+    sizes = {"QUERIES": 4, "KNOB_QUERIES": 2, "MATRIX": 64, "SEARCH": (20, 300, 16)}
     for name, value in sizes.items():
         monkeypatch.setattr(gpu, name, value)
 
@@ -46,7 +44,7 @@ def test_no_layer_but_the_one_being_made_is_ever_whole(monkeypatch):
         return original(weight, device)
 
     monkeypatch.setattr(gpu, "in_4_bits", counted)
-    model = gpu.random_model(SMALL, "cpu", True, "sdpa")
+    model = gpu.random_model(SMALL, "", {"": "cpu"}, quantization_config=True)
     assert len(whole) == 14
     assert sum(p.dtype == torch.uint8 for p in model.parameters()) == 14
     assert not any(t.is_meta for t in [*model.parameters(), *model.buffers()])
@@ -55,6 +53,8 @@ def test_no_layer_but_the_one_being_made_is_ever_whole(monkeypatch):
     with torch.no_grad():
         found = model(input_ids=torch.randint(0, 1000, (2, 9)))
     assert torch.isfinite(found.last_hidden_state).all()
+    plain = gpu.random_model(SMALL, "", {"": "cpu"})
+    assert {p.dtype for p in plain.parameters()} == {torch.bfloat16}
 
 
 def test_texts_of_full_length_are_all_different_and_full():
@@ -76,10 +76,9 @@ def test_speed_counts_no_padding(monkeypatch):
     monkeypatch.setattr(footprint, "matrix_work", noted)
     speed, share = gpu.speed_rows(SMALL, SETTINGS)
     assert speed["value"] > 0 and share["ratio"] > 0
-    model = gpu.student(SMALL, SETTINGS)
-    batch = gpu.batches(SETTINGS.changed(batch_size=4), 1)[0]
-    groups = gradcache.batch_chunks(model, batch, SETTINGS).groups
-    masks = [group["attention_mask"] for group in groups]
+    (batch,) = gpu.batches(SETTINGS.changed(batch_size=4), 1)
+    chunks = gradcache.batch_chunks(gpu.student(SMALL, SETTINGS), batch, SETTINGS)
+    masks = [group["attention_mask"] for group in chunks.groups]
     assert counted == [sum(int(mask.sum()) for mask in masks)]
     assert counted[0] < sum(mask.numel() for mask in masks)
 

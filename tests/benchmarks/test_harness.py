@@ -14,12 +14,12 @@ from nbutils.core.errors import LabError
 
 def test_turns_change_their_order_and_the_first_round_does_not_count():
     called, numbers = [], iter([50, 9, 1, 8, 3, 7, 2, 6])
-    ways = {
-        way: lambda way=way: called.append(way) or next(numbers) for way in ("a", "b")
-    }
-    found = in_turn(ways, rounds=3)
+    ways = [lambda way=way: called.append(way) or next(numbers) for way in "ab"]
+    (a,), (b,) = in_turn(ways, rounds=3)
     assert called == ["b", "a", "a", "b", "b", "a", "a", "b"]
-    assert [*found["a"].result] == [1, 7, 2] and [*found["b"].result] == [8, 3, 6]
+    assert (a, b) == (2, 6)  # of 1, 7, 2 and of 8, 3, 6
+    (named,) = in_turn([lambda: {"c": 1, "d": 2}], rounds=1)
+    assert dict(named) == {"c": 1, "d": 2}
 
 
 def test_memory_is_what_a_call_adds():

@@ -1,7 +1,5 @@
 """A browser and the project's own JupyterLab, on copies of the pages; skips say why."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

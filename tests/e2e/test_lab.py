@@ -1,7 +1,5 @@
 """The pages in JupyterLab, as a learner has them: run, answered, and played with."""
 
-from __future__ import annotations
-
 import json
 import os
 import urllib.request

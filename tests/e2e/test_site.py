@@ -1,7 +1,5 @@
 """The site and the index of runs in a browser: axe-core, keyboard, search, a phone."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

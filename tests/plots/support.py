@@ -3,8 +3,6 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from nbutils.core.settings import DATA
-
 plt.switch_backend("Agg")
 
 
@@ -15,16 +13,16 @@ def check(plot, *told: str):
     assert figure.axes and figure.get_figwidth() <= 8
     figure.canvas.draw()
     for axis in figure.axes:
-        if legend := axis.get_legend():
-            assert min(t.get_fontsize() for t in legend.get_texts()) >= 9
-            assert legend.get_window_extent().x0 >= axis.get_window_extent().x1
         labels = [axis.xaxis.label, axis.yaxis.label]
-        for label in [*labels, *axis.get_xticklabels(), *axis.get_yticklabels()]:
+        labels += [*axis.get_xticklabels(), *axis.get_yticklabels()]
+        if legend := axis.get_legend():
+            assert legend.get_window_extent().x0 >= axis.get_window_extent().x1
+            labels += legend.get_texts()
+        for label in labels:
             assert label.get_fontsize() >= 9 and "_" not in label.get_text(), label
-    assert "\n" not in text and text == text.strip() and text.endswith(".")
+    assert text == " ".join(text.split()) and text.endswith(".") and "nan" not in text
     for part in told:
         assert part in text, text
-    assert "nan" not in text
     plt.close(figure)
     return figure
 
@@ -39,7 +37,3 @@ def frame(columns: str, *rows: tuple, spread: str = "") -> pd.DataFrame:
     if spread:
         table = table.assign(low=table[spread] - 0.05, high=table[spread] + 0.05)
     return table
-
-
-def published(name: str) -> pd.DataFrame:
-    return pd.read_csv(DATA / "published" / f"{name}.csv")

@@ -12,8 +12,7 @@ TOKENS = ["[CLS]", " bees", " dance", "[SEP]"]
 def test_a_strip_holds_every_token_once_and_hatches_what_is_not_pooled():
     parts = ["first token", "first word", "other", "template: [SEP]"]
     plot = attention.token_strip(TOKENS, [0, 1, 1, 0], parts, width=3)
-    figure = check(plot, "4 tokens", "not pooled: [CLS] [SEP]")
-    axis = figure.axes[0]
+    (axis,) = check(plot, "4 tokens", "not pooled: [CLS] [SEP]").axes
     assert texts(axis.texts) == ["[CLS]", "bees", "dance", "[SEP]"]
     assert [bool(p.get_hatch()) for p in axis.patches] == [True, False, False, True]
     assert texts(axis.get_legend().get_texts()) == [*parts, "not pooled"]
@@ -36,14 +35,14 @@ def test_matrices_stand_side_by_side_and_name_their_leaders():
 def test_series_are_marks_of_their_own_with_and_without_intervals():
     rows = ("causal", "other", 0.9), ("both ways", "other", 1.2)
     table = frame("direction class mean", *rows, spread="mean")
-    plot = attention.by_series(
-        table, "class", "direction", "Received", even=True, form=".2f"
-    )
+    columns = "class", "direction", "Received"
+    plot = attention.by_series(table, *columns, even=True, form=".2f")
     told = "Received, highest and lowest: causal other 0.90 (0.85 to 0.95)"
-    figure = check(plot, told, "both ways other 1.20 (1.15 to 1.25)")
-    assert figure.axes[0].get_xscale() == "log"
-    legend = figure.axes[0].get_legend()
-    assert texts(legend.get_texts()) == ["causal", "both ways"]
+    (axis,) = check(plot, told, "both ways other 1.20 (1.15 to 1.25)").axes
+    assert axis.get_xscale() == "log"
+    assert texts(axis.get_legend().get_texts()) == ["causal", "both ways"]
+    marks = [container.lines[0].get_ydata()[0] for container in axis.containers]
+    assert np.allclose(marks, [-0.1, 0.1])  # around their line, the first above
     rows = ("ata", "before", 0.3), ("ata", "after", 0.55), ("mean", "after", 0.6)
     bare = frame("pooling when mean", *rows, ("last", "after", 0.57))
     check(
@@ -55,10 +54,10 @@ def test_series_are_marks_of_their_own_with_and_without_intervals():
 def test_weights_are_strips_in_even_shares_and_name_their_heaviest():
     weights = {"last": np.eye(4)[-1], "ATA": np.array([0.1, 0.6, 0.2, 0.1])}
     plot = attention.weight_strips(TOKENS, weights)
-    figure = check(plot, "last, '[SEP]' 4.0; ATA, 'bees' 2.4")
-    shown = figure.axes[0].images[0].get_array()
+    strips, _ = check(plot, "last, '[SEP]' 4.0; ATA, 'bees' 2.4").axes
+    shown = strips.images[0].get_array()
     assert shown.mask[0].tolist() == [True, True, True, False]  # what weighs nothing
-    assert texts(figure.axes[0].get_xticklabels()) == TOKENS
+    assert texts(strips.get_xticklabels()) == TOKENS
 
 
 def test_layers_have_a_panel_for_each_direction():

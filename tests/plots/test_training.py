@@ -26,14 +26,14 @@ def test_tiles_hold_a_sign_each_and_are_counted():
 def test_the_gradient_is_told_at_the_hardest():
     rows = [(1.0, 1, 0.6), (1.0, 2, 0.4), (0.1, 1, 0.9), (0.1, 2, 0.1)]
     plot = training.gradient_shares(frame("temperature rank share", *rows))
-    figure = check(plot, "the hardest negative, τ = 1.0: 60%, τ = 0.1: 90%.")
-    assert len(figure.axes[0].get_legend().get_texts()) == 2
+    (axis,) = check(plot, "the hardest negative, τ = 1.0: 60%, τ = 0.1: 90%.").axes
+    assert texts(axis.get_legend().get_texts()) == ["τ = 1.0", "τ = 0.1"]
 
 
 def test_levels_are_counted_beside_the_weights():
     plot = training.nf4_levels(np.array([-0.9, 0.1, 0.2, 0.0]), np.array([-1, 0, 1]))
-    figure = check(plot, "75% of the weights", "and 1 of NF4's 3 levels")
-    lines = figure.axes[0].collections[-1].get_segments()
+    (axis,) = check(plot, "75% of the weights", "and 1 of NF4's 3 levels").axes
+    lines = axis.collections[-1].get_segments()
     assert [segment[0][0] for segment in lines] == [-1, 0, 1]
 
 
@@ -42,27 +42,21 @@ def test_a_run_has_an_axis_for_each_number_and_tells_every_level():
     steps = frame("step level loss gradient_norm", *rows)
     rows = [(0, "start", 0.4, 0.5), (4, "N4", 0.45, 0.48), (8, "N1", 0.5, 0.51)]
     plot = training.long_run(steps, frame("step level ndcg beats_n1", *rows), 100)
+    loss = "4 steps; mean loss by level: N4 1.50, N1 0.40"
     ndcg = "NDCG@10: start 0.400, N4 0.450, N1 0.500"
     above = "above N1: start 0.500, N4 0.480, N1 0.510"
-    figure = check(plot, "4 steps; mean loss by level: N4 1.50, N1 0.40", ndcg, above)
-    labels = [
-        "InfoNCE loss",
-        "norm of the gradient",
-        "NDCG@10",
-        "share with P above N1",
-    ]
-    assert [axis.get_ylabel() for axis in figure.axes] == labels
-    whiskers = figure.axes[3].containers[0].lines[2][0].get_segments()
+    axes = check(plot, loss, ndcg, above).axes
+    labels = texts(axis.yaxis.label for axis in axes)
+    assert labels[:2] == ["InfoNCE loss", "norm of the gradient"]
+    assert labels[2:] == ["NDCG@10", "share with P above N1"]
+    whiskers = axes[3].containers[0].lines[2][0].get_segments()
     assert np.allclose(whiskers[0][:, 1], [0.45, 0.55])  # one standard error
 
 
 def test_studies_are_lines_in_order_with_their_verdicts():
-    rows = ("schedule: random − curriculum", 0.02, "not told apart"), (
-        "bits: none − nf4", 0.3, "told apart",
-    )  # fmt: skip
-    table = frame("comparison mean verdict", *rows, spread="mean")
-    plot = training.studies(table)
-    told = "schedule: random − curriculum +0.020 (-0.030 to +0.070), bits: none − nf4"
-    axis = check(plot, told).axes[0]
-    assert texts(axis.get_yticklabels()) == [row[0] for row in rows]
+    rows = ("bits: none − nf4", 0.02, "not told apart"), ("b − a", 0.3, "told apart")
+    plot = training.studies(frame("comparison mean verdict", *rows, spread="mean"))
+    told = "bits: none − nf4 +0.020 (-0.030 to +0.070), b − a +0.300 (+0.250 to +0.350)"
+    (axis,) = check(plot, told).axes
+    assert texts(axis.get_yticklabels()) == ["bits: none − nf4", "b − a"]
     assert texts(axis.texts) == ["not told apart", "told apart"]

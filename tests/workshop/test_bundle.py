@@ -1,7 +1,5 @@
 """A bundle of a made-up wheel and model, installed without a network; its faults."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -43,29 +41,29 @@ def pack(path, name, about):
 """
 
 
+WHEEL = "wheels/tiny-1-py3-none-any.whl"
+
+
 @pytest.fixture
 def made(tmp_path):
     """A bundle as `build` writes it, of a project that needs one tiny package."""
-    folder = tmp_path / "bundle"
-    for path, text in {
-        "lab/pyproject.toml": PROJECT,
-        "lab/backend.py": BACKEND,
-        "lab/constraints.txt": "tiny==1\n",
-        "models/Tiny/weights": "w",
-    }.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(text)
-    (folder / "wheels").mkdir()
-    names: dict = {}
+    folder, names = tmp_path / "bundle", {}
+    for part in ("lab", "models/Tiny", "wheels"):
+        (folder / part).mkdir(parents=True)
+    (folder / "lab/pyproject.toml").write_text(PROJECT)
+    (folder / "lab/backend.py").write_text(BACKEND)
+    (folder / "models/Tiny/weights").write_text("w")
     exec(BACKEND, names)
-    about = "Metadata-Version: 2.1\nName: tiny\nVersion: 1\n"
-    names["pack"](f"{folder}/wheels/tiny-1-py3-none-any.whl", "tiny", about)
+    about = "Metadata-Version: 2.1\nName: tiny\nVersion: 1\nRequires-Python: >="
+    about += ".".join(map(str, sys.version_info[:3]))
+    names["pack"](folder / WHEEL, "tiny", about)
     bundle.finish(folder)
     return folder
 
 
 def test_a_bundle_installs_a_copy_of_the_lab_without_an_index(made, tmp_path, capsys):
-    into = tmp_path / "lab"
+    into, about = tmp_path / "lab", json.loads((made / install.MANIFEST).read_text())
+    assert about["patch"] == sys.version_info.micro, "what its wheels need"
     assert install.main([str(made), "--into", str(into), "--copy"]) == 0
     assert "installed in" in capsys.readouterr().out
     code = "import lab, tiny; print(tiny.here)"
@@ -88,16 +86,9 @@ def other(key: str, value: object):
     return change
 
 
-def damage(folder: Path) -> None:
-    (folder / "models/Tiny/weights").write_text("v")
-
-
-def lose(folder: Path) -> None:
-    (folder / "wheels/tiny-1-py3-none-any.whl").unlink()
-
-
-def cut_short(folder: Path) -> None:
-    (folder / install.MANIFEST).write_text("{")
+def text(path: str, written: str):
+    """Write another text into a file of a bundle."""
+    return lambda folder: (folder / path).write_text(written)
 
 
 FAULTS = {
@@ -106,9 +97,9 @@ FAULTS = {
     "Python": (other("python", "3.99"), "PYTHON=python3.99"),
     "patch": (other("patch", 99), ".99 or newer and this is 3."),
     "disk": (other("install_bytes", 10**18), "needs 1000000000.0 GB in "),
-    "damaged": (damage, "weights is damaged: copy the bundle anew"),
-    "lost": (lose, "tiny-1-py3-none-any.whl is missing: copy"),
-    "no manifest": (cut_short, "is no bundle, or not whole"),
+    "damaged": (text("models/Tiny/weights", "v"), "weights is damaged: copy"),
+    "lost": (lambda folder: (folder / WHEEL).unlink(), ".whl is missing: copy"),
+    "no manifest": (text(install.MANIFEST, "{"), "is no bundle, or not whole"),
 }
 
 
@@ -131,7 +122,7 @@ def test_a_folder_that_is_taken_or_no_lab_is_refused(made, tmp_path, capsys):
 
 
 def test_a_package_that_the_bundle_lacks_is_named(made, tmp_path, capsys):
-    lose(made)
+    (made / WHEEL).unlink()
     (made / install.MANIFEST).unlink()
     bundle.finish(made)
     assert install.main([str(made), "--into", str(tmp_path / "lab"), "--copy"]) == 1
