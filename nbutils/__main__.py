@@ -105,7 +105,7 @@ def _study(name, seeds, out, profile, assign, config, checkpoints=None) -> Path:
 def mine(
     folder: o.Folder,
     split: o.Split = "train",
-    teacher: option(str | None, "one teacher; the settings' last if none") = None,
+    teacher: option(str | None, "one teacher in place of the settings'") = None,
     out: option(Path | None, "the negatives, .parquet or .csv") = None,
     form: o.Form = "table",
     scores: o.Scores = False,
@@ -118,23 +118,22 @@ def mine(
 
     On several GPUs or hosts: `accelerate launch -m nbutils mine …`.
     """
-    overrides = gather(assign, config)
+    overrides = gather(assign, config) | ({"teachers": [teacher]} if teacher else {})
     from nbutils.core import files, machine, retrieval, settings
 
     chosen = settings.resolve(profile, overrides)
     machine.check_machine(chosen)
     data = retrieval.read_set(folder, split, skip_missing, typer.echo)
     from nbutils.core import processes
-    from nbutils.mining import audit, formats, miner, teachers
+    from nbutils.mining import audit, formats, miner
 
     out = out or settings.ROOT / "runs" / profile / f"mined-{data.name}"
     out = out if out.suffix in (".parquet", ".csv") else Path(f"{out}.parquet")
     if known("format", form, formats.FORMATS) != "table" and out.suffix == ".csv":
         raise LabError(f"a csv holds no lists, which {form} may need: name a .parquet")
     processes.place()  # each process takes its own GPU before a model is loaded
-    found = teachers.load_teacher(teacher or chosen.mining.teachers[-1], chosen)
     with files.alone(out, processes.is_main()):
-        negatives = miner.mine_set(data, found, chosen, typer.echo)
+        negatives = miner.mine_by_settings(data, chosen, typer.echo)
         if processes.is_main():
             made = formats.training_rows(negatives, data, form, scores)
             files.write_table(out, made)
@@ -142,9 +141,10 @@ def mine(
         return
     report = audit.check_mined(negatives, data, chosen.mining.negatives_per_query)
     typer.echo(report.drop(columns="example").round(4).to_string(index=False))
+    whose = ", ".join(negatives["teacher"].unique())
     typer.echo(
         f"{len(negatives)} negatives of {negatives['query_id'].nunique()} of "
-        f"{len(data.queries)} queries, {len(data.corpus)} documents, by {found.name} "
+        f"{len(data.queries)} queries, {len(data.corpus)} documents, by {whose} "
         f"({chosen.mining.mining_method}): written to {out}"
     )
     audit.demand(report)  # the table is written: what was mined is not lost

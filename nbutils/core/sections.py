@@ -148,6 +148,10 @@ class Mining(Section):
         ["bm25", MINILM], "NV-Retriever (e5-mistral-7b-instruct)", min_length=1
     )
     """who scores: bm25, random, a hub name, a folder, server:MODEL, vectors:FOLDER"""
+    ensemble: Literal["none", "cross_sample", "intra_sample", "intra_sample_dedup"] = (
+        opt("none", "NV-Retriever")
+    )
+    """how the teachers choose together; none: the last one alone"""
     candidate_depth: int = opt(100, "NV-Retriever (100 or more)", "documents", gt=0)
     """candidates kept per query"""
     index: str = opt("")

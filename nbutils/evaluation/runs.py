@@ -32,8 +32,7 @@ from nbutils.core.settings import DATA, resolve
 from nbutils.encoder.student import build_student, load_encoder, load_student
 from nbutils.evaluation import studies
 from nbutils.evaluation.scores import development, per_query_scores, set_scores
-from nbutils.mining.miner import mine_for_training, mine_set
-from nbutils.mining.teachers import load_teachers
+from nbutils.mining.miner import mine_by_settings, mine_for_training
 from nbutils.training import loop
 from nbutils.training.instances import MINED, set_instances, training_data
 
@@ -200,8 +199,7 @@ def _mined(
     if not path.is_file():
         if study.on == "scifact":
             wide = settings.changed(max_length=256, backfill="random")
-            teacher = [*load_teachers(wide).values()][-1]
-            table = mine_set(scifact_claims()[0], teacher, wide)
+            table = mine_by_settings(scifact_claims()[0], wide)
         else:
             table = mine_for_training(records, settings)
         write_table(path, table)

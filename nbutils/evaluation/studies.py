@@ -38,6 +38,15 @@ PUBLIC = {
 """On SciFact: two negatives in every instance, whatever the mixing; 24 steps."""
 
 
+FOUR = [
+    "bm25",
+    "data/models/student-curriculum-seed0",
+    "data/models/student-minilm-seed0",
+    MINILM,
+]
+"""Teachers at hand: words, two students trained on the recordings, MiniLM."""
+
+
 @dataclass(frozen=True)
 class Study:
     """Variants (name to changed settings) over one `common` set of changes.
@@ -149,6 +158,16 @@ STUDIES = {
             "random": {"teachers": ["random"], "mining_method": "naive"},
         },
         PUBLIC,
+        on="scifact",
+        mines=True,
+    ),
+    # four at hand, the best last; two of them are small students of our own
+    "ensembles": Study(
+        {
+            "best teacher": {},
+            **_each("ensemble", "cross_sample", "intra_sample", "intra_sample_dedup"),
+        },
+        {**PUBLIC, "retrieved_per_query": 3, "teachers": FOUR},
         on="scifact",
         mines=True,
     ),

@@ -14,11 +14,13 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from nbutils.core.errors import LabError
 from nbutils.core.fields import Settings
 from nbutils.core.processes import gather, place, share, wait
 from nbutils.core.records import Records
 from nbutils.core.retrieval import RetrievalSet, passages
 from nbutils.mining.candidates import Search
+from nbutils.mining.ensembles import cross_sample, intra_sample
 from nbutils.mining.exclusion import prepare
 from nbutils.mining.methods import mine_until_full
 from nbutils.mining.rescoring import load_rescorer
@@ -64,6 +66,31 @@ def mine_set(
     return pd.concat(tables, ignore_index=True)
 
 
+def mine_by_settings(
+    data: RetrievalSet, settings: Settings, say: Callable[[str], None] = print
+) -> pd.DataFrame:
+    """`mine_set` by the settings' last teacher, or by all of them as an ensemble.
+
+    LabError where intra-sample, one negative of each teacher, is to give another number
+    of negatives than there are teachers.
+    """
+    recipe, every = settings.mining, load_teachers(settings)
+    if recipe.ensemble == "none":
+        return mine_set(data, [*every.values()][-1], settings, say)
+    if recipe.ensemble != "cross_sample" and len(every) != recipe.negatives_per_query:
+        raise LabError(
+            f"{recipe.ensemble} takes one negative of each teacher, and there are "
+            f"{len(every)}: set negatives_per_query={len(every)}"
+        )
+    lists = {name: mine_set(data, one, settings, say) for name, one in every.items()}
+    if recipe.ensemble == "cross_sample":
+        return cross_sample(lists, seed=settings.seed)
+    texts = data.corpus.set_index("id")["text"].to_dict()
+    return intra_sample(
+        lists, dedup=recipe.ensemble == "intra_sample_dedup", texts=texts
+    )
+
+
 def _embed(teacher: TextTeacher, texts: list[str], *, queries: bool = False) -> None:
     """Fill the teacher's cache on disk, each process its shards of different texts.
 
@@ -98,10 +125,9 @@ def training_set(records: Records) -> RetrievalSet:
 
 
 def mine_for_training(records: Records, settings: Settings) -> pd.DataFrame:
-    """Negatives of every training query by the last teacher, as notebook 03 mines them.
+    """Negatives of every training query as notebook 03 mines them.
 
     Shortfalls are filled with random documents.
     """
-    teacher = [*load_teachers(settings).values()][-1]
     settings = settings.changed(backfill="random")
-    return mine_set(training_set(records), teacher, settings)
+    return mine_by_settings(training_set(records), settings)

@@ -21,6 +21,7 @@ from nbutils.core.files import write_table
 from nbutils.core.settings import resolve
 from nbutils.encoder import vectors
 from nbutils.mining import candidates, miner, rescoring, teachers
+from nbutils.mining.ensembles import cross_sample, intra_sample
 from nbutils.mining.exclusion import prepare
 from nbutils.mining.methods import mine, mine_until_full
 
@@ -140,6 +141,34 @@ def test_more_processes_than_queries_leave_nobody_waiting(folder, monkeypatch):
             monkeypatch.setattr(miner, "gather", lambda own: [own, (whole, 1.0)])
             assert miner.mine_set(data, teacher, settings).equals(whole)
     pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), whole)
+
+
+@pytest.mark.parametrize("how", ["cross_sample", "intra_sample", "intra_sample_dedup"])
+def test_an_ensemble_by_one_setting_is_the_pages_join(folder, how, tmp_path):
+    out = tmp_path / "mined.parquet"
+    command = ["mine", str(folder), "--split", "dev", "--profile", "smoke"]
+    command += ["--set", f"ensemble={how}", "--out", str(out)]
+    done = CliRunner().invoke(app, command)
+    if how != "cross_sample":  # one of each teacher, and smoke has two
+        assert done.exit_code == 1 and "set negatives_per_query=2" in done.output
+        assert not out.exists()
+    done = CliRunner().invoke(app, [*command, "--set", "negatives_per_query=2"])
+    assert "by bm25, tiny-bert" in done.output, done.output
+    data, settings = retrieval.read_set(folder, "dev"), resolve("smoke")
+    settings = settings.changed(negatives_per_query=2)
+    lists = {
+        name: miner.mine_set(data, teacher, settings)
+        for name, teacher in teachers.load_teachers(settings).items()
+    }
+    texts = data.corpus.set_index("id")["text"].to_dict()
+    wanted = {
+        "cross_sample": lambda: cross_sample(lists, seed=0),
+        "intra_sample": lambda: intra_sample(lists, dedup=False, texts=texts),
+        "intra_sample_dedup": lambda: intra_sample(lists, texts=texts),
+    }[how]()
+    found = pd.read_parquet(out)
+    pd.testing.assert_frame_equal(found, wanted, check_dtype=False)
+    assert set(found["teacher"]) == {"bm25", "tiny-bert"}
 
 
 def test_the_command_says_what_an_index_misses(folder, tmp_path):
