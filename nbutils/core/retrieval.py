@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -65,12 +65,12 @@ def read_set(
     Documents without any text are left out. LabError for a file or split that is not
     there and a line that cannot be read; also for queries and positives without a text,
     all at once, unless `skip_missing` leaves them out and says so. In place of a folder
-    a .parquet, .csv or .jsonl file of pairs, a query and a positive in its first two
-    columns; a query that stands twice has two positives.
+    a .parquet, .csv or .jsonl file is a `pair_set`.
     """
     folder = Path(folder)
     if folder.is_file():
-        return _read_pairs(folder)
+        read = read_jsonl if folder.suffix == ".jsonl" else read_table
+        return pair_set(read(folder), name=folder.name)
     if not folder.is_dir():
         raise LabError(
             f"{folder} is no folder: give one that holds corpus.jsonl, queries.jsonl "
@@ -98,15 +98,26 @@ def read_set(
     return RetrievalSet(folder.resolve().name, own, _frame(corpus), positives)
 
 
-def _read_pairs(path: Path) -> RetrievalSet:
-    read = read_jsonl if path.suffix == ".jsonl" else read_table
-    pairs = pd.DataFrame(read(path)).iloc[:, :2]
+def pair_set(
+    pairs: Any, corpus: Iterable[str] = (), name: str = "pairs"
+) -> RetrievalSet:
+    """The set of pairs of a query and a positive, such as a `datasets.Dataset`.
+
+    The first two columns count, as for sentence-transformers; a query that stands twice
+    has two positives. corpus: further documents. LabError names a row without text.
+    """
+    try:
+        pairs = pairs.to_pandas() if hasattr(pairs, "to_pandas") else pairs
+        pairs, more = pd.DataFrame(pairs).iloc[:, :2], pd.Series([*corpus], dtype="str")
+    except UnicodeEncodeError:
+        fault = "holds half a character (a surrogate)"
+        raise LabError(f"{name} {fault}: mend it") from None
     if pairs.shape[1] < 2 or pairs.empty:
-        raise LabError(f"{path} needs rows with two columns, a query and a positive")
+        raise LabError(f"{name} needs rows with two columns, a query and a positive")
     for row, pair in enumerate(pairs.itertuples(index=False), 1):
         for value in pair:
             if not (isinstance(value, str) and value.strip()):
-                fault = f"{path}, row {row}: {value!r:.60} is no text"
+                fault = f"{name}, row {row}: {value!r:.60} is no text"
                 raise LabError(f"{fault}: mend it or leave the row out")
     pairs = pairs.drop_duplicates()
     query_of_row, queries = pd.factorize(pairs.iloc[:, 0])
@@ -115,8 +126,10 @@ def _read_pairs(path: Path) -> RetrievalSet:
     for query, document in zip(query_of_row, document_of_row, strict=True):
         positives.setdefault(f"q{query}", []).append(f"d{document}")
     asked = {f"q{n}": text for n, text in enumerate(queries)}
-    corpus = _frame({f"d{n}": text for n, text in enumerate(documents)})
-    return RetrievalSet(path.name, asked, corpus, positives)
+    texts = enumerate(dict.fromkeys([*documents, *more]))
+    return RetrievalSet(
+        name, asked, _frame({f"d{n}": text for n, text in texts}), positives
+    )
 
 
 def _read_qrels(folder: Path, split: str) -> list[tuple[str, str]]:

@@ -5,12 +5,13 @@ import json
 
 import pandas as pd
 import pytest
+from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nbutils.core.errors import LabError
 from nbutils.core.files import write_table
-from nbutils.core.retrieval import read_set
+from nbutils.core.retrieval import pair_set, read_set
 
 HEAD = "query-id\tcorpus-id\tscore\n"
 FILES = ("corpus.jsonl", "queries.jsonl", "qrels/train.tsv")
@@ -126,36 +127,39 @@ def test_what_the_files_lack_is_listed_at_once_and_can_be_left_out(written):
         read_set(folder, skip_missing=True, say=said.append)
 
 
-def pairs_in(path, pairs):
-    """A file of pairs, in the form that its name asks for."""
-    frame = pd.DataFrame(pairs).assign(label=1)
-    if path.suffix == ".jsonl":
-        frame.to_json(path, orient="records", lines=True)
-    else:
-        write_table(path, frame.set_axis([*map(str, frame.columns)], axis=1))
-    return path
+PAIRS = [("ask 2", "two"), ("ask 1", "one"), ("ask 2", "one"), ("ask 2", "two")]
 
 
-@pytest.mark.parametrize("form", ["csv", "parquet", "jsonl"])
+@pytest.mark.parametrize("form", ["Dataset", "rows", "csv", "parquet", "jsonl"])
 def test_pairs_of_a_query_and_a_positive_are_a_set(form, tmp_path):
-    pairs = [("ask 2", "two"), ("ask 1", "one"), ("ask 2", "one"), ("ask 2", "two")]
-    data = read_set(pairs_in(tmp_path / f"pairs.{form}", pairs))
+    frame = pd.DataFrame(PAIRS, columns=["anchor", "positive"]).assign(label=1)
+    if form == "Dataset":
+        data = pair_set(Dataset.from_pandas(frame))
+    elif form == "rows":
+        data = pair_set(PAIRS, corpus=["3", "one"])
+        assert data.corpus["text"].tolist() == ["two", "one", "3"]
+    else:
+        path = tmp_path / f"pairs.{form}"
+        if form == "jsonl":
+            frame.to_json(path, orient="records", lines=True)
+        else:
+            write_table(path, frame)
+        data = read_set(path)
     assert data.queries == {"q0": "ask 2", "q1": "ask 1"}
-    assert data.corpus.to_dict("list") == {"id": ["d0", "d1"], "text": ["two", "one"]}
+    assert data.corpus["text"].tolist()[:2] == ["two", "one"]
     assert data.positives == {"q0": ["d0", "d1"], "q1": ["d1"]}
-    assert data.name == f"pairs.{form}"
 
 
-@pytest.mark.parametrize("value", [None, 3, " ", ["a"], {"text": "a"}])
-def test_a_pair_without_a_text_is_named_by_its_row(value, tmp_path):
-    path = tmp_path / "pairs.jsonl"
+@pytest.mark.parametrize("value", [None, 3, float("nan"), " ", ["a"], {"text": "a"}])
+def test_a_pair_without_a_text_is_named_by_its_row(value):
     for pair in (("a", value), (value, "a")):
-        with pytest.raises(LabError, match=r"pairs\.jsonl, row 2: .* is no text"):
-            read_set(pairs_in(path, [("a", "b"), pair]))
-    for text in ('{"a": "b"}\n', ""):
-        path.write_text(text)
-        with pytest.raises(LabError, match="two columns"):
-            read_set(path)
+        with pytest.raises(LabError, match=r"pairs, row 2: .* is no text"):
+            pair_set([("a", "b"), pair])
+    with pytest.raises(LabError, match="two columns"):
+        pair_set([("a",)])
+    for pairs, corpus in (([("a", "\ud83d")], []), ([("a", "b")], ["\ud83d"])):
+        with pytest.raises(LabError, match="half a character"):
+            pair_set(pairs, corpus)
 
 
 ODD = [None, 3, float("nan"), float("inf"), 10**400, ["a"], {}, "", " ", "d1", "é"]
