@@ -127,16 +127,13 @@ def find_json(text: str, kind: type) -> Any:
 
 
 def check_texts(
-    texts: Sequence[str],
-    wanted: int = 0,
-    repeats: bool = False,
-    given: Sequence[str] = (),
+    texts: Sequence[str], wanted: int = 0, given: Sequence[str] = ()
 ) -> None:
     """Refuse empty, self-referring, repeated or badly sized texts of the model.
 
     `wanted` is the number of words asked for (0: none said): half to twice as many are
-    let through, where words can be counted. `repeats` leaves repeated texts to the
-    caller. Of the `given` texts none may be repeated; nothing else is asked of them.
+    let through, where words can be counted. Of the `given` texts none may be repeated;
+    nothing else is asked of them.
     """
     seen = set(map(normalise, given))
     most = max([MAX_WORDS, *(2 * len(words(text)) for text in given)])
@@ -147,7 +144,7 @@ def check_texts(
             raise Rejected("empty_text", "a text has no words")
         if found := SELF_TALK.search(text):
             raise Rejected("self_talk", f"says {found.group()!r}: {_short(text)}")
-        if plain in seen and not repeats:
+        if plain in seen:
             raise Rejected("duplicate_text", _short(text))
         seen.add(plain)
         count = len(words(text))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -78,14 +78,14 @@ def estimate(
 
     Of each stage at most `max_items` requests a family, as long as recorded ones.
     """
-    planned: dict[str, tuple[list, list]] = {s: ([], []) for s in check_stages(stages)}
-    for family in settings.synthesis.families:
-        pairs = recorded(family)
-        for stage, (requests, answers) in planned.items():
-            own = [(request, text) for request, text in pairs if request.stage == stage]
-            most = 0 if stage == "brainstorm" else settings.synthesis.max_items
-            requests += [request for request, _ in own][: most or None]
-            answers += count_tokens(text for _, text in own)
+    planned = {stage: ([], []) for stage in check_stages(stages)}
+    pairs = [recorded(family) for family in settings.synthesis.families]
+    for stage, (requests, lengths) in planned.items():
+        most = 0 if stage == "brainstorm" else settings.synthesis.max_items
+        for of_family in pairs:
+            own = [(r, text) for r, text in of_family if r.stage == stage]
+            requests += [request for request, _ in own[: most or None]]
+            lengths += count_tokens(text for _, text in own)
     return estimated(planned, settings, store)
 
 
@@ -102,44 +102,42 @@ def estimated(
     cost, cost_p90 (if every answer were that long), batch_cost, currency.
     """
     price, rows = price_of(settings), []
-    used = [(n.split("/")[1:2], u) for n, m, _, u in store.usage() if m == price.model]
     for stage, (requests, lengths) in planned.items():
-        chats = {r.chat(settings).key: r for r in requests}
-        there = {key for key in chats if (a := store.answer(key)) and a.text.strip()}
-        prompt = sum(count_tokens(r.text for k, r in chats.items() if k not in there))
-        pilot = [tokens for of, tokens in used if tokens and of == [stage]]
-        told = len(pilot) >= PILOT
-        lengths, ask = pilot if told else lengths, len(chats) - len(there)
+        chats = {request.chat(settings).key: request for request in requests}
+        stored = {key for key in chats if (a := store.answer(key)) and a.text.strip()}
+        ask = [request.text for key, request in chats.items() if key not in stored]
+        pilot = [
+            tokens
+            for name, model, _, tokens in store.usage()
+            if tokens and model == price.model and name.split("/")[1:2] == [stage]
+        ]
+        if told := len(pilot) >= PILOT:
+            lengths = pilot
+        prompt, counts = sum(count_tokens(ask)), (len(chats), len(stored), len(ask))
         mean, p90 = np.mean(lengths), np.percentile(lengths, 90)
-        rows.append({
-            "stage": stage, "requests": len(chats), "stored": len(there), "ask": ask,
-            "prompt_tokens": prompt, "answer_mean": mean, "answer_p90": p90,
-            "from": "pilot" if told else "recordings",
-            "cost": price.cost(prompt, mean * ask),
-            "cost_p90": price.cost(prompt, p90 * ask),
-        })  # fmt: skip
-    counted = ["requests", "stored", "ask", "prompt_tokens"]
-    sums = pd.DataFrame(rows)[[*counted, "cost", "cost_p90"]].sum()
-    table = pd.DataFrame([*rows, {"stage": "all", **sums, "from": ""}])
+        costs = [price.cost(prompt, length * len(ask)) for length in (mean, p90)]
+        source = "pilot" if told else "recordings"
+        rows.append((stage, *counts, prompt, mean, p90, source, *costs))
+    counted, cost = ["requests", "stored", "ask", "prompt_tokens"], ["cost", "cost_p90"]
+    columns = ["stage", *counted, "answer_mean", "answer_p90", "from", *cost]
+    table = pd.DataFrame(rows, columns=columns)
+    whole = {"stage": "all", "from": "", **table[[*counted, *cost]].sum()}
+    table = pd.concat([table, pd.DataFrame([whole])], ignore_index=True)
     table = table.astype(dict.fromkeys(counted, int))
     batch_cost = table["cost"] * price.batch_factor
     return table.assign(batch_cost=batch_cost, currency=price.currency)
 
 
 def record(
-    settings: Settings,
-    client: Client,
-    stages: Sequence[str] = (),
-    watch: Callable[[str], Watch | None] = lambda stage: None,
+    settings: Settings, client: Client, stages: Sequence[str] = (), watch: Watch = None
 ) -> dict[str, Made]:
     """Ask for every missing answer of `stages` (none: all) and of those they need.
 
-    Returns by stage what was made. `watch` makes a stage's watcher.
+    Returns by stage what was made.
     """
-    wanted, made = check_stages(stages), {}
+    wanted, by, made = check_stages(stages), (settings, client, watch), {}
     needed = {NEEDS.get(stage) for stage in wanted}
     for stage in (s for s in STAGES if s in wanted or s in needed):
-        by = (settings, client, watch(stage))
         if stage == "brainstorm":
             made[stage] = generate.brainstorm(*by)
         elif stage == "seed":
@@ -154,8 +152,8 @@ def record(
 @contextmanager
 def on_terminal(
     settings: Settings, batch: bool, live: bool = False
-) -> Iterator[tuple[Client, Callable[[str], Watch]]]:
-    """A client, and what makes a stage's watcher: outcomes are counted in a live table.
+) -> Iterator[tuple[Client, Watch]]:
+    """A client, and a watcher that counts outcomes in a live table.
 
     `batch`: by the provider's batch files; `live`: what they leave is asked live.
     LabError where another run fills the same store: nothing is paid for twice.
@@ -167,7 +165,7 @@ def on_terminal(
 
         client.prefetch = Batches(client, console.print, live).run
 
-    def arrived(stage: str, outcome: Any) -> None:
+    def watch(stage: str, outcome: Any) -> None:
         refused = isinstance(outcome, Rejection)
         counts[stage, f"rejected: {outcome.reason}" if refused else "accepted"] += 1
         table = Table("stage", "outcome", "answers")
@@ -178,7 +176,7 @@ def on_terminal(
     with alone(client.store.path):
         try:
             with Live(console=console, auto_refresh=False) as shown:
-                yield client, lambda stage: partial(arrived, stage)
+                yield client, watch
         finally:
             client.close()
             console.print(

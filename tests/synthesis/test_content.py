@@ -241,9 +241,9 @@ def test_the_command_tells_the_cost_then_grades_and_goes_on(answering, beir, tmp
 
 
 def test_the_four_prompts_differ_in_what_they_leave_out():
-    for (reflection, attributes), prompt in replies.SYNEG.items():
+    for reflection, attributes in replies.SYNEG:
         item = {0: ("query", "the positive")}
-        first, *more = plan.syneg_requests("health", item, prompt)
+        first, *more = plan.syneg_requests("health", item, reflection, attributes)
         assert not more or attributes
         assert ("[Reasoning]" in first.text) == reflection
         assert ('"reasoning"' in first.text) == reflection
@@ -268,7 +268,7 @@ def test_an_answer_to_the_plain_prompt_needs_no_reasoning(answering, live):
 
 
 @pytest.mark.parametrize("least", [0.5, 0.1])  # at 0.1 some near only a repeat
-def test_near_duplicates_are_those_of_the_definition(least, monkeypatch):
+def test_near_duplicates_are_those_of_the_definition(least):
     rng = np.random.default_rng(0)
     vocabulary = [f"w{n}" for n in range(6)]
     texts = [" ".join(rng.choice(vocabulary, rng.integers(1, 9))) for _ in range(120)]
@@ -280,9 +280,7 @@ def test_near_duplicates_are_those_of_the_definition(least, monkeypatch):
             if wanted[i] < 0 and wanted[j] < 0 and same >= least:
                 wanted[i] = j
     assert (wanted >= 0).sum() > 5
-    for block in (overlap.BLOCK, 16):
-        monkeypatch.setattr(overlap, "BLOCK", block)
-        assert overlap.near_duplicates(texts, least).tolist() == wanted.tolist()
+    assert overlap.near_duplicates(texts, least).tolist() == wanted.tolist()
     assert overlap.near_duplicates([], least).tolist() == []
 
 
@@ -362,9 +360,9 @@ def test_the_more_varied_generator_is_found():
 
 
 def test_languages_take_turns_and_the_default_stays_what_was_recorded():
-    tasks = {"sts": {0: "a task"}}
-    plain = list(plan.mgh_requests("health", tasks))
-    mixed = list(plan.mgh_requests("health", tasks, ["English", "German"]))
+    tasks = read_records(resolve()).tasks[:1]
+    plain = list(plan.mgh_requests(tasks))
+    mixed = list(plan.mgh_requests(tasks, ["English", "German"]))
     assert [r.variables["language"] for r in mixed] == ["English", "German"] * 3
     assert [r.text for r in mixed][::2] == [r.text for r in plain][::2]
     with pytest.raises(LabError, match="twice"):

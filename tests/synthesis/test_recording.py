@@ -112,7 +112,9 @@ def test_record_asks_for_the_stages_and_what_they_need(server, priced):
     settings = priced(max_items=5)
     client = generate.open_client(settings)
     seen = {"seed": [], "syneg": []}
-    made = recording.record(settings, client, ["syneg"], lambda s: seen[s].append)
+    made = recording.record(
+        settings, client, ["syneg"], lambda stage, made: seen[stage].append(made)
+    )
     assert list(made) == ["seed", "syneg"]
     for stage, (accepted, rejected) in made.items():
         assert len(accepted) == 5 and rejected == []

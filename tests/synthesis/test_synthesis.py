@@ -149,9 +149,8 @@ def test_corpus_has_only_its_splits_and_merges_equal_texts(loaded):
 def test_repeats_are_dropped_with_a_named_reason(loaded):
     first = loaded.tasks[0]
     twin = first.model_copy(update={"id": "twin", "text": f"  {first.text.upper()}!"})
-    tasks = [first, twin, loaded.tasks[1]]
-    again = overlap.repeats([t.text for t in tasks])
-    kept, gone = overlap.without(tasks, again, "duplicate_task")
+    made = [first, twin, loaded.tasks[1]], []
+    kept, gone = generate.without(made, "text", overlap.repeats, "duplicate_task")
     assert kept == [first, loaded.tasks[1]]
     assert [(r.id, r.reason) for r in gone] == [("twin", "duplicate_task")]
     assert first.id in gone[0].detail
