@@ -1,8 +1,7 @@
-"""Synthesis: brainstorm, MGH and SyNeg, each as request → answer → checked record.
+"""Brainstorm, MGH and SyNeg, each as request → answer → checked record.
 
 Stage 1 brainstorms tasks; stage 2 writes one graded example a call (Negative Matters,
 after E5-mistral's two-step prompt). SyNeg adds negatives to a query and its positive.
-A rejected answer is asked for again, its fault told.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,7 @@ Watch = Callable[[str, Any], None] | None
 
 
 def open_client(settings: Settings) -> Client:
-    """The client over the recorded answers of the settings' families.
-
-    LabError for a recording that is missing, truncated or changed.
-    """
+    """The client over the recorded answers of the settings' families, verified."""
     return Client(settings, plan.recorded_answers(settings))
 
 
@@ -101,10 +98,7 @@ def reask(
 
 
 def without(made: Made, field: str, find: Callable, reason: str) -> Made:
-    """Rejects also the records whose text in `field` repeats another's.
-
-    find: texts to the place of the one that each repeats, or -1 (`overlap`).
-    """
+    """Rejects also the records whose text in `field` repeats another's (`overlap`)."""
     records, rejections = made
     first = find([getattr(record, field) for record in records])
     pairs = list(zip(records, first, strict=True))
@@ -145,10 +139,9 @@ def graded_examples(
 
 def retrieval_items(settings: Settings, client: Client, watch: Watch = None) -> Made:
     """Queries with three independent positives each, `max_items` a family."""
-    requests = []
-    for family in settings.synthesis.families:
-        planned = list(plan.seed_requests(family))
-        requests += planned[: settings.synthesis.max_items or None]
+    chosen, requests = settings.synthesis, []
+    for family in chosen.families:
+        requests += islice(plan.seed_requests(family), chosen.max_items or None)
     made = fulfil(requests, settings, client, watch)
     return without(made, "query", repeats, "duplicate_query")
 
@@ -161,13 +154,12 @@ def syneg_examples(
     stages: Sequence[str] = ("syneg", "syneg-free"),
 ) -> Made:
     """SyNeg negatives of the given items: attribute matched, then freely drawn."""
-    chosen = settings.synthesis
+    chosen, requests = settings.synthesis, []
     parts = chosen.syneg_reflection, chosen.syneg_attributes
-    requests = []
     for item in items:
         pair = {int(item.id.rsplit("/", 1)[1]): (item.query, item.positives[0])}
-        requests += plan.syneg_requests(item.family, pair, *parts)
-    requests = [request for request in requests if request.stage in stages]
+        planned = plan.syneg_requests(item.family, pair, *parts)
+        requests += [request for request in planned if request.stage in stages]
     return fulfil(requests, settings, client, watch)
 
 

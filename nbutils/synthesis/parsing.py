@@ -50,10 +50,8 @@ FORM = {"literal_error": "wrong_levels"} | dict.fromkeys(
 """pydantic's name of a fault and the reason; all others are wrong keys."""
 
 THOUGHT = r"<{0}(seed:)?(think|thinking|thought|reasoning)>|\[{0}THINK\]|◁{0}think▷"
-THOUGHT_BEGINS = re.compile(THOUGHT.format("") + r"|<\|channel\|>analysis", re.I)
-THOUGHT_ENDS = re.compile(
-    THOUGHT.format("/") + r"|<\|channel\|>final<\|message\|>", re.I
-)
+BEGINS = re.compile(THOUGHT.format("") + r"|<\|channel\|>analysis", re.I)
+ENDS = re.compile(THOUGHT.format("/") + r"|<\|channel\|>final<\|message\|>", re.I)
 """How models mark their thought. Some templates write its beginning themselves."""
 
 SELF_TALK = re.compile(
@@ -61,8 +59,7 @@ SELF_TALK = re.compile(
     r"|user_query|(this|the above) query|as an ai|this document does not)\b",
     re.IGNORECASE,
 )
-MAX_WORDS = 1000
-"""A text of no stated length may have so many words at most."""
+MAX_WORDS = 1000  # of a text of no stated length
 
 
 class Rejected(Exception):
@@ -75,8 +72,8 @@ def parse(request: Planned, text: str, finish: str = "") -> Any:
     finish: why the server stopped; where that was in the middle, it is the reason.
     """
     kind = request.prompt.reply
+    form = list if issubclass(kind, RootModel) else dict
     try:
-        form = list if issubclass(kind, RootModel) else dict
         value = find_json(without_thought(text), form)
         return kind.model_validate(value).record(request)
     except ValidationError as error:
@@ -92,8 +89,8 @@ def parse(request: Planned, text: str, finish: str = "") -> Any:
 
 def without_thought(text: str) -> str:
     """The answer itself: what follows the last thought, up to one that has no end."""
-    after = max((end.end() for end in THOUGHT_ENDS.finditer(text)), default=0)
-    begun = THOUGHT_BEGINS.search(text, after)
+    after = max((end.end() for end in ENDS.finditer(text)), default=0)
+    begun = BEGINS.search(text, after)
     return text[after : begun.start() if begun else None]
 
 
@@ -101,8 +98,8 @@ def find_json(text: str, kind: type) -> Any:
     """The first JSON value of `kind` (list or dict) in a text.
 
     Tries from each opening bracket on, at most 50. A list may be the only value of an
-    object; one beside other values is not what was asked for. Rejected where there is
-    none or the value breaks off (not_json), and for half a character (bad_text).
+    object. Rejected where there is none or the value breaks off (not_json), and for
+    half a character (bad_text).
     """
     opening, end = r"[\[{]" if kind is list else r"\{", 0
     for match in islice(re.finditer(opening, text), 50):
@@ -131,9 +128,8 @@ def check_texts(
 ) -> None:
     """Refuse empty, self-referring, repeated or badly sized texts of the model.
 
-    `wanted` is the number of words asked for (0: none said): half to twice as many are
-    let through, where words can be counted. Of the `given` texts none may be repeated;
-    nothing else is asked of them.
+    Of `wanted` words (0: none said) half to twice as many are let through, where words
+    can be counted. Of the `given` texts none may be repeated; they are not checked.
     """
     seen = set(map(normalise, given))
     most = max([MAX_WORDS, *(2 * len(words(text)) for text in given)])

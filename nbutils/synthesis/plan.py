@@ -1,9 +1,8 @@
 """The plan of requests: which prompt, filled with which variables; and the recordings.
 
-Every draw is seeded by the request's own id, so a request can be rendered again alone,
-in any order. The attributes are those of E5-mistral's and SyNeg's prompts; the counts,
-the families and their domains are the lab's (`data/recordings/plan.json`). What a large
-language model once said to the whole plan is shipped beside it.
+Every draw is seeded by the request's own id, so a request can be rendered again alone.
+The attributes are those of E5-mistral's and SyNeg's prompts; the counts, the families
+and their domains are the lab's (`data/recordings/plan.json`).
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ RECORDINGS = DATA / "recordings"
 @cache
 def recording_plan() -> dict[str, Any]:
     """Families and domains, attribute lists and counts, with the groups' specs."""
-    files = [RECORDINGS / f"{name}.json" for name in ("plan", "groups")]
+    files = RECORDINGS / "plan.json", RECORDINGS / "groups.json"
     for path in files:
         verify(path)
     plan, groups = map(read_json, files)
@@ -45,13 +44,11 @@ def domains(family: str) -> list[str]:
 
 def brainstorm_requests(family: str) -> Iterator[Planned]:
     """One request per group: brainstorm its tasks (E5-mistral, section 3.1)."""
-    for group, count in recording_plan()["tasks_per_group"].items():
-        variables = {
-            "num_tasks": count,
-            "group": group,
-            "domains": ", ".join(domains(family)),
-            "group_definition": recording_plan()["groups"][group]["definition"],
-        }
+    plan = recording_plan()
+    for group, count in plan["tasks_per_group"].items():
+        variables = {"num_tasks": count, "group": group}
+        variables["domains"] = ", ".join(domains(family))
+        variables["group_definition"] = plan["groups"][group]["definition"]
         own = {"family": family, "group": group}
         yield Planned(f"{family}/brainstorm/{group}", BRAINSTORM, variables, known=own)
 
@@ -59,19 +56,17 @@ def brainstorm_requests(family: str) -> Iterator[Planned]:
 def seed_requests(family: str) -> Iterator[Planned]:
     """One request per retrieval item: a query with three independent positives."""
     spec, own = recording_plan()["seed"], domains(family)
-    forms, split = spec["query_form"], split_of(family, None, 0, 0)
+    given = {"family": family, "split": split_of(family, None, 0, 0)}
     for i in range(spec["per_family"]):
         draw = random.Random(f"{family}/seed/{i}")
-        domain = own[i % len(own)]
-        variables = {
-            "difficulty": draw.choice(spec["difficulty"]),
-            "num_words": draw.choice(spec["num_words"]),
-            "domain": domain,
-            "query_form": forms[i // len(own) % len(forms)],
-        }
-        given = {"family": family, "domain": domain, "split": split}
+        drawn = ("difficulty", "num_words")
+        variables = {name: draw.choice(spec[name]) for name in drawn}
+        round_, place = divmod(i, len(own))
+        variables["domain"] = own[place]
+        variables["query_form"] = spec["query_form"][round_ % len(spec["query_form"])]
+        known = {**given, "domain": own[place]}
         count = 3 * variables["num_words"]
-        yield Planned(f"{family}/seed/{i:02d}", SEED, variables, i, given, count)
+        yield Planned(f"{family}/seed/{i:02d}", SEED, variables, i, known, count)
 
 
 def mgh_requests(
@@ -80,9 +75,8 @@ def mgh_requests(
     """Requests for graded examples; those of a task take turns in `languages`."""
     for task in tasks:
         for example in range(recording_plan()["mgh"]["examples_per_task"]):
-            language = languages[example % len(languages)]
-            place = (task.family, task.group, task.index, example)
-            yield mgh_request(*place, task.text, language)
+            place = task.family, task.group, task.index, example
+            yield mgh_request(*place, task.text, languages[example % len(languages)])
 
 
 def mgh_request(
@@ -92,22 +86,17 @@ def mgh_request(
     plan, draw = recording_plan(), random.Random(f"{family}/{group}/{number}/{example}")
     kind, spec = plan["groups"][group], dict(plan["mgh"])
     spec["num_words"] = spec["num_words"].get(group, spec["num_words"]["other"])
-    # every list, in the plan's order: each draw moves the generator
-    lists = {name: values for name, values in spec.items() if isinstance(values, list)}
-    drawn = {name: draw.choice(values) for name, values in lists.items()}
-    variables = {"task": task, "group_definition": kind["definition"], **drawn}
-    variables["language"] = language
+    # from every list, in the plan's order: each draw moves the generator
+    drawn = {name: draw.choice(of) for name, of in spec.items() if isinstance(of, list)}
+    variables = {"task": task, "language": language, **drawn}
+    variables["group_definition"] = kind["definition"]
     for part in ("query", "document"):
         text = kind[f"{part}_spec"]
         variables[f"{part}_spec"] = text.format(**drawn)
         variables[f"{part}_words"] = drawn["num_words"] * ("{num_words}" in text)
-    own = {
-        "family": family,
-        "group": group,
-        "task_id": f"{family}/brainstorm/{group}/{number}",
-        "task": task,
-        "split": split_of(family, number, plan["tasks_per_group"][group], example),
-    }
+    own = {"family": family, "group": group, "task": task}
+    own["task_id"] = f"{family}/brainstorm/{group}/{number}"
+    own["split"] = split_of(family, number, plan["tasks_per_group"][group], example)
     count = variables["query_words"] + 5 * variables["document_words"]
     name = f"{family}/mgh/{group}/{number}/{example}"
     return Planned(name, MGH, variables, example, own, count)
@@ -152,7 +141,7 @@ def syneg_requests(
 
 
 def recorded(family: str) -> list[tuple[Planned, str]]:
-    """Every planned request of a family with the recorded text of its answer.
+    """Every planned request of a family with the text that a large model once said.
 
     LabError for an unknown family, and for a file that is missing or changed.
     """
@@ -176,10 +165,9 @@ def recorded_answers(settings: Settings) -> dict[str, Answer]:
     The recordings stand for the model "recorded" and the default decoding settings;
     under any others the same prompt is another request.
     """
-    keys = {
-        request.chat(Settings()).key: text
-        for family in settings.synthesis.families
-        for request, text in recorded(family)
-    }
-    form = {"model": "recorded", "time": "2026-11"}
-    return {key: Answer(key, text, **form) for key, text in keys.items()}
+    defaults, answers = Settings(), {}
+    for family in settings.synthesis.families:
+        for request, text in recorded(family):
+            key = request.chat(defaults).key
+            answers[key] = Answer(key, text, model="recorded", time="2026-11")
+    return answers

@@ -1,8 +1,4 @@
-"""A prompt: its template, what an answer to it must look like, and its record.
-
-The form of a reply is checked by its fields, its texts by `check`; then what the answer
-says joins what the plan knows.
-"""
+"""A prompt: its template, what an answer to it must look like, and its record."""
 
 from __future__ import annotations
 
@@ -12,18 +8,11 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel
+from pydantic import AfterValidator, BaseModel, Field, RootModel
 
+from nbutils.core import records
 from nbutils.core.fields import Settings
 from nbutils.core.files import read_sums, verify
-from nbutils.core.records import (
-    GradedExample,
-    Record,
-    RetrievalItem,
-    SynegExample,
-    Task,
-    split_of,
-)
 from nbutils.core.settings import DATA
 from nbutils.core.text import has_spaces, words
 from nbutils.llm.store import ChatRequest, chat_request
@@ -41,9 +30,9 @@ def templates() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Prompt:
-    """`template` is the name of a file, `reply` what must come back: a model.
+    """The name of a template, and the form of a reply.
 
-    Its `record(request)` makes a record (or a list of them), or raises `Rejected`.
+    The reply's `record(request)` makes a record (or a list), or raises `Rejected`.
     """
 
     template: str
@@ -87,19 +76,18 @@ class Planned:
         return chat_request(self.id, self.text, name, settings, self.sample, schema)
 
 
-class Reply(BaseModel):
-    """No unknown key, no silent conversion; its fields are those of a record, `makes`.
+class Reply(BaseModel, extra="forbid", strict=True):
+    """Its fields join what the plan knows in a record, `makes`, if its texts pass.
 
     A subclass has no docstring: it would be sent to servers, within the schema.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True)
-    makes: ClassVar[type[Record]]
+    makes: ClassVar[type[records.Record]]
 
     def check(self, asked: Mapping[str, Any]) -> None:
         """Rejected for texts that are not as asked for, by a request's variables."""
 
-    def record(self, request: Planned) -> Record:
+    def record(self, request: Planned) -> records.Record:
         self.check(request.variables)
         return self.makes(id=request.id, **request.known, **dict(self))
 
@@ -129,23 +117,21 @@ Ladder = Annotated[
 ]
 
 
-class TasksReply(RootModel[list[str]]):  # of one group in one family
-    model_config = ConfigDict(strict=True)
-
-    def record(self, request: Planned) -> list[Task]:
+class TasksReply(RootModel[list[str]], strict=True):  # of one group in one family
+    def record(self, request: Planned) -> list[records.Task]:
         texts, wanted, made = self.root, request.variables["num_tasks"], []
         if len(texts) != wanted:
             raise Rejected("wrong_count", f"{len(texts)} tasks instead of {wanted}")
         for n, text in enumerate(texts):
             check_texts([text])  # one that repeats another is dropped alone, later
-            split = split_of(request.known["family"], n, wanted, 0)
+            split = records.split_of(request.known["family"], n, wanted, 0)
             own = {"index": n, "text": text.strip(), "split": split, **request.known}
-            made.append(Task(id=f"{request.id}/{n}", **own))
+            made.append(records.Task(id=f"{request.id}/{n}", **own))
         return made
 
 
 class SeedReply(Reply):
-    makes = RetrievalItem
+    makes = records.RetrievalItem
     query: Line
     title: Line
     positives: Three
@@ -157,7 +143,7 @@ class SeedReply(Reply):
 
 
 class MghReply(Reply):  # MGH's keys; a server writes them in this order
-    makes = GradedExample
+    makes = records.GradedExample
     query: Line
     positive: str = Field(alias="positive_example")
     negatives: Ladder = Field(alias="hard_negative_examples")
@@ -169,7 +155,7 @@ class MghReply(Reply):  # MGH's keys; a server writes them in this order
 
 
 class SynegPlainReply(Reply):
-    makes = SynegExample
+    makes = records.SynegExample
     negatives: Pair = Field(alias="hard_negatives")
 
     def check(self, asked: Mapping[str, Any]) -> None:
@@ -179,7 +165,7 @@ class SynegPlainReply(Reply):
 
 
 class SynegReply(Reply):  # the reasoning goes before what it leads to
-    makes = SynegExample
+    makes = records.SynegExample
     reasoning: str
     negatives: Pair = Field(alias="hard_negatives")
 
