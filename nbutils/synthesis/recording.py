@@ -74,7 +74,7 @@ def _tokenizer() -> Tokenizer:
 def estimate(
     settings: Settings, store: Store, stages: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """What a recording of `stages` would ask and cost: a table as of `estimated`.
+    """What `record` would ask and cost, a table as of `estimated`.
 
     Of each stage at most `max_items` requests a family, as long as recorded ones.
     """
@@ -111,30 +111,28 @@ def estimated(
             for name, model, _, tokens in store.usage()
             if tokens and model == price.model and name.split("/")[1:2] == [stage]
         ]
-        if told := len(pilot) >= PILOT:
-            lengths = pilot
-        prompt, counts = sum(count_tokens(ask)), (len(chats), len(stored), len(ask))
-        mean, p90 = np.mean(lengths), np.percentile(lengths, 90)
-        costs = [price.cost(prompt, length * len(ask)) for length in (mean, p90)]
-        source = "pilot" if told else "recordings"
-        rows.append((stage, *counts, prompt, mean, p90, source, *costs))
-    counted, cost = ["requests", "stored", "ask", "prompt_tokens"], ["cost", "cost_p90"]
-    columns = ["stage", *counted, "answer_mean", "answer_p90", "from", *cost]
-    table = pd.DataFrame(rows, columns=columns)
-    whole = {"stage": "all", "from": "", **table[[*counted, *cost]].sum()}
-    table = pd.concat([table, pd.DataFrame([whole])], ignore_index=True)
-    table = table.astype(dict.fromkeys(counted, int))
-    batch_cost = table["cost"] * price.batch_factor
-    return table.assign(batch_cost=batch_cost, currency=price.currency)
+        told = len(pilot) >= PILOT
+        tokens = np.array(pilot if told else lengths)
+        rows.append({
+            "stage": stage, "requests": len(chats), "stored": len(stored),
+            "ask": len(ask), "prompt_tokens": sum(count_tokens(ask)),
+            "answer_mean": tokens.mean(), "answer_p90": np.percentile(tokens, 90),
+            "from": "pilot" if told else "recordings",
+        })  # fmt: skip
+    table = pd.DataFrame(rows)
+    for cost, length in {"cost": "answer_mean", "cost_p90": "answer_p90"}.items():
+        table[cost] = price.cost(table["prompt_tokens"], table[length] * table["ask"])
+    table["batch_cost"] = table["cost"] * price.batch_factor
+    whole = table.drop(columns=["answer_mean", "answer_p90"])
+    whole = whole.assign(**{"stage": "all", "from": ""}).groupby(["stage", "from"])
+    table = pd.concat([table, whole.sum().reset_index()], ignore_index=True)
+    return table.assign(currency=price.currency)
 
 
 def record(
     settings: Settings, client: Client, stages: Sequence[str] = (), watch: Watch = None
 ) -> dict[str, Made]:
-    """Ask for every missing answer of `stages` (none: all) and of those they need.
-
-    Returns by stage what was made.
-    """
+    """By stage what was made of `stages` (none: all) and of those they need."""
     wanted, by, made = check_stages(stages), (settings, client, watch), {}
     needed = {NEEDS.get(stage) for stage in wanted}
     for stage in (s for s in STAGES if s in wanted or s in needed):
@@ -155,8 +153,8 @@ def on_terminal(
 ) -> Iterator[tuple[Client, Watch]]:
     """A client, and a watcher that counts outcomes in a live table.
 
-    `batch`: by the provider's batch files; `live`: what they leave is asked live.
-    LabError where another run fills the same store: nothing is paid for twice.
+    `batch` and `live` are those of `Batches`. LabError where another run fills the same
+    store: nothing is paid for twice.
     """
     console, counts = Console(), Counter()
     client = generate.open_client(settings)
