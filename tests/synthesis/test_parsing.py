@@ -8,6 +8,7 @@ runs the long form; the suite's own is short.
 import json
 import os
 import random
+from collections import defaultdict
 from dataclasses import replace
 
 import pytest
@@ -20,9 +21,9 @@ from nbutils.llm.store import Answer
 from nbutils.synthesis import parsing, plan
 from nbutils.synthesis.generate import reask
 
-BY_TEMPLATE: dict[str, list] = {}
-for request, text in plan.recorded("health"):
-    BY_TEMPLATE.setdefault(request.prompt.template, []).append((request, text))
+BY_TEMPLATE = defaultdict(list)
+for pair in plan.recorded("health"):
+    BY_TEMPLATE[pair[0].prompt.template].append(pair)
 
 
 def recorded(template):
@@ -30,46 +31,41 @@ def recorded(template):
     return request, json.loads(text)
 
 
-def with_negative(value, place, **changes):
-    negatives = [dict(n) for n in value["hard_negative_examples"]]
-    negatives[place] |= changes
-    return value | {"hard_negative_examples": negatives}
+def with_negative(value, place, text, level="medium"):
+    negatives = [*value[LADDER]]
+    negatives[place] = {"similarity_level": level, "text": text}
+    return value | {LADDER: negatives}
 
 
-SAID = {
-    ("mgh", "not_json"): lambda v: None,
-    ("mgh", "wrong_keys"): lambda v: v | {"note": "x"},
-    ("mgh", "wrong_levels"): lambda v: with_negative(v, 0, similarity_level="low"),
-    ("mgh", "wrong_count"): lambda v: v | {
-        "hard_negative_examples": v["hard_negative_examples"][:3]
-    },
-    ("mgh", "empty_text"): lambda v: with_negative(v, 2, text=" … "),
-    ("mgh", "duplicate_text"): lambda v: with_negative(
-        v, 3, text=v["positive_example"].upper()
-    ),
-    ("mgh", "too_long"): lambda v: with_negative(v, 1, text="many words " * 200),
-    ("mgh", "too_short"): lambda v: with_negative(v, 1, text="few words"),
-    ("mgh", "self_talk"): lambda v: with_negative(
-        v, 1, text="This hard negative " + "is " * 50
-    ),
-    ("mgh", "bad_text"): lambda v: v | {"query": v["query"] + "\ud800"},
-    ("brainstorm", "wrong_count"): lambda v: v[1:],
-    ("brainstorm", "wrong_keys"): lambda v: [1, *v[1:]],
-    ("brainstorm", "empty_text"): lambda v: ["", *v[1:]],
-    ("brainstorm", "not_json"): lambda v: {"tasks": "none"},
-    ("seed", "duplicate_text"): lambda v: v | {"positives": [v["positives"][0]] * 3},
-    ("seed", "empty_text"): lambda v: v | {"title": "…"},
-    ("syneg", "empty_text"): lambda v: v | {"reasoning": "  "},
-    ("syneg", "duplicate_text"): lambda v: v | {
-        "hard_negatives": [recorded("syneg")[0].variables["positive"], "x"]
-    },
-}  # fmt: skip
+POSITIVE, LADDER = "positive_example", "hard_negative_examples"
+GIVEN = recorded("syneg")[0].variables["positive"]
+FAULTS = [
+    ("mgh", "not_json", lambda v: None),
+    ("mgh", "wrong_keys", lambda v: v | {"note": "x"}),
+    ("mgh", "wrong_levels", lambda v: v | {LADDER: v[LADDER][::-1]}),
+    ("mgh", "wrong_levels", lambda v: with_negative(v, 1, "x", "middle")),
+    ("mgh", "wrong_count", lambda v: v | {LADDER: v[LADDER][:3]}),
+    ("mgh", "empty_text", lambda v: with_negative(v, 2, " … ")),
+    ("mgh", "duplicate_text", lambda v: with_negative(v, 1, v[POSITIVE].upper())),
+    ("mgh", "too_long", lambda v: with_negative(v, 1, "many words " * 200)),
+    ("mgh", "too_short", lambda v: with_negative(v, 1, "few words")),
+    ("mgh", "self_talk", lambda v: with_negative(v, 1, f"This query {'is ' * 50}")),
+    ("mgh", "bad_text", lambda v: v | {"query": v["query"] + "\ud800"}),
+    ("brainstorm", "wrong_count", lambda v: v[1:]),
+    ("brainstorm", "wrong_keys", lambda v: [1, *v[1:]]),
+    ("brainstorm", "empty_text", lambda v: ["", *v[1:]]),
+    ("brainstorm", "not_json", lambda v: {"tasks": "none"}),
+    ("seed", "duplicate_text", lambda v: v | {"positives": [v["positives"][0]] * 3}),
+    ("seed", "empty_text", lambda v: v | {"title": "…"}),
+    ("syneg", "empty_text", lambda v: v | {"reasoning": "  "}),
+    ("syneg", "duplicate_text", lambda v: v | {"hard_negatives": [GIVEN, "x"]}),
+]
 
 
-@pytest.mark.parametrize(("template", "reason"), SAID)
-def test_each_fault_has_its_reason(template, reason):
+@pytest.mark.parametrize(("template", "reason", "change"), FAULTS)
+def test_each_fault_has_its_reason(template, reason, change):
     request, value = recorded(template)
-    outcome = parsing.parse(request, json.dumps(SAID[template, reason](value)))
+    outcome = parsing.parse(request, json.dumps(change(value)))
     assert isinstance(outcome, Rejection)
     assert (outcome.id, outcome.reason) == (request.id, reason)
     assert reason in parsing.REASONS and "\n" not in outcome.detail
@@ -129,8 +125,9 @@ def test_lengths_are_checked_where_words_can_be_counted(sign, spaced):
 
     def accepted(count):
         made = {**value, "query": f"Q {sign * 8}", "positive_example": f"P {sign * 60}"}
-        for n in range(4):
-            made = with_negative(made, n, text=f"{n} {sign * count}")
+        made[LADDER] = [
+            n | {"text": f"{i} {sign * count}"} for i, n in enumerate(value[LADDER])
+        ]
         said = json.dumps(made, ensure_ascii=False)
         return isinstance(parsing.parse(request, said), GradedExample)
 
