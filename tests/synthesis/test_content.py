@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from nbutils.__main__ import app
 from nbutils.core import retrieval
 from nbutils.core.errors import LabError
-from nbutils.core.files import read_jsonl, write_jsonl
+from nbutils.core.files import read_jsonl
 from nbutils.core.records import GradedExample, Verdict, read_records
 from nbutils.core.settings import resolve
 from nbutils.core.text import normalise
@@ -132,22 +132,6 @@ def test_agreement_is_counted_against_the_truth():
 
 
 @pytest.fixture
-def beir(tmp_path):
-    folder = tmp_path / "set"
-    (folder / "qrels").mkdir(parents=True)
-    corpus = [
-        {"_id": f"d{n}", "title": f"T{n}", "text": f"Text {n} about it."}
-        for n in range(4)
-    ]
-    queries = [{"_id": f"q{n}", "text": f"question number {n}"} for n in range(3)]
-    write_jsonl(folder / "corpus.jsonl", corpus)
-    write_jsonl(folder / "queries.jsonl", queries)
-    qrels = "query-id\tcorpus-id\tscore\nq0\td3\t0\nq0\td1\t1\nq0\td2\t1\nq1\td2\t2\n"
-    (folder / "qrels" / "train.tsv").write_text(qrels)
-    return retrieval.read_set(folder)
-
-
-@pytest.fixture
 def graded():
     """Has ladders written for a set: what was made, and rejected."""
 
@@ -156,15 +140,6 @@ def graded():
         return from_sets.graded(asked, settings, generate.open_client(settings))
 
     return written
-
-
-def test_queries_of_a_beir_folder_are_asked_for_with_a_relevant_text(beir):
-    asked = from_sets.seeded_requests(beir, resolve())
-    assert [(r.variables["query"], r.variables["positive"]) for r in asked] == [
-        ("question number 0", "T1\nText 1 about it."),
-        ("question number 1", "T2\nText 2 about it."),
-    ]
-    assert from_sets.seeded_requests(beir, resolve(), limit=1) == asked[:1]
 
 
 def written(prompt):
@@ -180,14 +155,17 @@ def written(prompt):
     return json.dumps({"text": f"Written {place} alone."})
 
 
-@pytest.mark.parametrize(("calls", "count"), [("ladder", 2), ("level", 8)])
+@pytest.mark.parametrize(("calls", "count"), [("ladder", 6), ("level", 24)])
 def test_a_ladder_is_written_for_each_seed_in_one_call_or_four(
-    calls, count, answering, beir, live, graded
+    calls, count, answering, own_set, live, graded
 ):
-    server = answering(written)
-    examples, refused = graded(beir, live(mgh_calls=calls, languages=["French"]))
+    server, data = answering(written), retrieval.read_set(own_set)
+    examples, refused = graded(data, live(mgh_calls=calls, languages=["French"]))
     assert refused == [] and server.attempts.total() == count
-    assert [e.id for e in examples] == ["set/mgh-seeded/q0", "set/mgh-seeded/q1"]
+    assert [e.id for e in examples] == [
+        f"{data.name}/mgh-seeded/q{n}" for n in range(6)
+    ]
+    assert [e.query for e in examples] == [*data.queries.values()]
     assert all(isinstance(e, GradedExample) for e in examples)
     assert [t.split()[1] for t in examples[0].negatives] == ["1", "2", "3", "4"]
     assert all("Language: French" in str(body["messages"]) for body in server.seen)
@@ -199,13 +177,14 @@ def test_a_ladder_is_written_for_each_seed_in_one_call_or_four(
      ('{"text": "Written 1 alone."}', "", "duplicate_text")],
 )  # fmt: skip
 def test_a_seed_with_a_bad_level_is_refused_whole(
-    said, name, reason, answering, beir, live, graded
+    said, name, reason, answering, own_set, live, graded
 ):
     bad = from_sets.LEVEL_TEXTS["N3"]
-    answering(lambda p: said if bad in p and "number 1" in p else written(p))
-    examples, refused = graded(beir, live(mgh_calls="level"))
-    assert [e.id for e in examples] == ["set/mgh-seeded/q0"]
-    assert [(r.id, r.reason) for r in refused] == [(f"set/mgh-seeded/q1{name}", reason)]
+    answering(lambda p: said if bad in p and "which is 1" in p else written(p))
+    data = retrieval.read_set(own_set)
+    examples, (fault,) = graded(data, live(mgh_calls="level"))
+    assert [e.query[-1] for e in examples] == ["0", "2", "3", "4", "5"]
+    assert (fault.id, fault.reason) == (f"{data.name}/mgh-seeded/q1{name}", reason)
 
 
 @pytest.mark.parametrize("calls", ["ladder", "level"])
@@ -213,16 +192,21 @@ def test_only_what_the_model_wrote_is_judged(calls, answering, live, graded):
     """The user's texts are long, speak of queries, and one is its own answer."""
     long = "This query as a hard negative. " * 400
     corpus = pd.DataFrame({"id": ["d0", "d1"], "text": [long, "same"]})
-    queries, positives = {"q0": "As an AI?", "q1": "same"}, {"q0": ["d0"], "q1": ["d1"]}
+    queries, positives = (
+        {"q0": "As an AI?", "q1": "same"},
+        {"q0": ["d0", "d1"], "q1": ["d1"]},
+    )
     answering(written)
     data = retrieval.RetrievalSet("own", queries, corpus, positives)
     made, refused = graded(data, live(mgh_calls=calls))
     assert [e.positive for e in made] == [long, "same"] and refused == []
 
 
-def test_the_command_tells_the_cost_then_grades_and_goes_on(answering, beir, tmp_path):
+def test_the_command_tells_the_cost_then_grades_and_goes_on(
+    answering, own_set, tmp_path
+):
     server, out = answering(written), tmp_path / "graded.jsonl"
-    base = ["grade", str(tmp_path / "set"), "--out", str(out), "--set"]
+    base = ["grade", str(own_set), "--out", str(out), "--set"]
     base += ["llm_model=gpt-4o-mini", "--set", f"llm_store={tmp_path / 's.sqlite'}"]
     live = ["--set", "llm_mode=live"]
 
@@ -236,10 +220,10 @@ def test_the_command_tells_the_cost_then_grades_and_goes_on(answering, beir, tmp
     assert "budget" in run(*live, "--max-cost", "0.000001", code=1)
     assert not server.seen and not out.exists()
     assert "1 graded examples, 0 rejected" in run(*live, "--limit", "1")
-    assert "2 graded examples" in run(*live) and len(server.seen) == 2
-    assert "2 graded examples" in run() and len(server.seen) == 2  # replayed
+    assert "6 graded examples" in run(*live) and len(server.seen) == 6
+    assert "6 graded examples" in run() and len(server.seen) == 6  # replayed
     asked = [example.query for example in read_jsonl(out, GradedExample)]
-    assert asked == ["question number 0", "question number 1"]
+    assert asked == [f"which is {n}" for n in range(6)]
 
 
 # -- SyNeg's prompt without its parts

@@ -199,9 +199,3 @@ def test_a_mutated_answer_gives_a_record_or_a_named_rejection(place, seed, times
 @given(place=PLACES, text=st.text(max_size=400))
 def test_any_text_gives_a_named_rejection(place, text):
     assert outcome_of(CORPUS[place][0], text) != "accepted"
-
-
-def test_the_unchanged_answers_are_accepted_and_many_mutations_are_not():
-    assert {outcome_of(*pair) for pair in CORPUS} == {"accepted"}
-    made = {outcome_of(r, mutated(t, n, 2)) for n in range(20) for r, t in CORPUS[:10]}
-    assert len(made) >= 4, "the mutations reach few of the parser's reasons"
