@@ -6,7 +6,7 @@ import importlib.metadata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -28,9 +28,14 @@ from nbutils.synthesis.generate import Made, Watch
 from nbutils.synthesis.plan import recorded
 from nbutils.synthesis.replies import Planned
 
-STAGES = ("brainstorm", "seed", "mgh", "syneg", "syneg-free")
-NEEDS = {"mgh": "brainstorm", "syneg": "seed", "syneg-free": "seed"}
-"""The stage whose answers a stage's prompts hold."""
+STAGES = {
+    "brainstorm": ("", generate.brainstorm),
+    "seed": ("", generate.retrieval_items),
+    "mgh": ("brainstorm", generate.graded_examples),
+    "syneg": ("seed", partial(generate.syneg_examples, stages=["syneg"])),
+    "syneg-free": ("seed", partial(generate.syneg_examples, stages=["syneg-free"])),
+}
+"""In the order of a run: the stage whose records one is made of, and what makes it."""
 PILOT = 5
 """Stored answers of a stage from which on they tell its lengths, not the recordings."""
 
@@ -133,17 +138,12 @@ def record(
     settings: Settings, client: Client, stages: Sequence[str] = (), watch: Watch = None
 ) -> dict[str, Made]:
     """By stage what was made of `stages` (none: all) and of those they need."""
-    wanted, by, made = check_stages(stages), (settings, client, watch), {}
-    needed = {NEEDS.get(stage) for stage in wanted}
-    for stage in (s for s in STAGES if s in wanted or s in needed):
-        if stage == "brainstorm":
-            made[stage] = generate.brainstorm(*by)
-        elif stage == "seed":
-            made[stage] = generate.retrieval_items(*by)
-        elif stage == "mgh":
-            made[stage] = generate.graded_examples(made["brainstorm"][0], *by)
-        else:
-            made[stage] = generate.syneg_examples(made["seed"][0], *by, stages=[stage])
+    wanted, made = check_stages(stages), {}
+    needed = {STAGES[stage][0] for stage in wanted}
+    for stage, (source, make) in STAGES.items():
+        if stage in wanted or stage in needed:
+            given = [made[source][0]] if source else []
+            made[stage] = make(*given, settings, client, watch)
     return made
 
 
