@@ -42,5 +42,5 @@ from nbutils.synthesis.plan import (
     syneg_requests,
 )
 from nbutils.synthesis.recording import estimate
-from nbutils.synthesis.replies import LEVEL_NAMES, SYNEG
+from nbutils.synthesis.replies import LEVEL_NAMES
 from nbutils.synthesis.second import second_answers

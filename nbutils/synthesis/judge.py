@@ -62,10 +62,10 @@ def unanswered(
 
 
 def judge_cost(asked: Sequence[Planned], settings: Settings) -> pd.DataFrame:
-    """What these requests would cost each model of the price table, told before.
+    """What these requests would cost, one row a model of the price table.
 
-    One row a model: requests, prompt_tokens (as of `count_tokens`), answer_tokens
-    (ANSWER_TOKENS each), cost, batch_cost, currency and as_of, the month of the prices.
+    requests, prompt_tokens, answer_tokens (ANSWER_TOKENS each), cost, batch_cost,
+    currency and as_of, the month of the prices.
     """
     table = price_table(settings.llm.prices)
     prompt = sum(count_tokens(one.text for one in asked))
@@ -83,8 +83,7 @@ def share_answering(
 ) -> tuple[float, float, float]:
     """Share of the judged passages that answer, with its 95 % interval over queries.
 
-    For mined negatives: the false-negative rate as the judge sees it. `draws` are the
-    `samples` and the `seed` of the interval.
+    Of mined negatives it is the rate of false ones. `draws`: `statistics.bootstrap`.
     """
     per_query = _table(verdicts).groupby("query_id")["answers"].agg(["sum", "size"])
     return bootstrap(ratio, per_query, **draws)

@@ -93,14 +93,11 @@ def summarise(
 
 
 def in_order(
-    examples: Sequence[GradedExample],
-    similarities: np.ndarray,
-    rule: str = "positive_first",
+    examples: Sequence[GradedExample], similarities: np.ndarray, rule: str
 ) -> tuple[list[GradedExample], list[Rejection]]:
-    """The examples whose ladder stands under a teacher, and why the others do not.
+    """The examples whose ladder stands by a rule of RULES, and why the others do not.
 
-    A rejected example names its order and its margin (P − N1). LabError for an unknown
-    rule.
+    A rejection names the order and the margin (P − N1). LabError for another rule.
     """
     scores, table = np.asarray(similarities, dtype=float), ladder(similarities)
     table["positive_first"] = scores[:, 0] > scores[:, 1:].max(axis=1)

@@ -37,7 +37,7 @@ def recording_plan() -> dict[str, Any]:
 
 
 def domains(family: str) -> list[str]:
-    """The domains of a family. LabError for a family that is not planned."""
+    """LabError for a family that is not planned."""
     families = recording_plan()["families"]
     return families[known("family", family, families)]
 
@@ -56,15 +56,14 @@ def brainstorm_requests(family: str) -> Iterator[Planned]:
 def seed_requests(family: str) -> Iterator[Planned]:
     """One request per retrieval item: a query with three independent positives."""
     spec, own = recording_plan()["seed"], domains(family)
-    given = {"family": family, "split": split_of(family, None, 0, 0)}
+    forms, split = spec["query_form"], split_of(family, None, 0, 0)
     for i in range(spec["per_family"]):
         draw = random.Random(f"{family}/seed/{i}")
         drawn = ("difficulty", "num_words")
         variables = {name: draw.choice(spec[name]) for name in drawn}
-        round_, place = divmod(i, len(own))
-        variables["domain"] = own[place]
-        variables["query_form"] = spec["query_form"][round_ % len(spec["query_form"])]
-        known = {**given, "domain": own[place]}
+        variables["query_form"] = forms[i // len(own) % len(forms)]
+        variables["domain"] = own[i % len(own)]
+        known = {"family": family, "domain": variables["domain"], "split": split}
         count = 3 * variables["num_words"]
         yield Planned(f"{family}/seed/{i:02d}", SEED, variables, i, known, count)
 
