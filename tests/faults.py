@@ -26,9 +26,8 @@ from nbutils.core.sections import FAMILIES
 from nbutils.core.settings import resolve
 from nbutils.llm.client import Client
 from nbutils.llm.store import ChatRequest, Store
-from nbutils.synthesis.parsing import parse
-from nbutils.synthesis.plan import recorded
-from nbutils.synthesis.replies import Planned
+from nbutils.synthesis.plan import Planned, recorded
+from nbutils.synthesis.replies import parse
 
 ANSWERED = ("answered", "wrong content type", "parts", "thought")
 """What delivers a whole answer: JSON under another content type is one, too."""

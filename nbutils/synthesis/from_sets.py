@@ -20,10 +20,10 @@ from nbutils.core.retrieval import RetrievalSet
 from nbutils.core.settings import ROOT
 from nbutils.llm.client import Client
 from nbutils.llm.store import Store
+from nbutils.synthesis import replies
 from nbutils.synthesis.generate import Made, Watch, fulfil
-from nbutils.synthesis.parsing import check_texts, parse
+from nbutils.synthesis.plan import Planned
 from nbutils.synthesis.recording import count_tokens, estimated
-from nbutils.synthesis.replies import LEVEL_NAMES, Ladder, Planned, Prompt, Reply
 
 STAGE = "mgh-seeded"
 TASK = "Given a query, retrieve the text that matches it"
@@ -38,25 +38,25 @@ LEVEL_TEXTS = {
 """The levels in words, as the one-call prompt has them."""
 
 
-class LadderReply(Reply):  # the pair is the user's own: it is not judged
+class LadderReply(replies.Reply):  # the pair is the user's own: it is not judged
     makes = GradedExample
-    negatives: Ladder = Field(alias="hard_negative_examples")
+    negatives: replies.Ladder = Field(alias="hard_negative_examples")
 
     def check(self, asked: Mapping[str, Any]) -> None:
-        check_texts(self.negatives, given=[asked["query"], asked["positive"]])
+        replies.check_texts(self.negatives, given=[asked["query"], asked["positive"]])
 
 
-class LevelReply(Reply):
+class LevelReply(replies.Reply):
     text: str
 
     def record(self, request: Planned) -> tuple[str, str]:
         given = [request.known["query"], request.known["positive"]]
-        check_texts([self.text], given=given)
+        replies.check_texts([self.text], given=given)
         return request.id, self.text
 
 
-LADDER = Prompt("mgh_seeded", LadderReply)
-LEVEL = Prompt("mgh_level", LevelReply)
+LADDER = replies.Prompt("mgh_seeded", LadderReply)
+LEVEL = replies.Prompt("mgh_level", LevelReply)
 
 
 def seeded_requests(
@@ -102,10 +102,10 @@ def graded(
         texts = [written.get(f"{name}/{level}") for level in LEVEL_TEXTS]
         if None in texts:
             continue
-        named = zip(LEVEL_NAMES, texts, strict=True)
+        named = zip(replies.LEVEL_NAMES, texts, strict=True)
         ladder = [{"similarity_level": level, "text": text} for level, text in named]
         whole = replace(first, id=name, prompt=LADDER)
-        made = parse(whole, json.dumps({"hard_negative_examples": ladder}))
+        made = replies.parse(whole, json.dumps({"hard_negative_examples": ladder}))
         # two levels may be the same text
         (rejections if isinstance(made, Rejection) else examples).append(made)
     return examples, rejections

@@ -30,8 +30,8 @@ from nbutils.llm.client import Client
 from nbutils.llm.store import Answer, ChatRequest
 from nbutils.synthesis import plan
 from nbutils.synthesis.overlap import near_duplicates, repeats
-from nbutils.synthesis.parsing import REASONS, parse, without_thought
-from nbutils.synthesis.replies import Planned, templates
+from nbutils.synthesis.plan import Planned
+from nbutils.synthesis.replies import REASONS, parse, without_thought
 
 Made = tuple[list, list[Rejection]]
 """The records, and what was rejected for good."""
@@ -90,7 +90,7 @@ def reask(
 ) -> ChatRequest:
     """The request that tells the model what was wrong with its answer."""
     why = {"reason": REASONS[fault.reason], "detail": fault.detail}
-    turns = [{"role": "user", "content": templates()["reask"].format(**why)}]
+    turns = [{"role": "user", "content": plan.templates()["reask"].format(**why)}]
     if (text := without_thought(answer.text)).strip():
         turns.insert(0, {"role": "assistant", "content": text})
     name = f"{chat.id.split('#')[0]}#{number}"

@@ -17,8 +17,9 @@ from nbutils.core.records import Verdict
 from nbutils.core.statistics import bootstrap, ratio
 from nbutils.llm.client import Client
 from nbutils.llm.costs import Price, price_table
+from nbutils.synthesis.plan import Planned
 from nbutils.synthesis.recording import count_tokens
-from nbutils.synthesis.replies import Line, Planned, Prompt, Reply
+from nbutils.synthesis.replies import Line, Prompt, Reply
 
 ANSWER_TOKENS = 60
 """Our guess of the length of a verdict, a sentence and a flag: none is recorded."""

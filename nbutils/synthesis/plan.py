@@ -10,20 +10,68 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel
 
 from nbutils.core.errors import known
 from nbutils.core.fields import Settings
-from nbutils.core.files import read_json, read_jsonl, verify
+from nbutils.core.files import read_json, read_jsonl, read_sums, verify
 from nbutils.core.records import Task, split_of
 from nbutils.core.settings import DATA
 from nbutils.core.text import words
-from nbutils.llm.store import Answer
-from nbutils.synthesis.parsing import parse
-from nbutils.synthesis.replies import BRAINSTORM, MGH, SEED, SYNEG, Planned
+from nbutils.llm.store import Answer, ChatRequest, chat_request
+from nbutils.synthesis.replies import BRAINSTORM, MGH, SEED, SYNEG, Prompt, parse
 
-RECORDINGS = DATA / "recordings"
+RECORDINGS, TEMPLATES = DATA / "recordings", DATA / "prompts"
+
+
+@cache
+def templates() -> dict[str, str]:
+    """The shipped templates by name: a changed one would be another request."""
+    verify(TEMPLATES)
+    return {Path(n).stem: (TEMPLATES / n).read_text() for n in read_sums(TEMPLATES)}
+
+
+@cache
+def schema(reply: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema of a reply, for servers with structured output."""
+    return reply.model_json_schema()
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A request before it is rendered: a prompt and what fills it.
+
+    `variables` may hold more than the template names: what the answer is checked by.
+    `known` are the fields of its record that no answer decides; `words` how many words
+    are asked for in all (0: not said). `sample` tells equal texts of a stage apart: the
+    draws of two examples of a task often coincide.
+    """
+
+    id: str
+    prompt: Prompt
+    variables: Mapping[str, Any]
+    sample: int = 0
+    known: Mapping[str, Any] = field(default_factory=dict)
+    words: int = 0
+
+    @property
+    def stage(self) -> str:
+        return self.id.split("/")[1]
+
+    @property
+    def text(self) -> str:
+        """The prompt as the model reads it."""
+        return templates()[self.prompt.template].format(**self.variables)
+
+    def chat(self, settings: Settings) -> ChatRequest:
+        """The request that goes to the client."""
+        name, form = self.prompt.template, schema(self.prompt.reply)
+        return chat_request(self.id, self.text, name, settings, self.sample, form)
 
 
 @cache

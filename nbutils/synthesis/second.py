@@ -20,9 +20,8 @@ from nbutils.core.settings import read_config, resolve
 from nbutils.llm.client import Client
 from nbutils.synthesis.from_sets import STAGE, seeded_requests
 from nbutils.synthesis.judge import judge_requests
-from nbutils.synthesis.parsing import parse
-from nbutils.synthesis.plan import RECORDINGS, recorded
-from nbutils.synthesis.replies import Planned
+from nbutils.synthesis.plan import RECORDINGS, Planned, recorded
+from nbutils.synthesis.replies import parse
 
 FOLDER = RECORDINGS / "second_generator"
 KINDS = ("brainstorm", "mgh", "syneg", "judge", "level")
@@ -70,7 +69,7 @@ def second_requests() -> dict[str, list[Planned]]:
 def second_answers() -> pd.DataFrame:
     """One row an answer, with what the parser makes of it.
 
-    kind, id; outcome: "accepted", or the reason why not (`parsing.REASONS`) with its
+    kind, id; outcome: "accepted", or the reason why not (`replies.REASONS`) with its
     detail; loose: the same where an answer without JSON is read by LOOSE; response;
     tokens; record: what was read, loosely where it must be, or None; query (level);
     first: the first generator's negative (level) or verdict (judge). LabError for a

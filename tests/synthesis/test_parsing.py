@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from nbutils.core.records import GradedExample, Record, Rejection
 from nbutils.core.settings import resolve
 from nbutils.llm.store import Answer
-from nbutils.synthesis import parsing, plan
+from nbutils.synthesis import plan, replies
 from nbutils.synthesis.generate import reask
 
 BY_TEMPLATE = defaultdict(list)
@@ -65,10 +65,10 @@ FAULTS = [
 @pytest.mark.parametrize(("template", "reason", "change"), FAULTS)
 def test_each_fault_has_its_reason(template, reason, change):
     request, value = recorded(template)
-    outcome = parsing.parse(request, json.dumps(change(value)))
+    outcome = replies.parse(request, json.dumps(change(value)))
     assert isinstance(outcome, Rejection)
     assert (outcome.id, outcome.reason) == (request.id, reason)
-    assert reason in parsing.REASONS and "\n" not in outcome.detail
+    assert reason in replies.REASONS and "\n" not in outcome.detail
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_each_fault_has_its_reason(template, reason, change):
 )  # fmt: skip
 def test_a_list_inside_an_object_of_other_things_is_no_answer(wrap, taken):
     request, value = recorded("brainstorm")
-    outcome = parsing.parse(request, wrap.format(json.dumps(value)))
+    outcome = replies.parse(request, wrap.format(json.dumps(value)))
     assert (getattr(outcome, "reason", "") == "not_json") is not taken
     assert not taken or len(outcome) == len(value)
 
@@ -97,12 +97,12 @@ def test_fences_and_prose_are_let_through_and_a_thought_is_no_answer(wrap):
     request, value = recorded("mgh")
     final = json.dumps(value)
     draft = json.dumps(value | {"query": f"DRAFT {value['query']}"})
-    outcome = parsing.parse(request, wrap.format(d=draft, f=final))
+    outcome = replies.parse(request, wrap.format(d=draft, f=final))
     assert isinstance(outcome, GradedExample)
-    assert outcome == parsing.parse(request, final)
+    assert outcome == replies.parse(request, final)
     begun = wrap.format(d=draft, f="").partition("</")[0]
     if begun.startswith("<"):  # cut off in the middle of a thought
-        assert parsing.parse(request, begun, "length").reason == "cut_off"
+        assert replies.parse(request, begun, "length").reason == "cut_off"
 
 
 def test_an_answer_is_sent_back_without_its_thought():
@@ -129,7 +129,7 @@ def test_lengths_are_checked_where_words_can_be_counted(sign, spaced):
             n | {"text": f"{i} {sign * count}"} for i, n in enumerate(value[LADDER])
         ]
         said = json.dumps(made, ensure_ascii=False)
-        return isinstance(parsing.parse(request, said), GradedExample)
+        return isinstance(replies.parse(request, said), GradedExample)
 
     assert accepted(60) and accepted(150) == accepted(10) == (not spaced)
 
@@ -140,13 +140,13 @@ def test_lengths_are_checked_where_words_can_be_counted(sign, spaced):
 )  # fmt: skip
 def test_hostile_text_is_only_rejected(text):
     for template in ("brainstorm", "seed", "mgh", "syneg"):
-        assert isinstance(parsing.parse(recorded(template)[0], text), Rejection)
+        assert isinstance(replies.parse(recorded(template)[0], text), Rejection)
 
 
 def test_a_cut_answer_is_not_json_wherever_it_is_cut():
     request, text = BY_TEMPLATE["mgh"][0]
     for cut in range(1, len(text), 37):
-        assert parsing.parse(request, text[:cut]).reason == "not_json"
+        assert replies.parse(request, text[:cut]).reason == "not_json"
 
 
 # -- any text, and mutated real answers
@@ -174,10 +174,10 @@ def mutated(text: str, seed: int, times: int) -> str:
 
 def outcome_of(request, text: str) -> str:
     """Parse twice; returns what came: a reason or `accepted`."""
-    outcome = parsing.parse(request, text)
-    assert outcome == parsing.parse(request, text), "not pure"
+    outcome = replies.parse(request, text)
+    assert outcome == replies.parse(request, text), "not pure"
     if isinstance(outcome, Rejection):
-        assert outcome.reason in parsing.REASONS
+        assert outcome.reason in replies.REASONS
         return outcome.reason
     made = outcome if isinstance(outcome, list) else [outcome]
     assert made and all(isinstance(one, Record) for one in made)
