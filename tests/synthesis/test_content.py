@@ -160,7 +160,8 @@ def test_a_ladder_is_written_for_each_seed_in_one_call_or_four(
     calls, count, answering, own_set, live, graded
 ):
     server, data = answering(written), retrieval.read_set(own_set)
-    examples, refused = graded(data, live(mgh_calls=calls, languages=["French"]))
+    settings = live(mgh_calls=calls, languages=["French", "Thai"])
+    examples, refused = graded(data, settings)
     assert refused == [] and server.attempts.total() == count
     assert [e.id for e in examples] == [
         f"{data.name}/mgh-seeded/q{n}" for n in range(6)
@@ -168,12 +169,17 @@ def test_a_ladder_is_written_for_each_seed_in_one_call_or_four(
     assert [e.query for e in examples] == [*data.queries.values()]
     assert all(isinstance(e, GradedExample) for e in examples)
     assert [t.split()[1] for t in examples[0].negatives] == ["1", "2", "3", "4"]
-    assert all("Language: French" in str(body["messages"]) for body in server.seen)
+    for language in settings.synthesis.languages:
+        told = (
+            f"Language: {language}" in str(body["messages"]) for body in server.seen
+        )
+        assert sum(told) == count / 2
 
 
 @pytest.mark.parametrize(
     ("said", "name", "reason"),
     [("no", "/N3", "not_json"),
+     ('{"text": "document 1 of 7"}', "/N3", "duplicate_text"),
      ('{"text": "Written 1 alone."}', "", "duplicate_text")],
 )  # fmt: skip
 def test_a_seed_with_a_bad_level_is_refused_whole(

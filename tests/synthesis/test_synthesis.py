@@ -283,6 +283,8 @@ def test_auc_with_ties_and_its_interval():
     scores = np.round(draw.normal(labels * 0.7, 1), 1)
     area, _, _ = ladder.auc_interval(labels, scores, items, samples=500)
     assert area == pytest.approx(roc_auc_score(labels, scores), abs=1e-6)
+    texts, shorter, ids = ["one two three"] * 9, ["one two"] * 9, list("abcdefghi")
+    assert ladder.text_only_auc(texts, shorter, ids, ids, kind="length")[0] == 1
 
     def trial(draw):
         shared = draw.normal(size=60)  # both texts of an item score alike
