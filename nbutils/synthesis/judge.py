@@ -95,10 +95,9 @@ def agreement(
 ) -> pd.DataFrame:
     """How a judge compares with what is known: one row a measure.
 
-    right: (query id, document id) of every pair that is known to answer; all other
-    judged pairs are taken as not answering. Columns measure, value, low, high
-    (intervals over queries). Measures: accuracy; precision and recall of "answers";
-    kappa (Cohen 1960), which takes away the agreement of chance.
+    right: (query id, document id) of every pair that answers; no other does. Columns
+    measure, value, low, high (intervals over queries). Measures: accuracy; precision
+    and recall of "answers"; kappa (Cohen 1960), less the agreement of chance.
     """
     table, known = _table(verdicts), set(right)
     table["true"] = [(one.query_id, one.document_id) in known for one in verdicts]

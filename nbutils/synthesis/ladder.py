@@ -115,10 +115,10 @@ def compare_diversity(
 ) -> pd.DataFrame:
     """Two generators' texts for the same prompts: how different are each one's own?
 
-    one, other: prompt (or task) to the texts written for it; compared are equally many
-    of each, on the prompts that both have. Rows distinct_1 to distinct_3 and
-    self_overlap (mean Jaccard overlap of two texts' words: lower is more diverse);
-    columns measure, one, other, difference, low, high (intervals over prompts).
+    one, other: prompt to the texts written for it; compared are equally many of each,
+    on the prompts that both have. Rows distinct_1 to distinct_3 and self_overlap (mean
+    Jaccard overlap of two texts' words: lower is more diverse); columns measure, one,
+    other, difference, low, high (intervals over prompts).
     """
     both = [(one[name], other[name]) for name in one if name in other]
     pairs = [(a[: len(b)], b[: len(a)]) for a, b in both if a and b]

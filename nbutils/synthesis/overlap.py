@@ -54,8 +54,8 @@ def shared_runs(
 ) -> pd.DataFrame:
     """Every text that shares a run of `n` words with an evaluation text: a leak.
 
-    Texts map ids to texts. One row a pair and its first shared run: id,
-    evaluation_id, run. Texts of fewer than `n` words are compared whole.
+    Both map ids to texts. One row a pair and its first shared run: id, evaluation_id,
+    run. Texts of fewer than `n` words are compared whole.
     """
     owners: dict[str, list[str]] = defaultdict(list)
     for name, text in evaluation.items():

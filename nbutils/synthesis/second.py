@@ -36,9 +36,8 @@ def second_requests() -> dict[str, list[Planned]]:
     """Kind to its requests: those whose answers are shipped, in that order.
 
     brainstorm, mgh and syneg: 15, 8 and 8 of the plan's, of six families; judge: of 20
-    queries a planted answer and another passage each; level: 5 of the first generator's
-    pairs of query and positive, each negative asked for alone. LabError for a file that
-    is missing or changed.
+    queries a planted answer and another passage each; level: each negative of 5 of the
+    first generator's pairs alone. LabError for a file that is missing or changed.
     """
     verify(RECORDINGS)
     settings = resolve()
@@ -72,8 +71,7 @@ def second_answers() -> pd.DataFrame:
     kind, id; outcome: "accepted", or the reason why not (`replies.REASONS`) with its
     detail; loose: the same where an answer without JSON is read by LOOSE; response;
     tokens; record: what was read, loosely where it must be, or None; query (level);
-    first: the first generator's negative (level) or verdict (judge). LabError for a
-    file that is missing or changed.
+    first: the first generator's negative (level) or verdict (judge).
     """
     rows, first = [], _first_generator()
     for kind, requests in second_requests().items():
