@@ -160,6 +160,16 @@ def test_repeats_are_dropped_with_a_named_reason(loaded):
     assert (gone.id, gone.reason) == ("twin", "duplicate_task")
 
 
+def test_a_query_that_was_written_before_is_refused(answering, live, loaded):
+    said = {request.id: text for request, text in plan.recorded("health")}
+    answering(lambda prompt: said["health/mgh/sts/0/0"])
+    tasks = [task for task in loaded.tasks if task.id == "health/brainstorm/sts/0"]
+    client = generate.open_client(live())
+    (kept,), refused = generate.graded_examples(tasks, live(), client)
+    assert [r.reason for r in refused] == ["duplicate_query"] * 5
+    assert {r.detail for r in refused} == {f"repeats {kept.id}"}
+
+
 @pytest.mark.parametrize("least", [0.5, 0.1])  # at 0.1 some near only a repeat
 def test_near_duplicates_are_those_of_the_definition(least):
     rng, vocabulary = np.random.default_rng(0), [f"w{n}" for n in range(6)]
