@@ -97,8 +97,6 @@ def grade(
         return tell_cost(from_sets.estimate(requests, chosen), chosen)
     out = out or settings.ROOT / "runs" / profile / f"graded-{data.name}.jsonl"
     with recording.on_terminal(chosen, batch, live) as (client, watch):
-        made, rejected = from_sets.graded(
-            requests, chosen, client, watch(from_sets.STAGE)
-        )
+        made, rejected = from_sets.graded(requests, chosen, client, watch)
     count = files.write_jsonl(out, made)
     typer.echo(f"{count} graded examples, {len(rejected)} rejected for good: {out}")

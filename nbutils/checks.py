@@ -20,7 +20,7 @@ from nbutils.pages.source import (
     load,
     yours,
 )
-from nbutils.synthesis import replies
+from nbutils.synthesis import plan
 
 
 def data() -> str:
@@ -72,7 +72,7 @@ def page(name: str) -> str:
 CHECKS: dict[str, Callable[[], str]] = {
     "settings": resolved,
     "data": data,
-    "prompts": lambda: ", ".join(replies.templates()),
+    "prompts": lambda: ", ".join(plan.templates()),
     "model": lambda: models.minilm_folder() and sections.MINILM,
     "language model": language_model,
     "output folder": writable,

@@ -34,7 +34,6 @@ from nbutils.synthesis.ladder import (
     texts_of,
 )
 from nbutils.synthesis.overlap import near_duplicates, shared_runs
-from nbutils.synthesis.parsing import REASONS, find_json, parse
 from nbutils.synthesis.plan import (
     brainstorm_requests,
     mgh_request,
@@ -42,5 +41,5 @@ from nbutils.synthesis.plan import (
     syneg_requests,
 )
 from nbutils.synthesis.recording import estimate
-from nbutils.synthesis.replies import LEVEL_NAMES, SYNEG
+from nbutils.synthesis.replies import LEVEL_NAMES, REASONS, find_json, parse
 from nbutils.synthesis.second import second_answers

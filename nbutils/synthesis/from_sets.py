@@ -6,6 +6,7 @@ reading): in one call for the whole ladder, or in one call for each level.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,15 +15,15 @@ import pandas as pd
 from pydantic import Field
 
 from nbutils.core.fields import Settings
-from nbutils.core.records import LEVELS, GradedExample, Rejection
+from nbutils.core.records import GradedExample, Rejection
 from nbutils.core.retrieval import RetrievalSet
 from nbutils.core.settings import ROOT
 from nbutils.llm.client import Client
 from nbutils.llm.store import Store
-from nbutils.synthesis import recording
-from nbutils.synthesis.generate import Made, fulfil
-from nbutils.synthesis.parsing import Rejected, check_texts
-from nbutils.synthesis.replies import Ladder, Planned, Prompt, Reply
+from nbutils.synthesis import replies
+from nbutils.synthesis.generate import Made, Watch, fulfil
+from nbutils.synthesis.plan import Planned
+from nbutils.synthesis.recording import count_tokens, estimated
 
 STAGE = "mgh-seeded"
 TASK = "Given a query, retrieve the text that matches it"
@@ -37,25 +38,25 @@ LEVEL_TEXTS = {
 """The levels in words, as the one-call prompt has them."""
 
 
-class LadderReply(Reply):  # the pair is the user's own: it is not judged
+class LadderReply(replies.Reply):  # the pair is the user's own: it is not judged
     makes = GradedExample
-    negatives: Ladder = Field(alias="hard_negative_examples")
+    negatives: replies.Ladder = Field(alias="hard_negative_examples")
 
     def check(self, asked: Mapping[str, Any]) -> None:
-        check_texts(self.negatives, given=[asked["query"], asked["positive"]])
+        replies.check_texts(self.negatives, given=[asked["query"], asked["positive"]])
 
 
-class LevelReply(Reply):
+class LevelReply(replies.Reply):
     text: str
 
     def record(self, request: Planned) -> tuple[str, str]:
         given = [request.known["query"], request.known["positive"]]
-        check_texts([self.text], given=given)
+        replies.check_texts([self.text], given=given)
         return request.id, self.text
 
 
-LADDER = Prompt("mgh_seeded", LadderReply)
-LEVEL = Prompt("mgh_level", LevelReply)
+LADDER = replies.Prompt("mgh_seeded", LadderReply)
+LEVEL = replies.Prompt("mgh_level", LevelReply)
 
 
 def seeded_requests(
@@ -86,7 +87,7 @@ def seeded_requests(
 
 
 def graded(
-    requests: Sequence[Planned], settings: Settings, client: Client, watch=None
+    requests: Sequence[Planned], settings: Settings, client: Client, watch: Watch = None
 ) -> Made:
     """Ask `seeded_requests`: the graded examples, and what was rejected for good.
 
@@ -95,26 +96,27 @@ def graded(
     answered, rejections = fulfil(requests, settings, client, watch)
     if all(request.prompt is LADDER for request in requests):
         return answered, rejections
-    texts, examples = dict(answered), []
-    for first in requests[:: len(LEVELS)]:
-        whole = replace(first, id=first.id.removesuffix(f"/{LEVELS[0]}"))
-        negatives = [texts.get(f"{whole.id}/{level}") for level in LEVELS]
-        try:
-            if None not in negatives:
-                made = LadderReply.model_construct(negatives=tuple(negatives))
-                examples.append(made.record(whole))
-        except Rejected as fault:  # two levels are the same text
-            reason, detail = fault.args
-            rejections.append(Rejection(id=whole.id, reason=reason, detail=detail))
+    written, examples = dict(answered), []
+    for first in requests[:: len(LEVEL_TEXTS)]:
+        name = first.id.removesuffix("/N1")
+        texts = [written.get(f"{name}/{level}") for level in LEVEL_TEXTS]
+        if None in texts:
+            continue
+        named = zip(replies.LEVEL_NAMES, texts, strict=True)
+        ladder = [{"similarity_level": level, "text": text} for level, text in named]
+        whole = replace(first, id=name, prompt=LADDER)
+        made = replies.parse(whole, json.dumps({"hard_negative_examples": ladder}))
+        # two levels may be the same text
+        (rejections if isinstance(made, Rejection) else examples).append(made)
     return examples, rejections
 
 
 def estimate(requests: Sequence[Planned], settings: Settings) -> pd.DataFrame:
     """What grading would ask and cost: each negative as long as the positive."""
-    positives = recording.count_tokens(r.known["positive"] for r in requests)
+    positives = count_tokens(request.known["positive"] for request in requests)
     lengths = [
         (4 if request.prompt is LADDER else 1) * (count + 12)  # 12: keys and quotes
         for request, count in zip(requests, positives, strict=True)
     ]
     store = Store(ROOT / settings.llm.store)
-    return recording.estimated({STAGE: (requests, lengths)}, settings, store)
+    return estimated({STAGE: (requests, lengths)}, settings, store)

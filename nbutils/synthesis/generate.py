@@ -1,15 +1,15 @@
-"""Synthesis: brainstorm, MGH and SyNeg, each as request → answer → checked record.
+"""Brainstorm, MGH and SyNeg, each as request → answer → checked record.
 
 Stage 1 brainstorms tasks; stage 2 writes one graded example a call (Negative Matters,
 after E5-mistral's two-step prompt). SyNeg adds negatives to a query and its positive.
-A rejected answer is asked for again, its fault told.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,29 +29,23 @@ from nbutils.core.settings import resolve
 from nbutils.llm.client import Client
 from nbutils.llm.store import Answer, ChatRequest
 from nbutils.synthesis import plan
-from nbutils.synthesis.overlap import near_duplicates, repeats, without
-from nbutils.synthesis.parsing import REASONS, parse, without_thought
-from nbutils.synthesis.replies import SYNEG, Planned, templates
+from nbutils.synthesis.overlap import near_duplicates, repeats
+from nbutils.synthesis.plan import Planned
+from nbutils.synthesis.replies import REASONS, parse, without_thought
 
 Made = tuple[list, list[Rejection]]
 """The records, and what was rejected for good."""
-Watch = Callable[[Any], None]
-"""Is shown each outcome as it arrives: a record, a list of them, or a Rejection."""
+Watch = Callable[[str, Any], None] | None
+"""Is shown the stage and each outcome as it arrives: a record, a list, a Rejection."""
 
 
 def open_client(settings: Settings) -> Client:
-    """The client over the recorded answers of the settings' families.
-
-    LabError for a recording that is missing, truncated or changed.
-    """
+    """The client over the recorded answers of the settings' families, verified."""
     return Client(settings, plan.recorded_answers(settings))
 
 
 def fulfil(
-    requests: Sequence[Planned],
-    settings: Settings,
-    client: Client,
-    watch: Watch | None = None,
+    requests: Sequence[Planned], settings: Settings, client: Client, watch: Watch = None
 ) -> Made:
     """Ask, parse, and ask again: (accepted, rejected), in the order of the requests.
 
@@ -68,26 +62,27 @@ def fulfil(
         )
     outcomes: dict[int, Any] = {}
     asked = {place: request.chat(settings) for place, request in enumerate(requests)}
-    for again in range(settings.llm.reasks + 1):
+    for number in range(1, settings.llm.reasks + 2):
         place_of = {chat.key: place for place, chat in reversed(asked.items())}
 
         def arrived(chat, answer, place_of=place_of):
-            watch(parse(requests[place_of[chat.key]], answer.text, answer.finish))
+            request = requests[place_of[chat.key]]
+            watch(request.stage, parse(request, answer.text, answer.finish))
 
         answers = client.complete_many(asked.values(), watch and arrived)
-        refused = {}
+        again = {}
         for (place, chat), answer in zip(asked.items(), answers, strict=True):
-            outcomes[place] = parse(requests[place], answer.text, answer.finish)
-            if isinstance(outcomes[place], Rejection):
+            made = parse(requests[place], answer.text, answer.finish)
+            outcomes[place] = made
+            if isinstance(made, Rejection):
                 # what does not count as answered is asked as it was
                 told = client.find(chat) is not None
-                fault = outcomes[place]
-                then = reask(chat, answer, fault, again + 1) if told else chat
+                then = reask(chat, answer, made, number) if told else chat
                 if client.live or client.find(then):
-                    refused[place] = then
-        asked = refused
-    rejected = [o for o in outcomes.values() if isinstance(o, Rejection)]
-    return [o for o in outcomes.values() if not isinstance(o, Rejection)], rejected
+                    again[place] = then
+        asked = again
+    rejected = [made for made in outcomes.values() if isinstance(made, Rejection)]
+    return [m for m in outcomes.values() if not isinstance(m, Rejection)], rejected
 
 
 def reask(
@@ -95,90 +90,86 @@ def reask(
 ) -> ChatRequest:
     """The request that tells the model what was wrong with its answer."""
     why = {"reason": REASONS[fault.reason], "detail": fault.detail}
-    turns = [{"role": "user", "content": templates()["reask"].format(**why)}]
+    turns = [{"role": "user", "content": plan.templates()["reask"].format(**why)}]
     if (text := without_thought(answer.text)).strip():
         turns.insert(0, {"role": "assistant", "content": text})
     name = f"{chat.id.split('#')[0]}#{number}"
     return replace(chat, id=name, messages=(*chat.messages, *turns))
 
 
-def brainstorm(settings: Settings, client: Client, watch: Watch | None = None) -> Made:
+def without(made: Made, field: str, find: Callable, reason: str) -> Made:
+    """Rejects also the records whose text in `field` repeats another's (`overlap`)."""
+    records, rejections = made
+    first = find([getattr(record, field) for record in records])
+    pairs = list(zip(records, first, strict=True))
+    gone = [
+        Rejection(id=record.id, reason=reason, detail=f"repeats {records[n].id}")
+        for record, n in pairs
+        if n >= 0
+    ]
+    return [record for record, n in pairs if n < 0], rejections + gone
+
+
+def brainstorm(settings: Settings, client: Client, watch: Watch = None) -> Made:
     """The tasks of every family, without repeats. Always all: examples need them."""
     families = settings.synthesis.families
     requests = [r for f in families for r in plan.brainstorm_requests(f)]
     answered, rejections = fulfil(requests, settings, client, watch)
     tasks = [task for group in answered for task in group]
-    kept, again = without(tasks, repeats([t.text for t in tasks]), "duplicate_task")
-    return kept, rejections + again
+    return without((tasks, rejections), "text", repeats, "duplicate_task")
 
 
 def graded_examples(
-    tasks: Iterable[Task],
-    settings: Settings,
-    client: Client,
-    watch: Watch | None = None,
+    tasks: Sequence[Task], settings: Settings, client: Client, watch: Watch = None
 ) -> Made:
     """Graded examples of the given tasks, six a task, `max_items` a family."""
-    chosen = settings.synthesis
-    by_family: dict[str, dict[str, dict[int, str]]] = defaultdict(dict)
-    for task in tasks:
-        by_family[task.family].setdefault(task.group, {})[task.index] = task.text
-    requests = []
-    for family, groups in by_family.items():
-        planned = list(plan.mgh_requests(family, groups, chosen.languages))
+    chosen, requests = settings.synthesis, []
+    for family in dict.fromkeys(task.family for task in tasks):
+        own = [task for task in tasks if task.family == family]
         requests += spread(
-            planned, chosen.max_items, lambda r: (r.known["group"], r.known["split"])
+            list(plan.mgh_requests(own, chosen.languages)),
+            chosen.max_items,
+            lambda r: (r.known["group"], r.known["split"]),
         )
-    kept, rejections = _once(fulfil(requests, settings, client, watch))
-    close = near_duplicates([e.query for e in kept], chosen.near_duplicate)
-    kept, near = without(kept, close, "near_duplicate")
-    return kept, rejections + near
+    made = fulfil(requests, settings, client, watch)
+    made = without(made, "query", repeats, "duplicate_query")
+    near = partial(near_duplicates, least=chosen.near_duplicate)
+    return without(made, "query", near, "near_duplicate")
 
 
-def retrieval_items(
-    settings: Settings, client: Client, watch: Watch | None = None
-) -> Made:
+def retrieval_items(settings: Settings, client: Client, watch: Watch = None) -> Made:
     """Queries with three independent positives each, `max_items` a family."""
-    requests = []
-    for family in settings.synthesis.families:
-        planned = list(plan.seed_requests(family))
-        requests += planned[: settings.synthesis.max_items or None]
-    return _once(fulfil(requests, settings, client, watch))
-
-
-def _once(made: Made) -> Made:
-    """Without the records whose query an earlier one has."""
-    records, rejections = made
-    again = repeats([record.query for record in records])
-    kept, gone = without(records, again, "duplicate_query")
-    return kept, rejections + gone
+    chosen, requests = settings.synthesis, []
+    for family in chosen.families:
+        requests += islice(plan.seed_requests(family), chosen.max_items or None)
+    made = fulfil(requests, settings, client, watch)
+    return without(made, "query", repeats, "duplicate_query")
 
 
 def syneg_examples(
     items: Iterable[RetrievalItem],
     settings: Settings,
     client: Client,
-    watch: Watch | None = None,
+    watch: Watch = None,
     stages: Sequence[str] = ("syneg", "syneg-free"),
 ) -> Made:
     """SyNeg negatives of the given items: attribute matched, then freely drawn."""
-    chosen = settings.synthesis
-    prompt = SYNEG[chosen.syneg_reflection, chosen.syneg_attributes]
-    requests = []
+    chosen, requests = settings.synthesis, []
+    parts = chosen.syneg_reflection, chosen.syneg_attributes
     for item in items:
         pair = {int(item.id.rsplit("/", 1)[1]): (item.query, item.positives[0])}
-        requests += plan.syneg_requests(item.family, pair, prompt)
-    requests = [request for request in requests if request.stage in stages]
+        planned = plan.syneg_requests(item.family, pair, *parts)
+        requests += [request for request in planned if request.stage in stages]
     return fulfil(requests, settings, client, watch)
 
 
 def load(settings: Settings) -> Records:
     """All records of the settings' families (shipped: `core.read_records`)."""
-    client = open_client(settings)
-    tasks, refused = brainstorm(settings, client)
-    graded, more = graded_examples(tasks, settings, client)
-    items, others = retrieval_items(settings, client)
-    syneg, last = syneg_examples(items, settings, client)
+    by = settings, open_client(settings)
+    tasks, refused = brainstorm(*by)
+    graded, more = graded_examples(tasks, *by)
+    items, others = retrieval_items(*by)
+    syneg, last = syneg_examples(items, *by)
     return Records(tasks, graded, items, syneg, refused + more + others + last)
 
 

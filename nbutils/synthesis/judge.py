@@ -17,8 +17,9 @@ from nbutils.core.records import Verdict
 from nbutils.core.statistics import bootstrap, ratio
 from nbutils.llm.client import Client
 from nbutils.llm.costs import Price, price_table
+from nbutils.synthesis.plan import Planned
 from nbutils.synthesis.recording import count_tokens
-from nbutils.synthesis.replies import Line, Planned, Prompt, Reply
+from nbutils.synthesis.replies import Line, Prompt, Reply
 
 ANSWER_TOKENS = 60
 """Our guess of the length of a verdict, a sentence and a flag: none is recorded."""
@@ -44,10 +45,10 @@ def judge_requests(
     """
     asked = []
     for query, document in dict.fromkeys(pairs):
-        if query not in queries:
-            raise LabError(f"query {query!r} has no text: it cannot be judged")
-        if document not in texts:
-            raise LabError(f"document {document!r} has no text: it cannot be judged")
+        named = ("query", query, queries), ("document", document, texts)
+        for kind, name, known in named:
+            if name not in known:
+                raise LabError(f"{kind} {name!r} has no text: it cannot be judged")
         filled = {"query": queries[query], "passage": texts[document]}
         ids = {"query_id": query, "document_id": document}
         asked.append(Planned(f"judge/{query}/{document}", JUDGE, filled, known=ids))
@@ -62,10 +63,10 @@ def unanswered(
 
 
 def judge_cost(asked: Sequence[Planned], settings: Settings) -> pd.DataFrame:
-    """What these requests would cost each model of the price table, told before.
+    """What these requests would cost, one row a model of the price table.
 
-    One row a model: requests, prompt_tokens (as of `count_tokens`), answer_tokens
-    (ANSWER_TOKENS each), cost, batch_cost, currency and as_of, the month of the prices.
+    requests, prompt_tokens, answer_tokens (ANSWER_TOKENS each), cost, batch_cost,
+    currency and as_of, the month of the prices.
     """
     table = price_table(settings.llm.prices)
     prompt = sum(count_tokens(one.text for one in asked))
@@ -83,8 +84,7 @@ def share_answering(
 ) -> tuple[float, float, float]:
     """Share of the judged passages that answer, with its 95 % interval over queries.
 
-    For mined negatives: the false-negative rate as the judge sees it. `draws` are the
-    `samples` and the `seed` of the interval.
+    Of mined negatives it is the rate of false ones. `draws`: `statistics.bootstrap`.
     """
     per_query = _table(verdicts).groupby("query_id")["answers"].agg(["sum", "size"])
     return bootstrap(ratio, per_query, **draws)
@@ -95,20 +95,19 @@ def agreement(
 ) -> pd.DataFrame:
     """How a judge compares with what is known: one row a measure.
 
-    right: (query id, document id) of every pair that is known to answer; all other
-    judged pairs are taken as not answering. Columns measure, value, low, high
-    (intervals over queries). Measures: accuracy; precision and recall of "answers";
-    kappa (Cohen 1960), which takes away the agreement of chance.
+    right: (query id, document id) of every pair that answers; no other does. Columns
+    measure, value, low, high (intervals over queries). Measures: accuracy; precision
+    and recall of "answers"; kappa (Cohen 1960), less the agreement of chance.
     """
     table, known = _table(verdicts), set(right)
-    pairs = zip(table["query_id"], table["document_id"], strict=True)
-    said, true = table["answers"], pd.Series([pair in known for pair in pairs])
-    cells = pd.concat([said & true, said, true, said == said], axis=1)
-    per_query = cells.groupby(table["query_id"], sort=False).sum()
-    rows = []
-    for name in ("accuracy", "precision", "recall", "kappa"):
-        found = bootstrap(lambda c, n=name: _measures(c)[n], per_query, **draws)
-        rows.append((name, *found))
+    table["true"] = [(one.query_id, one.document_id) in known for one in verdicts]
+    table["both"], table["all"] = table["answers"] & table["true"], True
+    cells = ["both", "answers", "true", "all"]
+    per_query = table.groupby("query_id", sort=False)[cells].sum()
+    rows = [
+        (name, *bootstrap(lambda counts, n=n: _measures(counts)[n], per_query, **draws))
+        for n, name in enumerate(("accuracy", "precision", "recall", "kappa"))
+    ]
     return pd.DataFrame(rows, columns=["measure", "value", "low", "high"])
 
 
@@ -118,11 +117,9 @@ def _table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     return pd.DataFrame([verdict.model_dump() for verdict in verdicts])
 
 
-def _measures(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Of counts (..., 4): pairs that both call an answer, the judge, the truth; all."""
+def _measures(counts: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Accuracy, precision, recall and kappa of totals (..., 4) of the cells."""
     both, said, true, total = np.moveaxis(counts, -1, 0)
     accuracy = (total - said - true + 2 * both) / total
     chance = (said * true + (total - said) * (total - true)) / total**2
-    kappa = (accuracy - chance) / (1 - chance)
-    measured = {"accuracy": accuracy, "precision": both / said, "recall": both / true}
-    return {**measured, "kappa": kappa}
+    return accuracy, both / said, both / true, (accuracy - chance) / (1 - chance)

@@ -93,29 +93,21 @@ def summarise(
 
 
 def in_order(
-    examples: Sequence[GradedExample],
-    similarities: np.ndarray,
-    rule: str = "positive_first",
+    examples: Sequence[GradedExample], similarities: np.ndarray, rule: str
 ) -> tuple[list[GradedExample], list[Rejection]]:
-    """The examples whose ladder stands under a teacher, and why the others do not.
+    """The examples whose ladder stands by a rule of RULES, and why the others do not.
 
-    A rejected example names its order and its margin (P − N1). LabError for an unknown
-    rule.
+    A rejection names the order and the margin (P − N1). LabError for another rule.
     """
     scores, table = np.asarray(similarities, dtype=float), ladder(similarities)
-    first = scores[:, 0] > scores[:, 1:].max(axis=1)
-    by_rule = {"monotone": table["monotone"], "positive_first": first}
-    good = np.asarray(by_rule[known("rule", rule, RULES)])
-    kept = [example for example, fine in zip(examples, good, strict=True) if fine]
+    table["positive_first"] = scores[:, 0] > scores[:, 1:].max(axis=1)
+    good = table[known("rule", rule, RULES)]
     rejections = []
     for row in table[~good].itertuples():
         told = f"{rule}: the order is {row.order}, P above N1 by {row.margin:.3f}"
         name = examples[row.Index].id
         rejections.append(Rejection(id=name, reason="ladder", detail=told))
-    return kept, rejections
-
-
-# -- diversity
+    return [e for e, fine in zip(examples, good, strict=True) if fine], rejections
 
 
 def compare_diversity(
@@ -123,10 +115,10 @@ def compare_diversity(
 ) -> pd.DataFrame:
     """Two generators' texts for the same prompts: how different are each one's own?
 
-    one, other: prompt (or task) to the texts written for it; compared are equally many
-    of each, on the prompts that both have. Rows distinct_1 to distinct_3 and
-    self_overlap (mean Jaccard overlap of two texts' words: lower is more diverse);
-    columns measure, one, other, difference, low, high (intervals over prompts).
+    one, other: prompt to the texts written for it; compared are equally many of each,
+    on the prompts that both have. Rows distinct_1 to distinct_3 and self_overlap (mean
+    Jaccard overlap of two texts' words: lower is more diverse); columns measure, one,
+    other, difference, low, high (intervals over prompts).
     """
     both = [(one[name], other[name]) for name in one if name in other]
     pairs = [(a[: len(b)], b[: len(a)]) for a, b in both if a and b]
@@ -161,25 +153,20 @@ def diversity(
     (minus_low, minus_high) its difference to the positives', task by task.
     """
     blocks = vectors.reshape(-1, 6, vectors.shape[1]).astype(np.float64)
-    tasks = pd.Series([e.task_id for e in examples])
-    sums = []
+    tasks, alike, rows = pd.Series([e.task_id for e in examples]), [], []
     for places in tasks.groupby(tasks).indices.values():
         if (n := len(places)) > 1:  # of unit vectors, each with itself is 1
             total = np.square(blocks[places, 1:].sum(axis=0)).sum(axis=1)
-            sums.append((total - n) / (n * (n - 1)))
-    alike, rows = np.array(sums), []
-    for column, rung in enumerate(RUNGS):
-        texts = texts_of(examples)[column + 1 :: 6]
-        lengths = np.mean([len(words(text)) for text in texts])
-        own = interval(alike[:, column], **draws)
-        minus = interval(alike[:, column] - alike[:, 0], **draws)
+            alike.append((total - n) / (n * (n - 1)))
+    positives, *_ = columns = np.array(alike).T
+    for place, (rung, own) in enumerate(zip(RUNGS, columns, strict=True), 1):
+        texts = texts_of(examples)[place::6]
         distinct = distinct_n(texts, 2), distinct_n(texts, 3)
-        rows.append((rung, *distinct, lengths, *own, *minus))
-    columns = "rung distinct_2 distinct_3 words alike low high minus_P minus_low"
-    return pd.DataFrame(rows, columns=[*columns.split(), "minus_high"])
-
-
-# -- the leak: can a negative be told without its query?
+        length = np.mean([len(words(text)) for text in texts])
+        spread = *interval(own, **draws), *interval(own - positives, **draws)
+        rows.append((rung, *distinct, length, *spread))
+    names = "rung distinct_2 distinct_3 words alike low high minus_P minus_low"
+    return pd.DataFrame(rows, columns=[*names.split(), "minus_high"])
 
 
 def text_only_auc(
@@ -195,7 +182,7 @@ def text_only_auc(
 
     TF-IDF and logistic regression, scores from 5 folds that never split an item; 0.5
     is what fair negatives give. Returns (auc, low, high), the interval from resampled
-    items. `kind` is "words", "characters" or "length" (shorter means negative).
+    items. `kind` is "words", or "length" (shorter means negative).
     """
     texts = np.array([*genuine, *negatives], dtype=object)
     items = np.array([*genuine_items, *negative_items])
@@ -206,9 +193,8 @@ def text_only_auc(
     if kind == "length":
         scores = np.array([-len(words(text)) for text in texts], dtype=float)
         return auc_interval(labels, scores, items, **draws)
-    signs = {"analyzer": "char_wb", "ngram_range": (2, 4), "min_df": 2}
     model = make_pipeline(
-        TfidfVectorizer(sublinear_tf=True, **{"characters": signs, "words": {}}[kind]),
+        TfidfVectorizer(sublinear_tf=True),
         LogisticRegression(C=10.0, max_iter=300, class_weight="balanced"),
     )
     folds = {"cv": GroupKFold(min(5, count)), "method": "decision_function"}
@@ -222,8 +208,7 @@ def auc_interval(
 ) -> tuple[float, float, float]:
     """Area under the ROC curve (ties half) with a 95 % interval over items."""
     above, below = scores[labels == 1], scores[labels == 0]
-    wins = (above[:, None] > below).astype(np.float32)
-    wins += 0.5 * (above[:, None] == below)
+    wins = np.heaviside(above[:, None] - below, 0.5).astype(np.float32)
     _, unit = np.unique(items, return_inverse=True)
 
     def area(drawn: np.ndarray) -> np.ndarray:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from sklearn.feature_extraction.text import CountVectorizer
 
-from nbutils.core.records import Record, Rejection
 from nbutils.core.text import normalise, words
 
-BLOCK = 2048  # texts that are compared with all earlier ones at once
 
-
-def shingles(text: str, n: int = 3) -> list[str]:
-    """The word n-grams of a text; all of it where it has fewer words."""
+def shingles(text: str, n: int = 3) -> dict[str, None]:
+    """The different word n-grams of a text, in order; all of a text of fewer words."""
     found = words(text)
-    return [" ".join(found[i : i + n]) for i in range(max(1, len(found) - n + 1))]
+    starts = range(max(1, len(found) - n + 1))
+    return dict.fromkeys(" ".join(found[i : i + n]) for i in starts)
 
 
 def repeats(texts: Sequence[str]) -> np.ndarray:
@@ -34,37 +31,22 @@ def near_duplicates(texts: Sequence[str], least: float) -> np.ndarray:
     Near: the Jaccard overlap of their word 3-grams is at least `least` (Broder 1997).
     A text that repeats an earlier one is not kept, so nothing is compared with it.
     """
-    repeats = np.full(len(texts), -1)
-    if not len(texts):
-        return repeats
-    counter = CountVectorizer(analyzer=shingles, binary=True)
-    grams = counter.fit_transform(texts).astype(np.int32).tocsr()
-    sizes = np.asarray(grams.sum(axis=1)).ravel()
-    for start in range(0, len(texts), BLOCK):
-        rows = slice(start, start + BLOCK)
-        common = (grams[rows] @ grams[: rows.stop].T).tocoo()
-        row, other = common.row + start, common.col
-        union = sizes[row] + sizes[other] - common.data
-        near = (common.data >= least * union) & (other < row)
-        for one, earlier in sorted(zip(row[near], other[near], strict=True)):
-            if repeats[one] < 0 and repeats[earlier] < 0:
-                repeats[one] = earlier
-    return repeats
-
-
-def without(
-    records: Sequence[Record], first: np.ndarray, reason: str
-) -> tuple[list, list[Rejection]]:
-    """The records that repeat none, and for the others which one they repeat.
-
-    first: per record the place of the one that it repeats, or -1.
-    """
-    pairs = list(zip(records, first, strict=True))
-    return [record for record, n in pairs if n < 0], [
-        Rejection(id=record.id, reason=reason, detail=f"repeats {records[n].id}")
-        for record, n in pairs
-        if n >= 0
-    ]
+    kept: dict[str, list[int]] = defaultdict(list)  # a 3-gram to the texts that hold it
+    sizes, repeated = [], np.full(len(texts), -1)
+    for place, grams in enumerate(map(shingles, texts)):
+        sizes.append(len(grams))
+        common = Counter(other for gram in grams for other in kept[gram])
+        near = [
+            other
+            for other, count in common.items()
+            if count >= least * (len(grams) + sizes[other] - count)
+        ]
+        if near:
+            repeated[place] = min(near)
+            continue
+        for gram in grams:
+            kept[gram].append(place)
+    return repeated
 
 
 def shared_runs(
@@ -72,12 +54,12 @@ def shared_runs(
 ) -> pd.DataFrame:
     """Every text that shares a run of `n` words with an evaluation text: a leak.
 
-    Texts map ids to texts. One row a pair and its first shared run: id,
-    evaluation_id, run. Texts of fewer than `n` words are compared whole.
+    Both map ids to texts. One row a pair and its first shared run: id, evaluation_id,
+    run. Texts of fewer than `n` words are compared whole.
     """
     owners: dict[str, list[str]] = defaultdict(list)
     for name, text in evaluation.items():
-        for run in dict.fromkeys(shingles(text, n)):
+        for run in shingles(text, n):
             owners[run].append(name)
     rows = [
         (name, other, run)

@@ -1,40 +1,83 @@
 """The plan of requests: which prompt, filled with which variables; and the recordings.
 
-Every draw is seeded by the request's own id, so a request can be rendered again alone,
-in any order. The attributes are those of E5-mistral's and SyNeg's prompts; the counts,
-the families and their domains are the lab's (`data/recordings/plan.json`). What a large
-language model once said to the whole plan is shipped beside it.
+Every draw is seeded by the request's own id, so a request can be rendered again alone.
+The attributes are those of E5-mistral's and SyNeg's prompts; the counts, the families
+and their domains are the lab's (`data/recordings/plan.json`).
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from nbutils.core.errors import known
-from nbutils.core.fields import Settings, field_of
-from nbutils.core.files import read_json, read_jsonl, verify
-from nbutils.core.records import split_of
+from nbutils.core.fields import Settings
+from nbutils.core.files import read_json, read_jsonl, read_sums, verify
+from nbutils.core.records import Task, split_of
 from nbutils.core.settings import DATA
 from nbutils.core.text import words
-from nbutils.llm.store import Answer
-from nbutils.synthesis.replies import BRAINSTORM, MGH, SEED, SYNEG, Planned, Prompt
+from nbutils.llm.store import Answer, ChatRequest, chat_request
+from nbutils.synthesis.replies import BRAINSTORM, MGH, SEED, SYNEG, Prompt, parse
 
-RECORDINGS = DATA / "recordings"
-DRAWN = (
-    "query_type", "query_length", "num_words", "unit", "high_score", "difficulty",
-    "clarity",
-)  # fmt: skip
-"""What is drawn for a graded example, in this order: each draw moves the generator."""
+RECORDINGS, TEMPLATES = DATA / "recordings", DATA / "prompts"
+
+
+@cache
+def templates() -> dict[str, str]:
+    """The shipped templates by name: a changed one would be another request."""
+    verify(TEMPLATES)
+    return {Path(n).stem: (TEMPLATES / n).read_text() for n in read_sums(TEMPLATES)}
+
+
+@cache
+def schema(reply: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema of a reply, for servers with structured output."""
+    return reply.model_json_schema()
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A request before it is rendered: a prompt and what fills it.
+
+    `variables` may hold more than the template names: what the answer is checked by.
+    `known` are the fields of its record that no answer decides; `words` how many words
+    are asked for in all (0: not said). `sample` tells equal texts of a stage apart: the
+    draws of two examples of a task often coincide.
+    """
+
+    id: str
+    prompt: Prompt
+    variables: Mapping[str, Any]
+    sample: int = 0
+    known: Mapping[str, Any] = field(default_factory=dict)
+    words: int = 0
+
+    @property
+    def stage(self) -> str:
+        return self.id.split("/")[1]
+
+    @property
+    def text(self) -> str:
+        """The prompt as the model reads it."""
+        return templates()[self.prompt.template].format(**self.variables)
+
+    def chat(self, settings: Settings) -> ChatRequest:
+        """The request that goes to the client."""
+        name, form = self.prompt.template, schema(self.prompt.reply)
+        return chat_request(self.id, self.text, name, settings, self.sample, form)
 
 
 @cache
 def recording_plan() -> dict[str, Any]:
     """Families and domains, attribute lists and counts, with the groups' specs."""
-    files = [RECORDINGS / f"{name}.json" for name in ("plan", "groups")]
+    files = RECORDINGS / "plan.json", RECORDINGS / "groups.json"
     for path in files:
         verify(path)
     plan, groups = map(read_json, files)
@@ -42,18 +85,19 @@ def recording_plan() -> dict[str, Any]:
 
 
 def domains(family: str) -> list[str]:
-    """The domains of a family. LabError for a family that is not planned."""
+    """LabError for a family that is not planned."""
     families = recording_plan()["families"]
     return families[known("family", family, families)]
 
 
 def brainstorm_requests(family: str) -> Iterator[Planned]:
     """One request per group: brainstorm its tasks (E5-mistral, section 3.1)."""
-    for group, count in recording_plan()["tasks_per_group"].items():
-        own = {"family": family, "group": group}
+    plan = recording_plan()
+    for group, count in plan["tasks_per_group"].items():
         variables = {"num_tasks": count, "group": group}
         variables["domains"] = ", ".join(domains(family))
-        variables["group_definition"] = recording_plan()["groups"][group]["definition"]
+        variables["group_definition"] = plan["groups"][group]["definition"]
+        own = {"family": family, "group": group}
         yield Planned(f"{family}/brainstorm/{group}", BRAINSTORM, variables, known=own)
 
 
@@ -65,25 +109,21 @@ def seed_requests(family: str) -> Iterator[Planned]:
         draw = random.Random(f"{family}/seed/{i}")
         drawn = ("difficulty", "num_words")
         variables = {name: draw.choice(spec[name]) for name in drawn}
-        variables["domain"] = own[i % len(own)]
         variables["query_form"] = forms[i // len(own) % len(forms)]
-        given = {"family": family, "domain": variables["domain"], "split": split}
+        variables["domain"] = own[i % len(own)]
+        known = {"family": family, "domain": variables["domain"], "split": split}
         count = 3 * variables["num_words"]
-        yield Planned(f"{family}/seed/{i:02d}", SEED, variables, i, given, count)
+        yield Planned(f"{family}/seed/{i:02d}", SEED, variables, i, known, count)
 
 
 def mgh_requests(
-    family: str, tasks: Mapping[str, Mapping[int, str]], languages=("English",)
+    tasks: Iterable[Task], languages: Sequence[str] = ("English",)
 ) -> Iterator[Planned]:
-    """Requests for graded examples; `tasks` maps a group to {task number: text}.
-
-    The examples of a task take turns in `languages`.
-    """
-    for group in recording_plan()["groups"]:
-        for number, task in tasks.get(group, {}).items():
-            for example in range(recording_plan()["mgh"]["examples_per_task"]):
-                language = languages[example % len(languages)]
-                yield mgh_request(family, group, number, example, task, language)
+    """Requests for graded examples; those of a task take turns in `languages`."""
+    for task in tasks:
+        for example in range(recording_plan()["mgh"]["examples_per_task"]):
+            place = task.family, task.group, task.index, example
+            yield mgh_request(*place, task.text, languages[example % len(languages)])
 
 
 def mgh_request(
@@ -91,23 +131,19 @@ def mgh_request(
 ) -> Planned:
     """The request for one graded example of one task (Negative Matters, MGH)."""
     plan, draw = recording_plan(), random.Random(f"{family}/{group}/{number}/{example}")
-    spec, kind, tasks = plan["mgh"], plan["groups"][group], plan["tasks_per_group"]
-    lengths = spec["num_words"]
-    choices = {**spec, "num_words": lengths.get(group, lengths["other"])}
-    drawn = {name: draw.choice(choices[name]) for name in DRAWN}
-    variables = {"task": task, "group_definition": kind["definition"], **drawn}
-    variables["language"] = language
+    kind, spec = plan["groups"][group], dict(plan["mgh"])
+    spec["num_words"] = spec["num_words"].get(group, spec["num_words"]["other"])
+    # from every list, in the plan's order: each draw moves the generator
+    drawn = {name: draw.choice(of) for name, of in spec.items() if isinstance(of, list)}
+    variables = {"task": task, "language": language, **drawn}
+    variables["group_definition"] = kind["definition"]
     for part in ("query", "document"):
         text = kind[f"{part}_spec"]
         variables[f"{part}_spec"] = text.format(**drawn)
         variables[f"{part}_words"] = drawn["num_words"] * ("{num_words}" in text)
-    own = {
-        "family": family,
-        "group": group,
-        "task_id": f"{family}/brainstorm/{group}/{number}",
-        "task": task,
-        "split": split_of(family, number, tasks[group], example),
-    }
+    own = {"family": family, "group": group, "task": task}
+    own["task_id"] = f"{family}/brainstorm/{group}/{number}"
+    own["split"] = split_of(family, number, plan["tasks_per_group"][group], example)
     count = variables["query_words"] + 5 * variables["document_words"]
     name = f"{family}/mgh/{group}/{number}/{example}"
     return Planned(name, MGH, variables, example, own, count)
@@ -116,22 +152,22 @@ def mgh_request(
 def syneg_requests(
     family: str,
     items: Mapping[int, tuple[str, str]],
-    prompt: Prompt = SYNEG[True, True],
+    reflection: bool = True,
+    attributes: bool = True,
 ) -> Iterator[Planned]:
     """Requests for SyNeg negatives; `items` maps a number to (query, positive).
 
     Each item is asked at the positive's own level ("syneg"); where the freely drawn
     level is another one, as the paper has it, also at that level ("syneg-free"). A
-    `prompt` without attributes has no level, so there each is asked once.
+    prompt without attributes has no level, so there each is asked once.
     """
-    levelled = prompt in (SYNEG[True, True], SYNEG[False, True])
     spec, own = recording_plan()["syneg"], domains(family)
     matched, split = spec["matched_level"], split_of(family, None, 0, 0)
     for i, (query, positive) in items.items():
         draw = random.Random(f"{family}/syneg/{i}")
         free, length = draw.choice(spec["levels"]), draw.choice(spec["lengths"])
-        kinds = [("syneg", "matched" if levelled else "none", matched)]
-        if levelled and free != matched:
+        kinds = [("syneg", "matched" if attributes else "none", matched)]
+        if attributes and free != matched:
             kinds.append(("syneg-free", "free", free))
         example = {"user_query": query, "positive_document": positive}
         variables = {
@@ -147,34 +183,27 @@ def syneg_requests(
             filled = {**variables, "difficult_level": level}
             known = {**given, "attribute": attribute, "level": level}
             name = f"{family}/{stage}/{i:02d}"
+            prompt = SYNEG[reflection, attributes]
             yield Planned(name, prompt, filled, known=known, words=count)
 
 
 def recorded(family: str) -> list[tuple[Planned, str]]:
-    """Every planned request of a family with the recorded text of its answer.
+    """Every planned request of a family with the text that a large model once said.
 
     LabError for an unknown family, and for a file that is missing or changed.
     """
-    domains(family)
+    brainstormed, seeds = [*brainstorm_requests(family)], [*seed_requests(family)]
     path = RECORDINGS / f"answers/{family}.jsonl"
     verify(path)
-    said = {row["id"]: row["response"] for row in read_jsonl(path)}
-    tasks = {
-        group: dict(enumerate(said[f"{family}/brainstorm/{group}"]))
-        for group in recording_plan()["groups"]
+    said = {
+        row["id"]: json.dumps(row["response"], ensure_ascii=False)
+        for row in read_jsonl(path)
     }
-    seeds = list(seed_requests(family))
-    items = {
-        number: (said[seed.id]["query"], said[seed.id]["positives"][0])
-        for number, seed in enumerate(seeds)
-    }
-    requests = [
-        *brainstorm_requests(family),
-        *seeds,
-        *mgh_requests(family, tasks),
-        *syneg_requests(family, items),
-    ]
-    return [(r, json.dumps(said[r.id], ensure_ascii=False)) for r in requests]
+    tasks = [task for r in brainstormed for task in parse(r, said[r.id])]
+    items = [parse(seed, said[seed.id]) for seed in seeds]
+    pairs = {n: (item.query, item.positives[0]) for n, item in enumerate(items)}
+    mgh, syneg = mgh_requests(tasks), syneg_requests(family, pairs)
+    return [(r, said[r.id]) for r in (*brainstormed, *seeds, *mgh, *syneg)]
 
 
 def recorded_answers(settings: Settings) -> dict[str, Answer]:
@@ -183,11 +212,9 @@ def recorded_answers(settings: Settings) -> dict[str, Answer]:
     The recordings stand for the model "recorded" and the default decoding settings;
     under any others the same prompt is another request.
     """
-    names = ("llm_model", "llm_temperature", "llm_top_p", "llm_max_tokens")
-    recorded_with = settings.changed(**{n: field_of(n).default for n in names})
-    answers = {}
+    defaults, answers = Settings(), {}
     for family in settings.synthesis.families:
         for request, text in recorded(family):
-            key = request.chat(recorded_with).key
+            key = request.chat(defaults).key
             answers[key] = Answer(key, text, model="recorded", time="2026-11")
     return answers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
@@ -25,12 +25,16 @@ from nbutils.llm.costs import price_of
 from nbutils.llm.store import Store, rough_tokens
 from nbutils.synthesis import generate
 from nbutils.synthesis.generate import Made, Watch
-from nbutils.synthesis.plan import recorded
-from nbutils.synthesis.replies import Planned
+from nbutils.synthesis.plan import Planned, recorded
 
-STAGES = ("brainstorm", "seed", "mgh", "syneg", "syneg-free")
-NEEDS = {"mgh": "brainstorm", "syneg": "seed", "syneg-free": "seed"}
-"""The stage whose answers a stage's prompts hold."""
+STAGES = {
+    "brainstorm": ("", generate.brainstorm),
+    "seed": ("", generate.retrieval_items),
+    "mgh": ("brainstorm", generate.graded_examples),
+    "syneg": ("seed", partial(generate.syneg_examples, stages=["syneg"])),
+    "syneg-free": ("seed", partial(generate.syneg_examples, stages=["syneg-free"])),
+}
+"""In the order of a run: the stage whose records one is made of, and what makes it."""
 PILOT = 5
 """Stored answers of a stage from which on they tell its lengths, not the recordings."""
 
@@ -74,18 +78,18 @@ def _tokenizer() -> Tokenizer:
 def estimate(
     settings: Settings, store: Store, stages: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """What a recording of `stages` would ask and cost: a table as of `estimated`.
+    """What `record` would ask and cost, a table as of `estimated`.
 
     Of each stage at most `max_items` requests a family, as long as recorded ones.
     """
-    planned: dict[str, tuple[list, list]] = {s: ([], []) for s in check_stages(stages)}
-    for family in settings.synthesis.families:
-        pairs = recorded(family)
-        for stage, (requests, answers) in planned.items():
-            own = [(request, text) for request, text in pairs if request.stage == stage]
-            most = 0 if stage == "brainstorm" else settings.synthesis.max_items
-            requests += [request for request, _ in own][: most or None]
-            answers += count_tokens(text for _, text in own)
+    planned = {stage: ([], []) for stage in check_stages(stages)}
+    pairs = [recorded(family) for family in settings.synthesis.families]
+    for stage, (requests, lengths) in planned.items():
+        most = 0 if stage == "brainstorm" else settings.synthesis.max_items
+        for of_family in pairs:
+            own = [(r, text) for r, text in of_family if r.stage == stage]
+            requests += [request for request, _ in own[: most or None]]
+            lengths += count_tokens(text for _, text in own)
     return estimated(planned, settings, store)
 
 
@@ -102,63 +106,54 @@ def estimated(
     cost, cost_p90 (if every answer were that long), batch_cost, currency.
     """
     price, rows = price_of(settings), []
-    used = [(n.split("/")[1:2], u) for n, m, _, u in store.usage() if m == price.model]
     for stage, (requests, lengths) in planned.items():
-        chats = {r.chat(settings).key: r for r in requests}
-        there = {key for key in chats if (a := store.answer(key)) and a.text.strip()}
-        prompt = sum(count_tokens(r.text for k, r in chats.items() if k not in there))
-        pilot = [tokens for of, tokens in used if tokens and of == [stage]]
+        chats = {request.chat(settings).key: request for request in requests}
+        stored = {key for key in chats if (a := store.answer(key)) and a.text.strip()}
+        ask = [request.text for key, request in chats.items() if key not in stored]
+        pilot = [
+            tokens
+            for name, model, _, tokens in store.usage()
+            if tokens and model == price.model and name.split("/")[1:2] == [stage]
+        ]
         told = len(pilot) >= PILOT
-        lengths, ask = pilot if told else lengths, len(chats) - len(there)
-        mean, p90 = np.mean(lengths), np.percentile(lengths, 90)
+        tokens = np.array(pilot if told else lengths)
         rows.append({
-            "stage": stage, "requests": len(chats), "stored": len(there), "ask": ask,
-            "prompt_tokens": prompt, "answer_mean": mean, "answer_p90": p90,
+            "stage": stage, "requests": len(chats), "stored": len(stored),
+            "ask": len(ask), "prompt_tokens": sum(count_tokens(ask)),
+            "answer_mean": tokens.mean(), "answer_p90": np.percentile(tokens, 90),
             "from": "pilot" if told else "recordings",
-            "cost": price.cost(prompt, mean * ask),
-            "cost_p90": price.cost(prompt, p90 * ask),
         })  # fmt: skip
-    counted = ["requests", "stored", "ask", "prompt_tokens"]
-    sums = pd.DataFrame(rows)[[*counted, "cost", "cost_p90"]].sum()
-    table = pd.DataFrame([*rows, {"stage": "all", **sums, "from": ""}])
-    table = table.astype(dict.fromkeys(counted, int))
-    batch_cost = table["cost"] * price.batch_factor
-    return table.assign(batch_cost=batch_cost, currency=price.currency)
+    table = pd.DataFrame(rows)
+    for cost, length in {"cost": "answer_mean", "cost_p90": "answer_p90"}.items():
+        table[cost] = price.cost(table["prompt_tokens"], table[length] * table["ask"])
+    table["batch_cost"] = table["cost"] * price.batch_factor
+    whole = table.drop(columns=["answer_mean", "answer_p90"])
+    whole = whole.assign(**{"stage": "all", "from": ""}).groupby(["stage", "from"])
+    table = pd.concat([table, whole.sum().reset_index()], ignore_index=True)
+    return table.assign(currency=price.currency)
 
 
 def record(
-    settings: Settings,
-    client: Client,
-    stages: Sequence[str] = (),
-    watch: Callable[[str], Watch | None] = lambda stage: None,
+    settings: Settings, client: Client, stages: Sequence[str] = (), watch: Watch = None
 ) -> dict[str, Made]:
-    """Ask for every missing answer of `stages` (none: all) and of those they need.
-
-    Returns by stage what was made. `watch` makes a stage's watcher.
-    """
+    """By stage what was made of `stages` (none: all) and of those they need."""
     wanted, made = check_stages(stages), {}
-    needed = {NEEDS.get(stage) for stage in wanted}
-    for stage in (s for s in STAGES if s in wanted or s in needed):
-        by = (settings, client, watch(stage))
-        if stage == "brainstorm":
-            made[stage] = generate.brainstorm(*by)
-        elif stage == "seed":
-            made[stage] = generate.retrieval_items(*by)
-        elif stage == "mgh":
-            made[stage] = generate.graded_examples(made["brainstorm"][0], *by)
-        else:
-            made[stage] = generate.syneg_examples(made["seed"][0], *by, stages=[stage])
+    needed = {STAGES[stage][0] for stage in wanted}
+    for stage, (source, make) in STAGES.items():
+        if stage in wanted or stage in needed:
+            given = [made[source][0]] if source else []
+            made[stage] = make(*given, settings, client, watch)
     return made
 
 
 @contextmanager
 def on_terminal(
     settings: Settings, batch: bool, live: bool = False
-) -> Iterator[tuple[Client, Callable[[str], Watch]]]:
-    """A client, and what makes a stage's watcher: outcomes are counted in a live table.
+) -> Iterator[tuple[Client, Watch]]:
+    """A client, and a watcher that counts outcomes in a live table.
 
-    `batch`: by the provider's batch files; `live`: what they leave is asked live.
-    LabError where another run fills the same store: nothing is paid for twice.
+    `batch` and `live` are those of `Batches`. LabError where another run fills the same
+    store: nothing is paid for twice.
     """
     console, counts = Console(), Counter()
     client = generate.open_client(settings)
@@ -167,7 +162,7 @@ def on_terminal(
 
         client.prefetch = Batches(client, console.print, live).run
 
-    def arrived(stage: str, outcome: Any) -> None:
+    def watch(stage: str, outcome: Any) -> None:
         refused = isinstance(outcome, Rejection)
         counts[stage, f"rejected: {outcome.reason}" if refused else "accepted"] += 1
         table = Table("stage", "outcome", "answers")
@@ -178,7 +173,7 @@ def on_terminal(
     with alone(client.store.path):
         try:
             with Live(console=console, auto_refresh=False) as shown:
-                yield client, lambda stage: partial(arrived, stage)
+                yield client, watch
         finally:
             client.close()
             console.print(

@@ -1,105 +1,182 @@
-"""A prompt: its template, what an answer to it must look like, and its record.
+"""From the text of an answer to a checked record, or a rejection with a named reason.
 
-The form of a reply is checked by its fields, its texts by `check`; then what the answer
-says joins what the plan knows.
+Pure and repeatable: nothing is asked, nothing is evaluated, and no text makes it fail.
+JSON only; a code fence or prose around the JSON is let through.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cache, cached_property
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+import json
+import re
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel
+from pydantic import AfterValidator, BaseModel, Field, RootModel, ValidationError
 
-from nbutils.core.fields import Settings
-from nbutils.core.files import read_sums, verify
-from nbutils.core.records import (
-    GradedExample,
-    Record,
-    RetrievalItem,
-    SynegExample,
-    Task,
-    split_of,
+from nbutils.core import records
+from nbutils.core.text import has_spaces, normalise, words
+
+if TYPE_CHECKING:
+    from nbutils.synthesis.plan import Planned
+
+REASONS = {
+    "not_json": "no JSON value of the kind asked for is in the answer",
+    "wrong_keys": "keys are missing, unknown or hold another type",
+    "wrong_levels": "the levels are not high, medium, medium, low",
+    "wrong_count": "fewer or more texts than asked for",
+    "empty_text": "a text is empty",
+    "bad_text": "a text holds half a character",
+    "duplicate_text": "two texts of the answer are the same",
+    "too_long": "a text is more than twice as long as asked for",
+    "too_short": "a text is less than half as long as asked for",
+    "self_talk": "a text speaks of the request instead of standing on its own",
+    "cut_off": "the answer reached the longest length allowed and breaks off",
+    "refused": "the model declined to answer",
+    "filtered": "the server's content filter kept the answer back",
+    "duplicate_task": "the task was brainstormed before",
+    "duplicate_query": "the query was written before",
+    "near_duplicate": "nearly the text of another record",
+    "ladder": "the negatives do not stand in the order that was asked for",
+}
+"""Every reason for which an answer is rejected, in words."""
+
+UNFINISHED = {"length": "cut_off", "content_filter": "filtered", "refusal": "refused"}
+"""Why a server stopped in the middle of an answer, and the reason it is refused for."""
+
+FORM = {"literal_error": "wrong_levels"} | dict.fromkeys(
+    ("too_short", "too_long"), "wrong_count"
 )
-from nbutils.core.settings import DATA
-from nbutils.core.text import has_spaces, words
-from nbutils.llm.store import ChatRequest, chat_request
-from nbutils.synthesis.parsing import Rejected, check_texts
+"""pydantic's name of a fault and the reason; all others are wrong keys."""
 
-TEMPLATES = DATA / "prompts"
+THOUGHT = r"<{0}(seed:)?(think|thinking|thought|reasoning)>|\[{0}THINK\]|◁{0}think▷"
+BEGINS = re.compile(THOUGHT.format("") + r"|<\|channel\|>analysis", re.I)
+ENDS = re.compile(THOUGHT.format("/") + r"|<\|channel\|>final<\|message\|>", re.I)
+"""How models mark their thought. Some templates write its beginning themselves."""
+
+SELF_TALK = re.compile(
+    r"\b(hard[- ]negatives?|positive[_ ](example|document)|similarity[_ ]level"
+    r"|user_query|(this|the above) query|as an ai|this document does not)\b",
+    re.IGNORECASE,
+)
+MAX_WORDS = 1000  # of a text of no stated length
 
 
-@cache
-def templates() -> dict[str, str]:
-    """The shipped templates by name: a changed one would be another request."""
-    verify(TEMPLATES)
-    return {Path(n).stem: (TEMPLATES / n).read_text() for n in read_sums(TEMPLATES)}
+class Rejected(Exception):
+    """Why an answer is not a record (reason, detail)."""
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """`template` is the name of a file, `reply` what must come back: a model.
+def parse(request: Planned, text: str, finish: str = "") -> Any:
+    """What an answer holds: a record, a list of records, or a Rejection.
 
-    Its `record(request)` makes a record (or a list of them), or raises `Rejected`.
+    finish: why the server stopped; where that was in the middle, it is the reason.
+    """
+    kind = request.prompt.reply
+    form = list if issubclass(kind, RootModel) else dict
+    try:
+        value = find_json(without_thought(text), form)
+        return kind.model_validate(value).record(request)
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = FORM.get(first["type"], "wrong_keys")
+        detail = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    except Rejected as fault:
+        reason, detail = fault.args
+        if reason == "not_json":
+            reason = UNFINISHED.get(finish, reason)
+    return records.Rejection(id=request.id, reason=reason, detail=detail)
+
+
+def without_thought(text: str) -> str:
+    """The answer itself: what follows the last thought, up to one that has no end."""
+    after = max((end.end() for end in ENDS.finditer(text)), default=0)
+    begun = BEGINS.search(text, after)
+    return text[after : begun.start() if begun else None]
+
+
+def find_json(text: str, kind: type) -> Any:
+    """The first JSON value of `kind` (list or dict) in a text.
+
+    Tries from each opening bracket on, at most 50. A list may be the only value of an
+    object. Rejected where there is none or the value breaks off (not_json), and for
+    half a character (bad_text).
+    """
+    opening, end = r"[\[{]" if kind is list else r"\{", 0
+    for match in islice(re.finditer(opening, text), 50):
+        if match.start() < end:
+            continue  # inside an object that is read
+        try:
+            value, end = json.JSONDecoder().raw_decode(text, match.start())
+            json.dumps(value, ensure_ascii=False).encode()
+            if kind is list and isinstance(value, dict) and len(value) == 1:
+                (value,) = value.values()
+            if isinstance(value, kind):
+                return value
+        except UnicodeEncodeError:
+            raise Rejected("bad_text", "a text cannot be written as UTF-8") from None
+        except json.JSONDecodeError as error:
+            ended = error.pos >= len(text.rstrip())
+            if ended or error.msg.startswith("Unterminated"):
+                break  # what stands inside a truncated value is not the answer
+        except (ValueError, RecursionError):
+            continue  # too deep, or a number of thousands of digits
+    raise Rejected("not_json", f"no complete JSON {kind.__name__} in {_short(text)}")
+
+
+def check_texts(
+    texts: Sequence[str], wanted: int = 0, given: Sequence[str] = ()
+) -> None:
+    """Refuse empty, self-referring, repeated or badly sized texts of the model.
+
+    Of `wanted` words (0: none said) half to twice as many are let through, where words
+    can be counted. Of the `given` texts none may be repeated; they are not checked.
+    """
+    seen = set(map(normalise, given))
+    most = max([MAX_WORDS, *(2 * len(words(text)) for text in given)])
+    low, high = (wanted / 2, wanted * 2) if wanted else (0, most)
+    for text in texts:
+        plain = normalise(text)
+        if not plain:
+            raise Rejected("empty_text", "a text has no words")
+        if found := SELF_TALK.search(text):
+            raise Rejected("self_talk", f"says {found.group()!r}: {_short(text)}")
+        if plain in seen:
+            raise Rejected("duplicate_text", _short(text))
+        seen.add(plain)
+        count = len(words(text))
+        if not low <= count <= high and has_spaces(text):
+            reason = "too_long" if count > high else "too_short"
+            asked = f", asked for {wanted}" if wanted else ""
+            raise Rejected(reason, f"{count} words{asked}: {_short(text)}")
+
+
+def _short(text: str) -> str:
+    flat = " ".join(text.split())
+    return repr(flat if len(flat) <= 60 else flat[:59] + "…")
+
+
+class Prompt(NamedTuple):
+    """The name of a template, and the form of a reply to it.
+
+    The form's `record(request)` makes a record (or a list), or raises `Rejected`.
     """
 
     template: str
     reply: type[BaseModel]
 
-    @cached_property
-    def schema(self) -> dict[str, Any]:
-        """The JSON schema of a reply, for servers with structured output."""
-        return self.reply.model_json_schema()
 
-
-@dataclass(frozen=True)
-class Planned:
-    """A request before it is rendered: a prompt and what fills it.
-
-    `variables` may hold more than the template names: what the answer is checked by.
-    `known` are the fields of its record that no answer decides; `words` how many words
-    are asked for in all (0: not said). `sample` tells equal texts of a stage apart: the
-    draws of two examples of a task often coincide.
-    """
-
-    id: str
-    prompt: Prompt
-    variables: Mapping[str, Any]
-    sample: int = 0
-    known: Mapping[str, Any] = field(default_factory=dict)
-    words: int = 0
-
-    @property
-    def stage(self) -> str:
-        return self.id.split("/")[1]
-
-    @property
-    def text(self) -> str:
-        """The prompt as the model reads it."""
-        return templates()[self.prompt.template].format(**self.variables)
-
-    def chat(self, settings: Settings) -> ChatRequest:
-        """The request that goes to the client."""
-        name, schema = self.prompt.template, self.prompt.schema
-        return chat_request(self.id, self.text, name, settings, self.sample, schema)
-
-
-class Reply(BaseModel):
-    """No unknown key, no silent conversion; its fields are those of a record, `makes`.
+class Reply(BaseModel, extra="forbid", strict=True):
+    """Its fields join what the plan knows in a record, `makes`, if its texts pass.
 
     A subclass has no docstring: it would be sent to servers, within the schema.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True)
-    makes: ClassVar[type[Record]]
+    makes: ClassVar[type[records.Record]]
 
     def check(self, asked: Mapping[str, Any]) -> None:
         """Rejected for texts that are not as asked for, by a request's variables."""
 
-    def record(self, request: Planned) -> Record:
+    def record(self, request: Planned) -> records.Record:
         self.check(request.variables)
         return self.makes(id=request.id, **request.known, **dict(self))
 
@@ -129,23 +206,21 @@ Ladder = Annotated[
 ]
 
 
-class TasksReply(RootModel[list[str]]):  # of one group in one family
-    model_config = ConfigDict(strict=True)
-
-    def record(self, request: Planned) -> list[Task]:
+class TasksReply(RootModel[list[str]], strict=True):  # of one group in one family
+    def record(self, request: Planned) -> list[records.Task]:
         texts, wanted, made = self.root, request.variables["num_tasks"], []
         if len(texts) != wanted:
             raise Rejected("wrong_count", f"{len(texts)} tasks instead of {wanted}")
-        check_texts(texts, repeats=True)
         for n, text in enumerate(texts):
-            split = split_of(request.known["family"], n, wanted, 0)
+            check_texts([text])  # one that repeats another is dropped alone, later
+            split = records.split_of(request.known["family"], n, wanted, 0)
             own = {"index": n, "text": text.strip(), "split": split, **request.known}
-            made.append(Task(id=f"{request.id}/{n}", **own))
+            made.append(records.Task(id=f"{request.id}/{n}", **own))
         return made
 
 
 class SeedReply(Reply):
-    makes = RetrievalItem
+    makes = records.RetrievalItem
     query: Line
     title: Line
     positives: Three
@@ -157,7 +232,7 @@ class SeedReply(Reply):
 
 
 class MghReply(Reply):  # MGH's keys; a server writes them in this order
-    makes = GradedExample
+    makes = records.GradedExample
     query: Line
     positive: str = Field(alias="positive_example")
     negatives: Ladder = Field(alias="hard_negative_examples")
@@ -169,7 +244,7 @@ class MghReply(Reply):  # MGH's keys; a server writes them in this order
 
 
 class SynegPlainReply(Reply):
-    makes = SynegExample
+    makes = records.SynegExample
     negatives: Pair = Field(alias="hard_negatives")
 
     def check(self, asked: Mapping[str, Any]) -> None:
@@ -179,7 +254,7 @@ class SynegPlainReply(Reply):
 
 
 class SynegReply(Reply):  # the reasoning goes before what it leads to
-    makes = SynegExample
+    makes = records.SynegExample
     reasoning: str
     negatives: Pair = Field(alias="hard_negatives")
 

@@ -6,34 +6,25 @@ It is the lab's student with all its layers, served on this machine (the README 
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
 from nbutils.core.fields import Settings
 from nbutils.core.files import read_jsonl, verify, write_jsonl, write_sums
-from nbutils.core.records import (
-    LEVELS,
-    GradedExample,
-    Records,
-    Rejection,
-    read_records,
-    spread,
-)
+from nbutils.core.records import Rejection, read_records
 from nbutils.core.retrieval import RetrievalSet
 from nbutils.core.settings import read_config, resolve
 from nbutils.llm.client import Client
-from nbutils.synthesis.from_sets import STAGE, LevelReply, seeded_requests
-from nbutils.synthesis.judge import JudgeReply, judge_requests
-from nbutils.synthesis.parsing import Rejected, parse
-from nbutils.synthesis.plan import RECORDINGS, recorded
-from nbutils.synthesis.replies import Planned, Reply
+from nbutils.synthesis.from_sets import STAGE, seeded_requests
+from nbutils.synthesis.judge import judge_requests
+from nbutils.synthesis.plan import RECORDINGS, Planned, recorded
+from nbutils.synthesis.replies import parse
 
 FOLDER = RECORDINGS / "second_generator"
-MOST_WORDS = 250
-"""Asked for in all, at most: an answer as long as it was asked to be is not cut off."""
+KINDS = ("brainstorm", "mgh", "syneg", "judge", "level")
 
 
 def second_settings() -> Settings:
@@ -42,47 +33,54 @@ def second_settings() -> Settings:
 
 
 def second_requests() -> dict[str, list[Planned]]:
-    """Kind to its requests, of the plan and of the first generator's records.
+    """Kind to its requests: those whose answers are shipped, in that order.
 
-    brainstorm, mgh and syneg: 15, 8 and 8, of six families; judge: of 20 queries a
-    planted answer and another passage each; level: 5 of the first generator's pairs of
-    query and positive, each negative asked for alone.
+    brainstorm, mgh and syneg: 15, 8 and 8 of the plan's, of six families; judge: of 20
+    queries a planted answer and another passage each; level: each negative of 5 of the
+    first generator's pairs alone. LabError for a file that is missing or changed.
     """
+    verify(RECORDINGS)
     settings = resolve()
-    records, made = read_records(settings), {"brainstorm": [], "mgh": [], "syneg": []}
-    for family in settings.synthesis.families[:6]:
-        plan = [r for r, _ in recorded(family) if r.words <= MOST_WORDS]
-        for stage, chosen in made.items():
-            own = [r for r in plan if r.stage == stage]
-            chosen += spread(own, 5, lambda r: (r.known.get("group", ""), ""))
-    asked = {request.id for request in made["mgh"]}
-    graded = [example for example in records.graded if example.id in asked]
-    every = {"brainstorm": 2, "mgh": 4, "syneg": 4}
-    made = {stage: requests[:: every[stage]] for stage, requests in made.items()}
-    made["judge"] = _judged(records)
-    level = settings.changed(mgh_calls="level")
-    made["level"] = seeded_requests(_pairs(graded[:15:3]), level)
-    return made
+    records = read_records(settings)
+    known = (*records.items, *records.graded)
+    texts = {name: text for one in known for name, text in one.documents().items()}
+    judged = read_jsonl(RECORDINGS / "verdicts.jsonl")
+    pairs = RetrievalSet(
+        "recorded",
+        {example.id: example.query for example in records.graded},
+        pd.DataFrame(texts.items(), columns=["id", "text"]),
+        {example.id: [f"{example.id}/P"] for example in records.graded},
+    )
+    planned = [
+        *(r for family in settings.synthesis.families for r, _ in recorded(family)),
+        *judge_requests(
+            [(row["query_id"], row["document_id"]) for row in judged],
+            {item.id: item.query for item in records.items},
+            texts,
+        ),
+        *seeded_requests(pairs, settings.changed(mgh_calls="level")),
+    ]
+    by_id = {request.id: request for request in planned}
+    said = {kind: read_jsonl(FOLDER / f"{kind}.jsonl") for kind in KINDS}
+    return {kind: [by_id[row["id"]] for row in rows] for kind, rows in said.items()}
 
 
 def second_answers() -> pd.DataFrame:
     """One row an answer, with what the parser makes of it.
 
-    kind, id; outcome: "accepted", or the reason why not (`parsing.REASONS`) with its
+    kind, id; outcome: "accepted", or the reason why not (`replies.REASONS`) with its
     detail; loose: the same where an answer without JSON is read by LOOSE; response;
     tokens; record: what was read, loosely where it must be, or None; query (level);
-    first: the first generator's negative (level) or verdict (judge). LabError for a
-    file that is missing or changed.
+    first: the first generator's negative (level) or verdict (judge).
     """
     rows, first = [], _first_generator()
     for kind, requests in second_requests().items():
-        verify(path := FOLDER / f"{kind}.jsonl")
-        asked = {request.id: request for request in requests}
-        for said in read_jsonl(path):
-            request, text = asked[said["id"]], said["response"]
+        answers = read_jsonl(FOLDER / f"{kind}.jsonl")
+        for request, said in zip(requests, answers, strict=True):
+            text = said["response"]
             made = strict = parse(request, text, said["finish"])
             if kind in LOOSE and _outcome(strict) == "not_json":
-                made = _loosely(request, LOOSE[kind](text))
+                made = parse(request, json.dumps(LOOSE[kind](text)))
             told = strict.detail if isinstance(strict, Rejection) else ""
             rows.append({
                 "kind": kind, "id": request.id, "outcome": _outcome(strict),
@@ -96,66 +94,26 @@ def second_answers() -> pd.DataFrame:
 
 def _first_generator() -> dict[str, str | bool]:
     """Of requests of kind level and judge: what the first generator wrote or said."""
-    said = read_jsonl(RECORDINGS / "verdicts.jsonl")
-    verdicts = {row["id"]: row["response"]["answers"] for row in said}
-    texts = {
-        f"recorded/{STAGE}/{example.id}/{level}": text
-        for example in read_records(resolve()).graded
-        for level, text in zip(LEVELS, example.negatives, strict=True)
-    }
-    return verdicts | texts
+    verdicts = read_jsonl(RECORDINGS / "verdicts.jsonl")
+    said = {row["id"]: row["response"]["answers"] for row in verdicts}
+    for example in read_records(resolve()).graded:
+        for name, text in example.documents().items():
+            said[f"recorded/{STAGE}/{name}"] = text
+    return said
 
 
 def _outcome(made: Any) -> str:
     return made.reason if isinstance(made, Rejection) else "accepted"
 
 
-def _loosely(request: Planned, reply: Reply) -> Any:
-    """The record of a reply that was read loosely, or why it is none."""
-    try:
-        return reply.record(request)
-    except Rejected as fault:
-        reason, detail = fault.args
-        return Rejection(id=request.id, reason=reason, detail=detail)
-
-
-def _verdict(text: str) -> JudgeReply:
+def _verdict(text: str) -> dict[str, Any]:
     first = text.strip().split(". ")[0]
-    return JudgeReply(reason=first, answers=re.search(r"\bnot\b", first) is None)
+    return {"reason": first, "answers": re.search(r"\bnot\b", first) is None}
 
 
-LOOSE = {"level": lambda text: LevelReply(text=text.strip()), "judge": _verdict}
+LOOSE = {"level": lambda text: {"text": text.strip()}, "judge": _verdict}
 """How an answer without JSON can be read: all of it as the text that was asked for; a
 verdict as "answers" where its first sentence has no "not"."""
-
-
-def _judged(records: Records) -> list[Planned]:
-    """Of 20 queries the first recorded pair that is planted and the first other one."""
-    rows = pd.DataFrame(read_jsonl(RECORDINGS / "verdicts.jsonl"))
-    pairs = zip(rows["query_id"], rows["document_id"], strict=True)
-    rows["planted"] = [document.startswith(f"{query}/") for query, document in pairs]
-    first = rows.groupby(["query_id", "planted"], sort=False).first().reset_index()
-    both = first[first.groupby("query_id")["planted"].transform("size") == 2]
-    queries = both["query_id"].unique()
-    both = both[both["query_id"].isin(queries[:: len(queries) // 20][:20])]
-    known = (*records.items, *records.graded)
-    return judge_requests(
-        zip(both["query_id"], both["document_id"], strict=True),
-        {item.id: item.query for item in records.items},
-        {name: text for one in known for name, text in one.documents().items()},
-    )
-
-
-def _pairs(graded: Sequence[GradedExample]) -> RetrievalSet:
-    """The examples' queries with their positives, as a set to write negatives for."""
-    ids = [f"{example.id}/P" for example in graded]
-    texts = [example.positive for example in graded]
-    return RetrievalSet(
-        "recorded",
-        {example.id: example.query for example in graded},
-        pd.DataFrame({"id": ids, "text": texts}),
-        {example.id: [f"{example.id}/P"] for example in graded},
-    )
 
 
 def write_shipped() -> None:

@@ -1,9 +1,8 @@
-"""Judge, seeds of a set, prompt variants, near-duplicates, leaks, two generators."""
+"""The judge, seeds of a retrieval set, and SyNeg's prompt without its parts."""
 
 import json
 import re
 
-import numpy as np
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
@@ -17,16 +16,29 @@ from nbutils.core.settings import resolve
 from nbutils.core.text import normalise
 from nbutils.pages import execute
 from nbutils.pages.source import code_cells, load
-from nbutils.synthesis import from_sets, generate, judge, ladder, overlap, plan, replies
-from nbutils.synthesis.generate import fulfil
+from nbutils.synthesis import from_sets, generate, judge, plan, replies
+
+
+@pytest.fixture
+def fulfil():
+    """Asks planned requests under settings: what was made, and rejected."""
+
+    def asked(requests, settings):
+        return generate.fulfil(requests, settings, generate.open_client(settings))
+
+    return asked
+
 
 # -- judge
 
 
-def test_verdicts_are_estimated_asked_once_and_replayed(answering, live):
+def passage_of(prompt):
+    return prompt.split("Passage: ")[1].split("\n\nDoes the")[0]
+
+
+def test_verdicts_are_estimated_asked_once_and_replayed(answering, live, fulfil):
     def said(prompt):
-        passage = prompt.split("Passage: ")[1].split("\n")[0]
-        return json.dumps({"reason": "because", "answers": "yes" in passage})
+        return json.dumps({"reason": "because", "answers": "yes" in passage_of(prompt)})
 
     server, settings = answering(said), live()
     texts = {"a": "yes it is {so}", "b": "no", "c": "yes"}
@@ -39,65 +51,58 @@ def test_verdicts_are_estimated_asked_once_and_replayed(answering, live):
     assert row["cost"] == pytest.approx(per_token / 1e6) == 2 * row["batch_cost"]
     client = generate.open_client(settings)
     assert judge.unanswered(asked, settings, client) == asked and not server.seen
-    fulfil(asked[:1], settings, client)
+    fulfil(asked[:1], settings)
     assert judge.unanswered(asked, settings, client) == asked[1:]
-    verdicts, rejections = fulfil(asked, settings, client)
-    assert [(v.document_id, v.answers) for v in verdicts] == [
-        ("a", True), ("b", False), ("c", True),
-    ]  # fmt: skip
-    replay = live(llm_mode="replay")
-    again = fulfil(asked, replay, generate.open_client(replay))
+    verdicts, rejections = fulfil(asked, settings)
+    found = {verdict.document_id: verdict.answers for verdict in verdicts}
+    assert found == {"a": True, "b": False, "c": True}
+    again = fulfil(asked, live(llm_mode="replay"))
     assert again == (verdicts, []) == (verdicts, rejections)
     assert server.attempts.total() == 3
 
 
-def test_page_03b_asks_a_live_judge_and_judges_it(server, tmp_path):
+def test_page_03b_asks_a_live_judge_and_judges_it(answering, server, tmp_path):
     """The whole page, live: a server that is right but for one planted answer."""
     answers_of = {
         item.query: {normalise(text) for text in item.positives}
         for item in read_records(resolve("smoke", {"max_items": 0})).items
     }
-    judged = []
+    judged, recorded = [], dict(server.answers)
 
-    class Answers(dict):
-        def __missing__(self, prompt):
-            if not prompt.startswith("You judge"):
-                return "{}"  # SyNeg, which this page does not read
-            query = prompt.split("Query: ")[1].split("\n")[0]
-            passage = prompt.split("Passage: ")[1].split("\n\nDoes the")[0]
-            judged.append(normalise(passage) in answers_of.get(query, ()))
-            right = judged[-1] and sum(judged) > 1  # the first one is missed
-            return json.dumps({"reason": "so it reads", "answers": right})
+    def said(prompt):
+        if not prompt.startswith("You judge"):
+            return recorded.get(prompt, "{}")  # SyNeg, which this page does not read
+        query = prompt.split("Query: ")[1].split("\n")[0]
+        judged.append(normalise(passage_of(prompt)) in answers_of.get(query, ()))
+        right = judged[-1] and sum(judged) > 1  # the first one is missed
+        return json.dumps({"reason": "so it reads", "answers": right})
 
-    server.answers = Answers(server.answers)
-    overrides = {
-        "llm_mode": "live", "llm_model": "served", "llm_reasks": 0,
-        "judged_queries": 100, "llm_store": str(tmp_path / "answers.sqlite"),
-    }  # fmt: skip
+    answering(said)
+    overrides = {"llm_mode": "live", "llm_model": "served", "llm_reasks": 0}
+    overrides |= {"judged_queries": 100, "llm_store": str(tmp_path / "answers.sqlite")}
     page = execute.find("03b")
     execute.execute(page, tmp_path / "runs", "smoke", overrides)
     made = load(tmp_path / "runs" / "smoke" / page.stem / page.name)
-    shown = [
+    shown = "\n".join(
         "".join(output.get("text", "") or output.get("data", {}).get("text/plain", ""))
         for _, cell in code_cells(made)
         for output in cell.outputs
-    ]
+    )
     assert len(judged) > 40
-    shown = "\n".join(shown)
     assert f"{len(judged)} verdicts, 0 refused" in shown
-    said = re.search(r"naive: judge (\S+) .*planted (\S+)", shown).groups()
-    share, planted = map(float, said)
-    assert share < planted
-    rows = shown.split("measure")[1].splitlines()[1:5]
-    values = {row.split()[0]: row.split()[1:] for row in rows}
-    assert float(values["precision"][0]) == 1 > float(values["recall"][0]) > 0
-    assert float(values["recall"][1]) < float(values["recall"][2]) <= 1
+    share, planted = re.search(r"naive: judge (\S+) .*planted (\S+)", shown).groups()
+    assert float(share) < float(planted)
+    rows = [row.split() for row in shown.split("measure")[1].splitlines()[1:5]]
+    values = {name: [*map(float, numbers)] for name, *numbers in rows}
+    recall, low, high = values["recall"]
+    assert values["precision"][0] == 1 > recall > 0
+    assert low < high <= 1
 
 
-def test_a_bad_verdict_is_rejected_and_an_unknown_id_named(answering, live):
+def test_a_bad_verdict_is_rejected_and_an_unknown_id_named(answering, live, fulfil):
     answering(lambda prompt: '{"reason": "x", "answers": "perhaps"}')
     asked = judge.judge_requests([("q", "a")], {"q": "?"}, {"a": "t"})
-    verdicts, (fault,) = fulfil(asked, live(), generate.open_client(live()))
+    verdicts, (fault,) = fulfil(asked, live())
     assert verdicts == [] and fault.reason == "wrong_keys"
     for pair, name in ((("q", "z"), "document 'z'"), (("y", "a"), "query 'y'")):
         with pytest.raises(LabError, match=f"{name} has no text"):
@@ -107,117 +112,108 @@ def test_a_bad_verdict_is_rejected_and_an_unknown_id_named(answering, live):
 
 
 def test_agreement_is_counted_against_the_truth():
-    said = [(0, "a", True), (0, "b", True), (1, "a", False), (1, "b", False),
-            (2, "a", True), (2, "b", False)]  # fmt: skip
+    said = {"0a": True, "0b": True, "1a": False, "1b": False, "2a": True, "2b": True}
     verdicts = [
-        Verdict(id=f"{q}{d}", query_id=f"q{q}", document_id=d, answers=yes, reason="")
-        for q, d, yes in said
+        Verdict(id=pair, query_id=pair[0], document_id=pair[1], answers=yes, reason="")
+        for pair, yes in said.items()
     ]
-    right = [("q0", "a"), ("q1", "a"), ("q2", "a"), ("q9", "a")]
+    right = [("0", "a"), ("1", "a"), ("2", "a"), ("2", "b"), ("9", "a")]
     table = judge.agreement(verdicts, right, samples=200).set_index("measure")
     assert table["value"].to_dict() == pytest.approx(
-        {"accuracy": 4 / 6, "precision": 2 / 3, "recall": 2 / 3, "kappa": 1 / 3}
+        {"accuracy": 4 / 6, "precision": 3 / 4, "recall": 3 / 4, "kappa": 1 / 4}
     )
     assert (table["low"] <= table["value"]).all()
     assert (table["high"] >= table["value"]).all()
     share, low, high = judge.share_answering(verdicts)
-    assert share == 0.5 and low <= share <= high
+    assert share == pytest.approx(4 / 6) and low <= share <= high
 
 
 # -- seeds of a retrieval set
 
 
 @pytest.fixture
-def beir(tmp_path):
-    folder = tmp_path / "set"
-    (folder / "qrels").mkdir(parents=True)
-    corpus = [{"_id": f"d{n}", "title": f"T{n}", "text": f"Text {n} about it."}
-              for n in range(4)]  # fmt: skip
-    queries = [{"_id": f"q{n}", "text": f"question number {n}"} for n in range(3)]
-    for name, rows in (("corpus", corpus), ("queries", queries)):
-        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    qrels = "query-id\tcorpus-id\tscore\nq0\td3\t0\nq0\td1\t1\nq0\td2\t1\nq1\td2\t2\n"
-    (folder / "qrels" / "train.tsv").write_text(qrels)
-    return folder
+def graded():
+    """Has ladders written for a set: what was made, and rejected."""
 
+    def written(data, settings):
+        asked = from_sets.seeded_requests(data, settings)
+        return from_sets.graded(asked, settings, generate.open_client(settings))
 
-def asked_of(beir, settings, limit=0):
-    return from_sets.seeded_requests(retrieval.read_set(beir), settings, limit)
-
-
-def test_queries_of_a_beir_folder_are_asked_for_with_a_relevant_text(beir):
-    asked = asked_of(beir, resolve())
-    assert [(r.variables["query"], r.variables["positive"]) for r in asked] == [
-        ("question number 0", "T1\nText 1 about it."),
-        ("question number 1", "T2\nText 2 about it."),
-    ]
-    assert asked_of(beir, resolve(), limit=1) == asked[:1]
+    return written
 
 
 def written(prompt):
     """Four texts, or one where one is asked for."""
-    levels = ["high", "medium", "medium", "low"]
     if "hard_negative_examples" in prompt:
-        made = [{"similarity_level": name, "text": f"Written {n} as {name}."}
-                for n, name in enumerate(levels, 1)]  # fmt: skip
+        made = [
+            {"similarity_level": name, "text": f"Written {n} as {name}."}
+            for n, name in enumerate(replies.LEVEL_NAMES, 1)
+        ]
         return json.dumps({"hard_negative_examples": made})
     places = enumerate(from_sets.LEVEL_TEXTS.values(), 1)
     place = next(n for n, text in places if text in prompt)
     return json.dumps({"text": f"Written {place} alone."})
 
 
-@pytest.mark.parametrize(("calls", "count"), [("ladder", 2), ("level", 8)])
+@pytest.mark.parametrize(("calls", "count"), [("ladder", 6), ("level", 24)])
 def test_a_ladder_is_written_for_each_seed_in_one_call_or_four(
-    calls, count, answering, beir, live
+    calls, count, answering, own_set, live, graded
 ):
-    server = answering(written)
-    settings = live(mgh_calls=calls, languages=["French"])
-    client = generate.open_client(settings)
-    examples, refused = from_sets.graded(asked_of(beir, settings), settings, client)
+    server, data = answering(written), retrieval.read_set(own_set)
+    settings = live(mgh_calls=calls, languages=["French", "Thai"])
+    examples, refused = graded(data, settings)
     assert refused == [] and server.attempts.total() == count
-    assert [e.id for e in examples] == ["set/mgh-seeded/q0", "set/mgh-seeded/q1"]
+    assert [e.id for e in examples] == [
+        f"{data.name}/mgh-seeded/q{n}" for n in range(6)
+    ]
+    assert [e.query for e in examples] == [*data.queries.values()]
     assert all(isinstance(e, GradedExample) for e in examples)
     assert [t.split()[1] for t in examples[0].negatives] == ["1", "2", "3", "4"]
-    assert all("Language: French" in str(body["messages"]) for body in server.seen)
+    for language in settings.synthesis.languages:
+        told = (
+            f"Language: {language}" in str(body["messages"]) for body in server.seen
+        )
+        assert sum(told) == count / 2
 
 
 @pytest.mark.parametrize(
     ("said", "name", "reason"),
     [("no", "/N3", "not_json"),
+     ('{"text": "document 1 of 7"}', "/N3", "duplicate_text"),
      ('{"text": "Written 1 alone."}', "", "duplicate_text")],
 )  # fmt: skip
 def test_a_seed_with_a_bad_level_is_refused_whole(
-    said, name, reason, answering, beir, live
+    said, name, reason, answering, own_set, live, graded
 ):
     bad = from_sets.LEVEL_TEXTS["N3"]
-    answering(lambda p: said if bad in p and "number 1" in p else written(p))
-    settings = live(mgh_calls="level")
-    client = generate.open_client(settings)
-    examples, refused = from_sets.graded(asked_of(beir, settings), settings, client)
-    assert [e.id for e in examples] == ["set/mgh-seeded/q0"]
-    assert [(r.id, r.reason) for r in refused] == [(f"set/mgh-seeded/q1{name}", reason)]
+    answering(lambda p: said if bad in p and "which is 1" in p else written(p))
+    data = retrieval.read_set(own_set)
+    examples, (fault,) = graded(data, live(mgh_calls="level"))
+    assert [e.query[-1] for e in examples] == ["0", "2", "3", "4", "5"]
+    assert (fault.id, fault.reason) == (f"{data.name}/mgh-seeded/q1{name}", reason)
 
 
 @pytest.mark.parametrize("calls", ["ladder", "level"])
-def test_only_what_the_model_wrote_is_judged(calls, answering, live):
+def test_only_what_the_model_wrote_is_judged(calls, answering, live, graded):
     """The user's texts are long, speak of queries, and one is its own answer."""
     long = "This query as a hard negative. " * 400
-    data = retrieval.RetrievalSet(
-        "own", {"q0": "As an AI?", "q1": "same"},
-        pd.DataFrame({"id": ["d0", "d1"], "text": [long, "same"]}),
-        {"q0": ["d0"], "q1": ["d1"]},
-    )  # fmt: skip
+    corpus = pd.DataFrame({"id": ["d0", "d1"], "text": [long, "same"]})
+    queries, positives = (
+        {"q0": "As an AI?", "q1": "same"},
+        {"q0": ["d0", "d1"], "q1": ["d1"]},
+    )
     answering(written)
-    settings = live(mgh_calls=calls)
-    asked = from_sets.seeded_requests(data, settings)
-    made, refused = from_sets.graded(asked, settings, generate.open_client(settings))
+    data = retrieval.RetrievalSet("own", queries, corpus, positives)
+    made, refused = graded(data, live(mgh_calls=calls))
     assert [e.positive for e in made] == [long, "same"] and refused == []
 
 
-def test_the_command_tells_the_cost_then_grades_and_goes_on(answering, beir, tmp_path):
+def test_the_command_tells_the_cost_then_grades_and_goes_on(
+    answering, own_set, tmp_path
+):
     server, out = answering(written), tmp_path / "graded.jsonl"
-    base = ["grade", str(beir), "--out", str(out), "--set", "llm_model=gpt-4o-mini",
-            "--set", f"llm_store={tmp_path / 's.sqlite'}"]  # fmt: skip
+    base = ["grade", str(own_set), "--out", str(out), "--set"]
+    base += ["llm_model=gpt-4o-mini", "--set", f"llm_store={tmp_path / 's.sqlite'}"]
     live = ["--set", "llm_mode=live"]
 
     def run(*more, code=0):
@@ -230,20 +226,19 @@ def test_the_command_tells_the_cost_then_grades_and_goes_on(answering, beir, tmp
     assert "budget" in run(*live, "--max-cost", "0.000001", code=1)
     assert not server.seen and not out.exists()
     assert "1 graded examples, 0 rejected" in run(*live, "--limit", "1")
-    assert "2 graded examples" in run(*live) and len(server.seen) == 2
-    assert "2 graded examples" in run() and len(server.seen) == 2  # replayed
-    assert [e.query for e in read_jsonl(out, GradedExample)] == [
-        "question number 0", "question number 1",
-    ]  # fmt: skip
+    assert "6 graded examples" in run(*live) and len(server.seen) == 6
+    assert "6 graded examples" in run() and len(server.seen) == 6  # replayed
+    asked = [example.query for example in read_jsonl(out, GradedExample)]
+    assert asked == [f"which is {n}" for n in range(6)]
 
 
 # -- SyNeg's prompt without its parts
 
 
 def test_the_four_prompts_differ_in_what_they_leave_out():
-    for (reflection, attributes), prompt in replies.SYNEG.items():
+    for reflection, attributes in replies.SYNEG:
         item = {0: ("query", "the positive")}
-        first, *more = plan.syneg_requests("health", item, prompt)
+        first, *more = plan.syneg_requests("health", item, reflection, attributes)
         assert not more or attributes
         assert ("[Reasoning]" in first.text) == reflection
         assert ('"reasoning"' in first.text) == reflection
@@ -262,110 +257,3 @@ def test_an_answer_to_the_plain_prompt_needs_no_reasoning(answering, live):
     replay = resolve(overrides={"syneg_reflection": False, "families": ["health"]})
     with pytest.raises(LabError, match="not among the recorded answers"):
         generate.syneg_examples([base], replay, generate.open_client(replay))
-
-
-# -- near-duplicates and leaks
-
-
-@pytest.mark.parametrize("least", [0.5, 0.1])  # at 0.1 some near only a repeat
-def test_near_duplicates_are_those_of_the_definition(least, monkeypatch):
-    rng = np.random.default_rng(0)
-    vocabulary = [f"w{n}" for n in range(6)]
-    texts = [" ".join(rng.choice(vocabulary, rng.integers(1, 9))) for _ in range(120)]
-    wanted = np.full(len(texts), -1)
-    sets = [set(overlap.shingles(text)) for text in texts]
-    for i in range(len(texts)):
-        for j in range(i):
-            same = len(sets[i] & sets[j]) / len(sets[i] | sets[j])
-            if wanted[i] < 0 and wanted[j] < 0 and same >= least:
-                wanted[i] = j
-    assert (wanted >= 0).sum() > 5
-    for block in (overlap.BLOCK, 16):
-        monkeypatch.setattr(overlap, "BLOCK", block)
-        assert overlap.near_duplicates(texts, least).tolist() == wanted.tolist()
-    assert overlap.near_duplicates([], least).tolist() == []
-
-
-def test_overlap_is_found_in_scripts_without_spaces():
-    texts = [
-        "咖啡会让人在夜里保持清醒。",
-        "咖啡会让人在夜里保持清醒吗",
-        "这座桥在春天开通。",
-    ]
-    assert overlap.near_duplicates(texts, 0.8).tolist() == [-1, 0, -1]
-    found = overlap.shared_runs({"a": texts[1]}, {"e": texts[0], "f": texts[2]}, n=8)
-    assert list(found["evaluation_id"]) == ["e"]
-
-
-def test_graded_examples_are_freed_of_near_duplicates_by_the_setting():
-    settings = resolve("smoke")
-    client = generate.open_client(settings)
-    tasks, _ = generate.brainstorm(settings, client)
-    kept, rejections = generate.graded_examples(tasks, settings, client)
-    assert rejections == []
-    loose = settings.changed(near_duplicate=1e-9)
-    fewer, refused = generate.graded_examples(tasks, loose, client)
-    assert len(fewer) + len(refused) == len(kept) and refused
-    assert {r.reason for r in refused} == {"near_duplicate"}
-
-
-def test_a_shared_run_of_words_is_a_leak():
-    evaluation = {
-        "e1": "one two three four five six",
-        "e2": "nothing alike here at all",
-    }
-    texts = {"a": "he said ONE, two three four five.", "b": "one two three", "c": ""}
-    found = overlap.shared_runs(texts, evaluation, n=5)
-    assert found.to_dict("records") == [
-        {"id": "a", "evaluation_id": "e1", "run": "one two three four five"}
-    ]
-
-
-# -- the ladder's filter
-
-
-def test_a_ladder_out_of_order_is_refused_by_name():
-    examples = read_records(resolve("smoke")).graded[:4]
-    scores = np.array(
-        [[0.9, 0.8, 0.7, 0.6, 0.5], [0.9, 0.8, 0.85, 0.6, 0.5],
-         [0.7, 0.8, 0.6, 0.5, 0.4], [0.81, 0.8, 0.7, 0.6, 0.5]]
-    )  # fmt: skip
-    kept, rejections = ladder.in_order(examples, scores, "monotone")
-    assert kept == [examples[0], examples[3]]
-    assert {r.id for r in rejections} == {examples[1].id, examples[2].id}
-    assert "N2 N1" in rejections[0].detail
-    kept, _ = ladder.in_order(examples, scores, "positive_first")
-    assert kept == [examples[0], examples[1], examples[3]]
-    with pytest.raises(LabError, match="did you mean 'monotone'"):
-        ladder.in_order(examples, scores, "monoton")
-
-
-# -- two generators
-
-
-def test_the_more_varied_generator_is_found():
-    words = [f"w{n}" for n in range(400)]
-    rng = np.random.default_rng(1)
-    dull = {f"p{n}": ["the same old text again"] * 3 for n in range(6)}
-    varied = {name: [" ".join(rng.choice(words, 5)) for _ in range(4)] for name in dull}
-    table = ladder.compare_diversity(dull, varied).set_index("measure")
-    assert (table.loc[["distinct_1", "distinct_2", "distinct_3"], "low"] > 0).all()
-    assert table.loc["self_overlap", "high"] < 0
-    assert table.loc["self_overlap", "one"] == 1
-    same = ladder.compare_diversity(varied, varied)
-    assert (same["difference"] == 0).all()
-    with pytest.raises(LabError, match="two prompts"):
-        ladder.compare_diversity(dull, {"p0": ["x"]})
-
-
-# -- languages
-
-
-def test_languages_take_turns_and_the_default_stays_what_was_recorded():
-    tasks = {"sts": {0: "a task"}}
-    plain = list(plan.mgh_requests("health", tasks))
-    mixed = list(plan.mgh_requests("health", tasks, ["English", "German"]))
-    assert [r.variables["language"] for r in mixed] == ["English", "German"] * 3
-    assert [r.text for r in mixed][::2] == [r.text for r in plain][::2]
-    with pytest.raises(LabError, match="twice"):
-        resolve(overrides={"languages": ["English", "English"]})

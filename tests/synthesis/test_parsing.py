@@ -8,6 +8,7 @@ runs the long form; the suite's own is short.
 import json
 import os
 import random
+from collections import defaultdict
 from dataclasses import replace
 
 import pytest
@@ -17,12 +18,12 @@ from hypothesis import strategies as st
 from nbutils.core.records import GradedExample, Record, Rejection
 from nbutils.core.settings import resolve
 from nbutils.llm.store import Answer
-from nbutils.synthesis import parsing, plan
+from nbutils.synthesis import plan, replies
 from nbutils.synthesis.generate import reask
 
-BY_TEMPLATE: dict[str, list] = {}
-for request, text in plan.recorded("health"):
-    BY_TEMPLATE.setdefault(request.prompt.template, []).append((request, text))
+BY_TEMPLATE = defaultdict(list)
+for pair in plan.recorded("health"):
+    BY_TEMPLATE[pair[0].prompt.template].append(pair)
 
 
 def recorded(template):
@@ -30,49 +31,44 @@ def recorded(template):
     return request, json.loads(text)
 
 
-def with_negative(value, place, **changes):
-    negatives = [dict(n) for n in value["hard_negative_examples"]]
-    negatives[place] |= changes
-    return value | {"hard_negative_examples": negatives}
+def with_negative(value, place, text, level="medium"):
+    negatives = [*value[LADDER]]
+    negatives[place] = {"similarity_level": level, "text": text}
+    return value | {LADDER: negatives}
 
 
-SAID = {
-    ("mgh", "not_json"): lambda v: None,
-    ("mgh", "wrong_keys"): lambda v: v | {"note": "x"},
-    ("mgh", "wrong_levels"): lambda v: with_negative(v, 0, similarity_level="low"),
-    ("mgh", "wrong_count"): lambda v: v | {
-        "hard_negative_examples": v["hard_negative_examples"][:3]
-    },
-    ("mgh", "empty_text"): lambda v: with_negative(v, 2, text=" … "),
-    ("mgh", "duplicate_text"): lambda v: with_negative(
-        v, 3, text=v["positive_example"].upper()
-    ),
-    ("mgh", "too_long"): lambda v: with_negative(v, 1, text="many words " * 200),
-    ("mgh", "too_short"): lambda v: with_negative(v, 1, text="few words"),
-    ("mgh", "self_talk"): lambda v: with_negative(
-        v, 1, text="This hard negative " + "is " * 50
-    ),
-    ("mgh", "bad_text"): lambda v: v | {"query": v["query"] + "\ud800"},
-    ("brainstorm", "wrong_count"): lambda v: v[1:],
-    ("brainstorm", "wrong_keys"): lambda v: [1, *v[1:]],
-    ("brainstorm", "empty_text"): lambda v: ["", *v[1:]],
-    ("brainstorm", "not_json"): lambda v: {"tasks": "none"},
-    ("seed", "duplicate_text"): lambda v: v | {"positives": [v["positives"][0]] * 3},
-    ("seed", "empty_text"): lambda v: v | {"title": "…"},
-    ("syneg", "empty_text"): lambda v: v | {"reasoning": "  "},
-    ("syneg", "duplicate_text"): lambda v: v | {
-        "hard_negatives": [recorded("syneg")[0].variables["positive"], "x"]
-    },
-}  # fmt: skip
+POSITIVE, LADDER = "positive_example", "hard_negative_examples"
+GIVEN = recorded("syneg")[0].variables["positive"]
+FAULTS = [
+    ("mgh", "not_json", lambda v: None),
+    ("mgh", "wrong_keys", lambda v: v | {"note": "x"}),
+    ("mgh", "wrong_levels", lambda v: v | {LADDER: v[LADDER][::-1]}),
+    ("mgh", "wrong_levels", lambda v: with_negative(v, 1, "x", "middle")),
+    ("mgh", "wrong_count", lambda v: v | {LADDER: v[LADDER][:3]}),
+    ("mgh", "empty_text", lambda v: with_negative(v, 2, " … ")),
+    ("mgh", "duplicate_text", lambda v: with_negative(v, 1, v[POSITIVE].upper())),
+    ("mgh", "too_long", lambda v: with_negative(v, 1, "many words " * 200)),
+    ("mgh", "too_short", lambda v: with_negative(v, 1, "few words")),
+    ("mgh", "self_talk", lambda v: with_negative(v, 1, f"This query {'is ' * 50}")),
+    ("mgh", "bad_text", lambda v: v | {"query": v["query"] + "\ud800"}),
+    ("brainstorm", "wrong_count", lambda v: v[1:]),
+    ("brainstorm", "wrong_keys", lambda v: [1, *v[1:]]),
+    ("brainstorm", "empty_text", lambda v: ["", *v[1:]]),
+    ("brainstorm", "not_json", lambda v: {"tasks": "none"}),
+    ("seed", "duplicate_text", lambda v: v | {"positives": [v["positives"][0]] * 3}),
+    ("seed", "empty_text", lambda v: v | {"title": "…"}),
+    ("syneg", "empty_text", lambda v: v | {"reasoning": "  "}),
+    ("syneg", "duplicate_text", lambda v: v | {"hard_negatives": [GIVEN, "x"]}),
+]
 
 
-@pytest.mark.parametrize(("template", "reason"), SAID)
-def test_each_fault_has_its_reason(template, reason):
+@pytest.mark.parametrize(("template", "reason", "change"), FAULTS)
+def test_each_fault_has_its_reason(template, reason, change):
     request, value = recorded(template)
-    outcome = parsing.parse(request, json.dumps(SAID[template, reason](value)))
+    outcome = replies.parse(request, json.dumps(change(value)))
     assert isinstance(outcome, Rejection)
     assert (outcome.id, outcome.reason) == (request.id, reason)
-    assert reason in parsing.REASONS and "\n" not in outcome.detail
+    assert reason in replies.REASONS and "\n" not in outcome.detail
 
 
 @pytest.mark.parametrize(
@@ -82,7 +78,7 @@ def test_each_fault_has_its_reason(template, reason):
 )  # fmt: skip
 def test_a_list_inside_an_object_of_other_things_is_no_answer(wrap, taken):
     request, value = recorded("brainstorm")
-    outcome = parsing.parse(request, wrap.format(json.dumps(value)))
+    outcome = replies.parse(request, wrap.format(json.dumps(value)))
     assert (getattr(outcome, "reason", "") == "not_json") is not taken
     assert not taken or len(outcome) == len(value)
 
@@ -101,12 +97,12 @@ def test_fences_and_prose_are_let_through_and_a_thought_is_no_answer(wrap):
     request, value = recorded("mgh")
     final = json.dumps(value)
     draft = json.dumps(value | {"query": f"DRAFT {value['query']}"})
-    outcome = parsing.parse(request, wrap.format(d=draft, f=final))
+    outcome = replies.parse(request, wrap.format(d=draft, f=final))
     assert isinstance(outcome, GradedExample)
-    assert outcome == parsing.parse(request, final)
+    assert outcome == replies.parse(request, final)
     begun = wrap.format(d=draft, f="").partition("</")[0]
     if begun.startswith("<"):  # cut off in the middle of a thought
-        assert parsing.parse(request, begun, "length").reason == "cut_off"
+        assert replies.parse(request, begun, "length").reason == "cut_off"
 
 
 def test_an_answer_is_sent_back_without_its_thought():
@@ -129,10 +125,11 @@ def test_lengths_are_checked_where_words_can_be_counted(sign, spaced):
 
     def accepted(count):
         made = {**value, "query": f"Q {sign * 8}", "positive_example": f"P {sign * 60}"}
-        for n in range(4):
-            made = with_negative(made, n, text=f"{n} {sign * count}")
+        made[LADDER] = [
+            n | {"text": f"{i} {sign * count}"} for i, n in enumerate(value[LADDER])
+        ]
         said = json.dumps(made, ensure_ascii=False)
-        return isinstance(parsing.parse(request, said), GradedExample)
+        return isinstance(replies.parse(request, said), GradedExample)
 
     assert accepted(60) and accepted(150) == accepted(10) == (not spaced)
 
@@ -143,13 +140,13 @@ def test_lengths_are_checked_where_words_can_be_counted(sign, spaced):
 )  # fmt: skip
 def test_hostile_text_is_only_rejected(text):
     for template in ("brainstorm", "seed", "mgh", "syneg"):
-        assert isinstance(parsing.parse(recorded(template)[0], text), Rejection)
+        assert isinstance(replies.parse(recorded(template)[0], text), Rejection)
 
 
 def test_a_cut_answer_is_not_json_wherever_it_is_cut():
     request, text = BY_TEMPLATE["mgh"][0]
     for cut in range(1, len(text), 37):
-        assert parsing.parse(request, text[:cut]).reason == "not_json"
+        assert replies.parse(request, text[:cut]).reason == "not_json"
 
 
 # -- any text, and mutated real answers
@@ -177,10 +174,10 @@ def mutated(text: str, seed: int, times: int) -> str:
 
 def outcome_of(request, text: str) -> str:
     """Parse twice; returns what came: a reason or `accepted`."""
-    outcome = parsing.parse(request, text)
-    assert outcome == parsing.parse(request, text), "not pure"
+    outcome = replies.parse(request, text)
+    assert outcome == replies.parse(request, text), "not pure"
     if isinstance(outcome, Rejection):
-        assert outcome.reason in parsing.REASONS
+        assert outcome.reason in replies.REASONS
         return outcome.reason
     made = outcome if isinstance(outcome, list) else [outcome]
     assert made and all(isinstance(one, Record) for one in made)
@@ -202,9 +199,3 @@ def test_a_mutated_answer_gives_a_record_or_a_named_rejection(place, seed, times
 @given(place=PLACES, text=st.text(max_size=400))
 def test_any_text_gives_a_named_rejection(place, text):
     assert outcome_of(CORPUS[place][0], text) != "accepted"
-
-
-def test_the_unchanged_answers_are_accepted_and_many_mutations_are_not():
-    assert {outcome_of(*pair) for pair in CORPUS} == {"accepted"}
-    made = {outcome_of(r, mutated(t, n, 2)) for n in range(20) for r, t in CORPUS[:10]}
-    assert len(made) >= 4, "the mutations reach few of the parser's reasons"
