@@ -13,6 +13,8 @@ import copy
 import hashlib
 import re
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
@@ -49,6 +51,37 @@ def write(path: str | Path, notebook: NotebookNode) -> None:
     """Write a notebook, whole or not at all."""
     with atomic(path) as temporary:
         nbformat.write(notebook, temporary)
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """A LabError of the block begins with a page's name."""
+    try:
+        yield
+    except LabError as error:
+        raise LabError(f"{name}: {error}") from None
+
+
+def sound(path: Path) -> NotebookNode:
+    """The page at `path`, if it may be run; else LabError, as `check_source` says."""
+    page = load(path)
+    with named(path.stem):
+        check_source(page, path.stem)
+    return page
+
+
+def cleared(notebook: NotebookNode) -> NotebookNode:
+    """A copy without outputs."""
+    made = copy.deepcopy(notebook)
+    for cell in made.cells:
+        if cell.cell_type == "code":
+            cell.update(outputs=[], execution_count=None)
+    return made
+
+
+def tags(cell: NotebookNode) -> list[str]:
+    """A cell's tags."""
+    return cell.metadata.get("tags", [])
 
 
 def code_cells(notebook: NotebookNode) -> list[tuple[int, NotebookNode]]:
@@ -177,32 +210,25 @@ def _error_text(output: NotebookNode) -> str:
 # -- the committed page --------------------------------------------------------------
 
 
-def committed(original: NotebookNode, executed: NotebookNode) -> NotebookNode:
-    """`original` with the outputs of `executed`, fit to be kept in git.
+def committed(executed: NotebookNode) -> NotebookNode:
+    """An executed page fit to be kept in git.
 
     No injected parameters, times, widgets or machine's language version; cells are
     counted 1, 2, 3 …; the sources' digest is kept as `metadata.nbutils`.
     """
-    page = copy.deepcopy(original)
-    done = [
-        cell
-        for _, cell in code_cells(executed)
-        if "injected-parameters" not in cell.metadata.get("tags", [])
-    ]
-    cells = [cell for _, cell in code_cells(page)]
-    for count, (cell, result) in enumerate(zip(cells, done, strict=True), 1):
-        cell.outputs = copy.deepcopy(result.outputs)
+    page = copy.deepcopy(executed)
+    page.cells = [c for c in page.cells if "injected-parameters" not in tags(c)]
+    for count, (_, cell) in enumerate(code_cells(page), 1):
         for counted in (cell, *cell.outputs):
             if "execution_count" in counted:
                 counted.execution_count = count
     for cell in page.cells:
-        tags = cell.metadata.get("tags")
-        cell.metadata = NotebookNode({"tags": tags} if tags else {})
+        cell.metadata = NotebookNode({"tags": tags(cell)} if tags(cell) else {})
     kernel = "Python 3 (ipykernel)"
     page.metadata = NotebookNode(
         kernelspec={"display_name": kernel, "language": "python", "name": "python3"},
         language_info={"name": "python"},
-        nbutils={"source_sha256": source_sha256(original)},
+        nbutils={"source_sha256": source_sha256(page)},
     )
     return page
 
