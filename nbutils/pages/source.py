@@ -14,7 +14,7 @@ import hashlib
 import re
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import nbformat
@@ -53,32 +53,6 @@ def write(path: str | Path, notebook: NotebookNode) -> None:
         nbformat.write(notebook, temporary)
 
 
-@contextmanager
-def named(name: str) -> Iterator[None]:
-    """A LabError of the block begins with a page's name."""
-    try:
-        yield
-    except LabError as error:
-        raise LabError(f"{name}: {error}") from None
-
-
-def sound(path: Path) -> NotebookNode:
-    """The page at `path`, if it may be run; else LabError, as `check_source` says."""
-    page = load(path)
-    with named(path.stem):
-        check_source(page, path.stem)
-    return page
-
-
-def cleared(notebook: NotebookNode) -> NotebookNode:
-    """A copy without outputs."""
-    made = copy.deepcopy(notebook)
-    for cell in made.cells:
-        if cell.cell_type == "code":
-            cell.update(outputs=[], execution_count=None)
-    return made
-
-
 def tags(cell: NotebookNode) -> list[str]:
     """A cell's tags."""
     return cell.metadata.get("tags", [])
@@ -90,51 +64,68 @@ def code_cells(notebook: NotebookNode) -> list[tuple[int, NotebookNode]]:
     return [(n, c) for n, c in numbered if c.cell_type == "code" and c.source.strip()]
 
 
+def cleared(notebook: NotebookNode) -> NotebookNode:
+    """A copy without outputs."""
+    made = copy.deepcopy(notebook)
+    for cell in made.cells:
+        if cell.cell_type == "code":
+            cell.update(outputs=[], execution_count=None)
+    return made
+
+
 def label(number: int, cell: NotebookNode) -> str:
     """`cell 7 ("table = …")`: a cell by its position and its first line."""
     first = next((line for line in cell.source.splitlines() if line.strip()), "")
     return f'cell {number} ("{first if len(first) < 41 else first[:40] + "…"}")'
 
 
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """A LabError of the block begins with a page's name."""
+    try:
+        yield
+    except LabError as error:
+        raise LabError(f"{name}: {error}") from None
+
+
 # -- source --------------------------------------------------------------------------
 
 
-def check_source(notebook: NotebookNode, name: str) -> None:
-    """Refuse a page that could pass without having done its work.
+def sound(path: Path) -> NotebookNode:
+    """The page at `path`, if it cannot pass without having done its work.
 
-    One parameters cell, plain Python only (no `!command`, no magics), one `pages.start`
-    with the notebook's own name, and `run.finish` in the last code cell and nowhere
-    else. Raises LabError that names the cell.
+    One code cell is tagged `parameters` and sets PARAMETERS and nothing else; all is
+    plain Python (no `!command`, no magics), without REFUSED; it calls `pages.start`
+    once, with its own name, and `run.finish` in the last code cell alone. Otherwise
+    LabError names the page and the cell.
     """
-    code = {n: _plain(cell.source, n) for n, cell in code_cells(notebook)}
-    _check_parameters(notebook)
-    for number, source in code.items():
-        for pattern, reason in REFUSED.items():
-            if found := re.search(pattern, source):
-                raise LabError(f"cell {number}: {found[0].rstrip('(')} {reason}")
-    whole = "\n".join(code.values())
-    if re.findall(r"\bpages\.start\(([^,)]*)", whole) != [repr(name)]:
-        raise LabError(f"the notebook must call pages.start({name!r}, …) once")
-    if [n for n, source in code.items() if "run.finish(" in source] != [max(code)]:
-        raise LabError("the last code cell, and no other, must call run.finish(…)")
-
-
-def _check_parameters(notebook: NotebookNode) -> None:
-    """One code cell is tagged `parameters` and sets PARAMETERS, and nothing else.
-
-    Papermill only warns of a name that the cell does not set.
-    """
-    tagged = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
-    if len(tagged) != 1 or tagged[0].cell_type != "code":
-        raise LabError(
-            f"{len(tagged)} cells are tagged 'parameters': tag exactly one code cell"
-        )
-    lines = map(ast.unparse, ast.parse(tagged[0].source).body)
-    if [line.split(" = ")[0] for line in lines] != PARAMETERS:
-        raise LabError(
-            f"the parameters cell must set {', '.join(PARAMETERS)} and nothing else: "
-            "what is derived there stays stale when a parameter is passed"
-        )
+    page = load(path)
+    with named(path.stem):
+        code = {
+            number: _plain(cell.source, number) for number, cell in code_cells(page)
+        }
+        tagged = [
+            n for n, cell in enumerate(page.cells, 1) if "parameters" in tags(cell)
+        ]
+        if len(tagged) != 1 or tagged[0] not in code:
+            count = f"{len(tagged)} cells are tagged 'parameters'"
+            raise LabError(f"{count}: tag exactly one code cell")
+        lines = code[tagged[0]].splitlines()
+        if [line.split(" = ")[0] for line in lines] != PARAMETERS:
+            raise LabError(
+                f"the parameters cell must set {', '.join(PARAMETERS)} and nothing "
+                "else: what is derived there stays stale when a parameter is passed"
+            )
+        for number, source in code.items():
+            for pattern, reason in REFUSED.items():
+                if found := re.search(pattern, source):
+                    raise LabError(f"cell {number}: {found[0].rstrip('(')} {reason}")
+        started = re.findall(r"\bpages\.start\(([^,)]*)", "\n".join(code.values()))
+        if started != [repr(path.stem)]:
+            raise LabError(f"the notebook must call pages.start({path.stem!r}, …) once")
+        if [n for n, source in code.items() if "run.finish(" in source] != [max(code)]:
+            raise LabError("the last code cell, and no other, must call run.finish(…)")
+    return page
 
 
 def _plain(source: str, number: int) -> str:
@@ -144,19 +135,11 @@ def _plain(source: str, number: int) -> str:
         return ast.unparse(compile(source, f"cell {number}", "exec", flags))
     except SyntaxError as error:
         line = (error.text or "").strip()
-        where = f"cell {number}, line {error.lineno}: {line!r}"
-        if re.match(r"(\w+\s*=\s*)?[!%]|\w.*\?$", line):
-            raise LabError(
-                f"{where} is not plain Python: shell lines and magics are refused, "
-                "because their failures go unseen"
-            ) from None
-        raise LabError(f"{where} has a syntax error: {error.msg}") from None
-
-
-def source_sha256(notebook: NotebookNode) -> str:
-    """Digest of all code cells' sources: what the outputs were made from."""
-    sources = [cell.source for _, cell in code_cells(notebook)]
-    return hashlib.sha256("\0".join(sources).encode()).hexdigest()
+        raise LabError(
+            f"cell {number}, line {error.lineno}: {line!r} is not plain Python "
+            f"({error.msg}); shell lines and magics are refused, because their "
+            "failures go unseen"
+        ) from None
 
 
 # -- outputs -------------------------------------------------------------------------
@@ -194,9 +177,9 @@ def alternative_texts(output: NotebookNode) -> list[str]:
     """The alternative text of each image of an output, "" where it has none."""
     data, about = output.get("data", {}), output.get("metadata", {})
     kinds = [kind for kind in data if kind.startswith("image/")]
-    tags = re.findall(r"<img\b[^>]*>", data.get("text/html", ""))
+    images = re.findall(r"<img\b[^>]*>", data.get("text/html", ""))
     texts = [about.get(kind, {}).get("alt", "") for kind in kinds]
-    return texts + ["".join(re.findall(r'\balt="([^"]*)"', tag)) for tag in tags]
+    return texts + ["".join(re.findall(r'\balt="([^"]*)"', image)) for image in images]
 
 
 def _error_text(output: NotebookNode) -> str:
@@ -233,12 +216,19 @@ def committed(executed: NotebookNode) -> NotebookNode:
     return page
 
 
-def check_fresh(notebook: NotebookNode) -> None:
-    """Refuse a committed page whose code is newer than its outputs."""
+def source_sha256(notebook: NotebookNode) -> str:
+    """Digest of all code cells' sources: what the outputs were made from."""
+    sources = [cell.source for _, cell in code_cells(notebook)]
+    return hashlib.sha256("\0".join(sources).encode()).hexdigest()
+
+
+def stale(notebook: NotebookNode) -> str:
+    """In words, that a committed page's outputs are not those of its code; else ""."""
     stored = notebook.metadata.get("nbutils", {}).get("source_sha256")
-    if stored != source_sha256(notebook):
-        what = "its code is newer than its outputs" if stored else "it has not been run"
-        raise LabError(f"{what}: run 'make notebooks'")
+    if stored == source_sha256(notebook):
+        return ""
+    what = "its code is newer than its outputs" if stored else "it has not been run"
+    return f"{what}: run 'make notebooks'"
 
 
 def yours(path: Path) -> str:
@@ -248,15 +238,12 @@ def yours(path: Path) -> str:
     the one that git keeps. Where git cannot tell, it counts as somebody's work.
     """
     page = load(path)
-    stored = page.metadata.get("nbutils", {}).get("source_sha256")
-    by_command = "version" not in page.metadata.get("language_info", {})
-    if by_command and stored == source_sha256(page):
+    by_jupyterlab = "version" in page.metadata.get("language_info", {})
+    if not by_jupyterlab and not stale(page):
         return ""
     command = ["git", "diff", "--quiet", "HEAD", "--", path.name]
-    try:
-        done = subprocess.run(command, cwd=path.parent, capture_output=True)
-        kept = done.returncode == 0
-    except OSError:  # no git here
-        kept = False
+    with suppress(OSError):  # no git here
+        if not subprocess.run(command, cwd=path.parent, capture_output=True).returncode:
+            return ""
     restore = f"'git checkout notebooks/{path.name}' restores it"
-    return "" if kept else f"changed by you since it was run; {restore}"
+    return f"changed by you since it was run; {restore}"
