@@ -28,22 +28,23 @@ ROOMS = list(MAY_IMPORT)
 PAGES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
-def imported(source: str) -> set[str]:
-    """The modules and names of nbutils that a source imports anywhere in it."""
+def modules(source: str) -> set[str]:
+    """The modules that a source imports anywhere in it, and names from nbutils."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = "nbutils" if node.level else (node.module or "")
+            base = "nbutils" if node.level else node.module
             names = {a.name for a in node.names if not a.name.startswith("__")}
-            within = {f"{base}.{name}" for name in names}
-            found |= within if base == "nbutils" else {base}
-    return {name for name in found if name.split(".")[0] == "nbutils"}
+            found |= {f"nbutils.{x}" for x in names} if base == "nbutils" else {base}
+    return found
 
 
 def rooms_of(source: str) -> set[str]:
-    return {parts[1] for name in imported(source) if (parts := name.split("."))[1:]}
+    """The rooms that a source imports, and files beside them."""
+    parts = (name.split(".") for name in modules(source))
+    return {within[0] for package, *within in parts if package == "nbutils" and within}
 
 
 def code_of(page: Path) -> str:
@@ -95,7 +96,7 @@ def test_no_file_is_longer_than_300_lines():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_imports_rooms_and_takes_what_they_hand_out(page):
     code = code_of(page)
-    for name in imported(code):
+    for name in (name for name in modules(code) if name.startswith("nbutils.")):
         room, *within = name.removeprefix("nbutils.").split(".")
         assert room in ROOMS, name
         assert not within, f"{name}: import it from nbutils.{room}"
