@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -15,10 +16,10 @@ from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from nbutils.core.errors import LabError
-from nbutils.core.files import alone
+from nbutils.core.files import alone, write_json
 from nbutils.core.settings import ROOT
 from nbutils.pages.execute import OwnKernel, find, run_all
-from nbutils.pages.index import write_index, write_page
+from nbutils.pages.index import PARTS, write_index, write_page
 from nbutils.pages.source import alternative_texts, code_cells, committed, load, stale
 
 FIGURE = """
@@ -173,7 +174,18 @@ def test_an_exported_page_has_contents_formulas_and_every_kind_of_output(tmp_pat
         "E: x &gt; y", 'base64,aGk=" alt="it &lt;rises&gt;"',
     ):  # fmt: skip
         assert shown in made, shown
-    assert "No notebook has been run." in write_index(tmp_path / "none").read_text()
+
+
+def test_the_index_adds_up_the_times_of_each_profile(tmp_path):
+    assert "No notebook has been run." in write_index(tmp_path).read_text()
+    report = {"metrics": [], "figures": [], "seed": 0, "device": "CPU"}
+    for name, seconds, peak in (("a", 1.5, 2.0), ("b", 2.5, 3.0)):
+        told = {"notebook": name, "peak_memory_gb": peak}
+        told["seconds"] = dict.fromkeys(PARTS, seconds)
+        write_json(tmp_path / f"smoke/{name}/metrics.json", report | told)
+        nbformat.write(probe(), tmp_path / f"smoke/{name}/{name}.ipynb")
+    (row,) = re.findall(r">all</th>(.*?)</tr>", write_index(tmp_path).read_text())
+    assert re.findall(r"<td>([^<]*)", row) == ["4"] * len(PARTS) + ["3"]
 
 
 # -- runs that must not pass -----------------------------------------------------------
