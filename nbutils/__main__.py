@@ -24,7 +24,7 @@ def run(
     out: option(str, "folder of the runs") = "runs",
     write: option(bool, "rewrite notebooks/ with their outputs", "--write") = False,
     tag: option(str, "only its cells and what they need, below OUT/TAG: lab90") = "",
-    timeout: option(int | None, "seconds that one cell may take; 0: no limit") = None,
+    timeout: option(int, "seconds that one cell may take; 0: no limit") = 600,
 ) -> None:
     """Run notebooks headless, in order; write them, their metrics and an index."""
     overrides = gather(assign, config)

@@ -43,8 +43,6 @@ PAGES = (
 )
 BONUS = ("01b_costs_and_asking_again", "03b_mining_in_depth")
 DEFAULT_PROFILE = "workshop"
-TIMEOUT = 600
-"""Seconds that one cell may take, unless the caller says otherwise."""
 
 
 @dataclass
@@ -73,7 +71,7 @@ def run_all(
     out: str = "runs",
     profile: str = DEFAULT_PROFILE,
     overrides: dict[str, Any] | None = None,
-    timeout: int | None = None,
+    timeout: int = 600,
     keep: bool = False,
     tag: str = "",
     say: Callable[[str], None] = print,
@@ -103,13 +101,12 @@ def run_all(
     check_machine(settings)
     make_folder(Path(ROOT, out))
     passed = {"profile": profile, "overrides": overrides or {}, "out": out}
-    limit = TIMEOUT if timeout is None else timeout
     outcomes = [Outcome(p.stem, Path(ROOT, out, profile, p.stem)) for p in paths]
     for path, outcome in zip(paths, outcomes, strict=True):
         began = time.perf_counter()
         try:
             with source.named(outcome.name):
-                page = _execute(path, outcome.folder, settings, passed, limit)
+                page = _execute(path, outcome.folder, settings, passed, timeout)
             outcome.metrics = read_json(outcome.folder / "metrics.json")
             if keep:
                 source.write(path, source.committed(page))
