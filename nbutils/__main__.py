@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import typer
 
@@ -16,14 +15,6 @@ from nbutils.options import app, argument, gather, option
 __all__ = ["app", "asking"]
 
 
-def parse_seeds(text: str) -> list[int]:
-    """`0,1,2` as whole numbers; LabError for anything else."""
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise LabError(f"--seeds takes numbers such as 0,1,2, not {text!r}") from None
-
-
 @app.command()
 def run(
     names: argument(list[str] | None, "notebooks, such as 03; the six if none") = None,
@@ -33,27 +24,15 @@ def run(
     out: option(str, "folder of the runs") = "runs",
     write: option(bool, "rewrite notebooks/ with their outputs", "--write") = False,
     tag: option(str, "only its cells and what they need, below OUT/TAG: lab90") = "",
-    timeout: option(int | None, "seconds that one cell may take; 0: no limit") = None,
+    timeout: option(int, "seconds that one cell may take; 0: no limit") = 600,
 ) -> None:
     """Run notebooks headless, in order; write them, their metrics and an index."""
     overrides = gather(assign, config)
     from nbutils.pages import execute
 
-    wanted = [name.zfill(2) if name.isdigit() else name for name in names or ()]
-    more = {"keep": write, "tag": tag, "say": typer.echo}
     outcomes = execute.run_all(
-        wanted or execute.PAGES, out, profile, overrides, timeout, **more
+        names or execute.PAGES, out, profile, overrides, timeout, write, tag, typer.echo
     )
-    show(outcomes)
-    typer.echo(f"index: {Path(out, tag, 'index.html')}")
-    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
-    for outcome in failed:
-        typer.echo(f"error: {outcome.error}", err=True)
-    raise typer.Exit(1 if failed else 0)
-
-
-def show(outcomes: list[Any]) -> None:
-    """Print the timing table of a run."""
     import pandas as pd
 
     rows = []
@@ -64,6 +43,10 @@ def show(outcomes: list[Any]) -> None:
     rows.append({"notebook": "all", "seconds": sum(one.seconds for one in outcomes)})
     table = pd.DataFrame(rows).drop(columns="total").round(1).astype(object)
     typer.echo(table.fillna("").to_string(index=False))
+    typer.echo(f"index: {Path(out, tag, 'index.html')}")
+    for one in outcomes:
+        if one.state == "failed":
+            raise LabError(one.error)
 
 
 @app.command()
@@ -90,14 +73,19 @@ def train(
 
 def _study(name, seeds, out, profile, assign, config, checkpoints=None) -> Path:
     """Make a study's runs; returns their folder."""
-    overrides, wanted = gather(assign, config), parse_seeds(seeds)
+    overrides = gather(assign, config)
+    try:
+        numbers = [int(part) for part in seeds.split(",")]
+    except ValueError:
+        fault = f"--seeds takes numbers such as 0,1,2, not {seeds!r}"
+        raise LabError(fault) from None
     from nbutils.core.settings import ROOT
     from nbutils.evaluation import runs
 
-    own = Path(profile, "train") if name == "train" else Path("studies")
+    own = Path(profile, "train") if name == "train" else "studies"
     folder = out or ROOT / "runs" / own
     more = {"say": typer.echo, "checkpoints": checkpoints}
-    runs.run_study(name, wanted, folder, profile, overrides, **more)
+    runs.run_study(name, numbers, folder, profile, overrides, **more)
     return folder
 
 

@@ -8,18 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from nbutils.core import files, profiles, sections, settings
+from nbutils.core import files
 from nbutils.core.errors import LabError
-from nbutils.core.settings import DATA, ROOT
+from nbutils.core.profiles import PROFILES
+from nbutils.core.sections import MINILM, SMOLLM2
+from nbutils.core.settings import DATA, ROOT, resolve
 from nbutils.encoder import fetch, models
 from nbutils.pages.execute import PAGES, find
-from nbutils.pages.source import (
-    check_fresh,
-    check_outputs,
-    check_source,
-    load,
-    yours,
-)
+from nbutils.pages.run import make_folder
+from nbutils.pages.source import check_outputs, sound, stale, yours
 from nbutils.synthesis import plan
 
 
@@ -33,27 +30,6 @@ def data() -> str:
     return ", ".join(str(folder.relative_to(ROOT)) for folder in folders)
 
 
-def language_model() -> str:
-    """SmolLM2's files are on this machine, as they were written."""
-    fetch.verify_fetched()
-    return sections.SMOLLM2
-
-
-def resolved() -> str:
-    """Every profile resolves."""
-    found = [settings.resolve(profile) for profile in profiles.PROFILES]
-    return f"{len(found[0].flat())} settings"
-
-
-def writable() -> str:
-    """runs/ can be written to."""
-    probe = ROOT / "runs" / ".probe"
-    with files.writing(probe) as made:
-        made.touch()
-    probe.unlink()
-    return "runs"
-
-
 def page(name: str) -> str:
     """A committed notebook is sound, and its outputs are those of its code.
 
@@ -62,20 +38,20 @@ def page(name: str) -> str:
     path = find(name)
     if remark := yours(path):
         return remark
-    notebook = load(path)
-    check_source(notebook, name)
-    check_fresh(notebook)
+    notebook = sound(path)
+    if fault := stale(notebook):
+        raise LabError(fault)
     check_outputs(notebook)
     return f"{path.stat().st_size / 1000:.0f} kB"
 
 
 CHECKS: dict[str, Callable[[], str]] = {
-    "settings": resolved,
+    "settings": lambda: f"{max(len(resolve(p).flat()) for p in PROFILES)} settings",
     "data": data,
     "prompts": lambda: ", ".join(plan.templates()),
-    "model": lambda: models.minilm_folder() and sections.MINILM,
-    "language model": language_model,
-    "output folder": writable,
+    "model": lambda: models.minilm_folder() and MINILM,
+    "language model": lambda: fetch.verify_fetched() or SMOLLM2,
+    "output folder": lambda: make_folder(ROOT / "runs") or "runs",
 } | {f"notebook {name}": partial(page, name) for name in PAGES}
 
 

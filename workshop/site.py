@@ -38,7 +38,7 @@ def build(out: Path) -> list[str]:
     titles = {path: index.title(_read(path)) for path in way}
     steps = list(pairwise(way))
     beside = {"Before": {to: path for path, to in steps}, "Next": dict(steps)}
-    template = index.reading(TEMPLATES).get_template("site.html.j2")
+    template = index.templates(TEMPLATES).get_template("site.html.j2")
     pages: list[str] = []
     sections: list[dict[str, str]] = []
     with atomic(Path(ROOT, out)) as made:
@@ -209,7 +209,7 @@ def slides(out: Path, tag: str) -> list[Path]:
 
     A slide begins at each text; code and outputs follow. LabError for an unknown tag.
     """
-    template = index.reading(TEMPLATES).get_template("slides.html.j2")
+    template = index.templates(TEMPLATES).get_template("slides.html.j2")
     made = []
     for path in NOTEBOOKS:
         page = source.load(ROOT / path)

@@ -1,33 +1,31 @@
 """Strict headless runs: a notebook either did all its work, or the run is an error.
 
-Papermill executes; the checks of `source` stand before and after it, because by itself
-it only warns of a misspelt parameter and lets an early exit pass.
+The checks of `source` stand before and after: by itself an execution only warns of a
+misspelt parameter, and lets an early exit pass.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
-from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
-from papermill.engines import papermill_engines
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from traitlets import default
 
-from nbutils.core.errors import LabError, nearest
-from nbutils.core.files import read_json
+from nbutils.core.errors import LabError, known
+from nbutils.core.fields import Settings
+from nbutils.core.files import alone, read_json
 from nbutils.core.machine import check_machine, environment
 from nbutils.core.settings import ROOT, resolve
 from nbutils.pages import source
@@ -45,8 +43,6 @@ PAGES = (
 )
 BONUS = ("01b_costs_and_asking_again", "03b_mining_in_depth")
 DEFAULT_PROFILE = "workshop"
-TIMEOUT = 600
-"""Seconds that one cell may take, unless the caller says otherwise."""
 
 
 @dataclass
@@ -65,77 +61,92 @@ def find(name: str) -> Path:
     """The notebook of a full name, number or path; LabError names the nearest one."""
     if name.endswith(".ipynb"):
         return Path(name).resolve()
-    names = PAGES + BONUS
-    for known in names:
-        number = known.split("_")[0]
-        if name in (known, number, number.lstrip("0")):
-            return ROOT / "notebooks" / f"{known}.ipynb"
-    near = nearest(name, names)
-    raise LabError(f"unknown notebook {name!r}{near} (known: {', '.join(names)})")
+    pages = {page.split("_")[0]: page for page in PAGES + BONUS}
+    page = pages.get(name) or pages.get(f"0{name}") or name
+    return ROOT / "notebooks" / f"{known('notebook', page, pages.values())}.ipynb"
+
+
+def run_all(
+    names: Sequence[str] = PAGES,
+    out: str = "runs",
+    profile: str = DEFAULT_PROFILE,
+    overrides: dict[str, Any] | None = None,
+    timeout: int = 600,
+    keep: bool = False,
+    tag: str = "",
+    say: Callable[[str], None] = print,
+) -> list[Outcome]:
+    """Run notebooks in order, each in its own kernel, and write OUT/index.html.
+
+    All are checked before the first one starts. An executed page is
+    OUT/PROFILE/NAME/NAME.ipynb, and NAME.html beside it; after a failure it is
+    NAME.failed.ipynb, with what had run, and the rest is not run. `timeout` is in
+    seconds for each cell (0: no limit). `keep` writes the outputs into the notebooks
+    themselves, the committed pages. With a `tag` its cells alone are run, and all is
+    written below OUT/TAG. Raises LabError only for a fault that was found before
+    anything started; later ones, with cell and cause, are their outcome's `error`.
+    """
+    if keep and (profile != DEFAULT_PROFILE or overrides or tag or out != "runs"):
+        raise LabError(
+            "committed notebooks show the default run: leave out --profile, --set, "
+            "--config, --tag and --out"
+        )
+    paths = [find(name) for name in names]
+    if tag:
+        out = str(Path(out, tag))
+        paths = [write_cut(path, tag, Path(ROOT, out)) for path in paths]
+    settings = resolve(profile, overrides)
+    for path in paths:
+        source.sound(path)
+    check_machine(settings)
+    make_folder(Path(ROOT, out))
+    passed = {"profile": profile, "overrides": overrides or {}, "out": out}
+    outcomes = [Outcome(p.stem, Path(ROOT, out, profile, p.stem)) for p in paths]
+    for path, outcome in zip(paths, outcomes, strict=True):
+        began = time.perf_counter()
+        try:
+            with source.named(outcome.name):
+                page = _execute(path, outcome.folder, settings, passed, timeout)
+            outcome.metrics = read_json(outcome.folder / "metrics.json")
+            if keep:
+                source.write(path, source.committed(page))
+            outcome.state = "done"
+        except LabError as error:
+            outcome.state, outcome.error = "failed", str(error)
+        outcome.seconds = time.perf_counter() - began
+        say(f"{outcome.name}: {outcome.state} after {outcome.seconds:.0f} s")
+        if outcome.state == "failed":
+            break
+    write_index(Path(ROOT, out))
+    return outcomes
 
 
 # -- one notebook --------------------------------------------------------------------
 
 
-def execute(
-    notebook: str | Path,
-    out: str | Path = "runs",
-    profile: str = DEFAULT_PROFILE,
-    overrides: dict[str, Any] | None = None,
-    timeout: int | None = None,
-) -> dict[str, Any]:
-    """Run one notebook in a fresh kernel at the repository root; returns its metrics.
-
-    The executed page is OUT/PROFILE/NAME/NAME.ipynb; after a failure there is instead
-    NAME.failed.ipynb, with what had run. `timeout` is in seconds for each cell (0: no
-    limit). LabError names the cell and the cause, or the folder another run writes to.
-    """
-    name, overrides = Path(notebook).stem, overrides or {}
-    settings = resolve(profile, overrides)
-    page = check(notebook)
-    check_machine(settings)
-    folder = Path(ROOT, out, settings.profile, name)
+def _execute(
+    path: Path, folder: Path, settings: Settings, passed: dict, limit: int
+) -> NotebookNode:
+    """The page with its outputs, which is written to its folder; else LabError."""
+    page = load_notebook_node(source.cleared(source.load(path)))
+    page = parameterize_notebook(page, passed, kernel_name="python3")
     make_folder(folder)
-    lock = FileLock(folder.with_name(f".{name}.lock"), timeout=0)
-    try:
-        lock.acquire()  # the system frees the lock of a run that died
-    except Timeout:
-        raise LabError(
-            f"{name}: another run writes to {folder}: wait, or name another --out"
-        ) from None
-    try:
+    with alone(folder):
         _clear(folder)
-        passed = {"profile": profile, "overrides": overrides, "out": str(out)}
-        quiet = {"TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-        # tqdm.auto takes a kernel for somebody's notebook, draws a widget and does not
-        # hear TQDM_DISABLE; where any name begins so, it makes the plain bar
-        quiet["SPYDER_HEADLESS"] = "1"
-        variables = {**environment(settings), **quiet, HEADLESS: "1"}
-        page = load_notebook_node(page)
-        page = parameterize_notebook(page, passed, kernel_name="python3")
-        _run(page, variables, TIMEOUT if timeout is None else timeout)
-        source.check_outputs(page)
-        report = read_json(folder / "metrics.json")
-        if report["settings"] != settings.flat():
-            raise LabError("the notebook did not run with the settings passed to it")
-        source.write(folder / f"{name}.ipynb", page)
-        return report
-    except LabError as error:
-        page.metadata["nbutils"] = {"error": str(error)}
-        (folder / "metrics.json").unlink(missing_ok=True)
-        source.write(folder / f"{name}.failed.ipynb", page)
-        raise LabError(f"{name}: {error}") from None
-    finally:
-        lock.release()
-
-
-def check(notebook: str | Path) -> NotebookNode:
-    """The notebook, if it may be run; else LabError."""
-    name, page = Path(notebook).stem, source.load(notebook)
-    try:
-        source.check_source(page, name)
-    except LabError as error:
-        raise LabError(f"{name}: {error}") from None
+        try:
+            _run(page, settings, limit)
+            source.check_outputs(page)
+            if read_json(folder / "metrics.json")["settings"] != settings.flat():
+                raise LabError(
+                    "the notebook did not run with the settings passed to it"
+                )
+            source.write(folder / path.name, page)
+            write_page(folder / path.name)
+        except LabError as error:
+            page.metadata["nbutils"] = {"error": str(error)}
+            (folder / "metrics.json").unlink(missing_ok=True)
+            source.write(folder / f"{path.stem}.failed.ipynb", page)
+            raise
     return page
 
 
@@ -159,37 +170,30 @@ class OwnKernel(AsyncKernelManager):
         return KernelSpecManager(kernel_dirs=[])  # then ipykernel gives its own
 
 
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-def _run(page: NotebookNode, variables: dict[str, str], limit: int) -> None:
-    """Let papermill execute the page in place; an exception stays in its outputs.
+def _run(page: NotebookNode, settings: Settings, limit: int) -> None:
+    """Execute a page in place, at the repository's root; an exception is an output.
 
     LabError for a cell that takes longer than `limit` seconds or ends the kernel.
     """
-    logging.getLogger("papermill").setLevel(logging.CRITICAL)
-    started = [0]
+    quiet = {HEADLESS: "1", "TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    # tqdm.auto takes a kernel for somebody's notebook, draws a widget and does not
+    # hear TQDM_DISABLE; where any name begins so, it makes the plain bar
+    quiet["SPYDER_HEADLESS"] = "1"
+    client = NotebookClient(
+        page,
+        kernel_name="python3",  # whatever kernel the page was saved with
+        kernel_manager_class=OwnKernel,
+        extra_arguments=["--log-level=CRITICAL"],  # errors come as outputs
+        timeout=limit or None,
+        raise_on_iopub_timeout=True,
+    )
+    variables = {**os.environ, **environment(settings), **quiet}
     try:
-        with _environment(variables):
-            papermill_engines.execute_notebook_with_engine(
-                None,
-                page,
-                kernel_name="python3",  # whatever kernel the page was saved with
-                progress_bar=False,
-                execution_timeout=limit or None,
-                resources={"metadata": {"path": str(ROOT)}},
-                kernel_manager_class=OwnKernel,
-                extra_arguments=["--log-level=CRITICAL"],  # errors come as outputs
-                on_cell_start=lambda cell, cell_index: started.append(cell_index),
-            )
+        with client.setup_kernel(env=variables, cwd=str(ROOT)):
+            for index, cell in enumerate(page.cells):
+                client.execute_cell(cell, index)
+        return
+    except CellExecutionError:
         return
     except CellTimeoutError:
         fault = f"took longer than {limit} s: raise --timeout, or take less data"
@@ -202,59 +206,4 @@ def _run(page: NotebookNode, variables: dict[str, str], limit: int) -> None:
             "no kernel answers on this machine's own address (127.0.0.1): is its "
             "loopback interface up, and does no other program hold the cores?"
         ) from None
-    raise LabError(f"{source.label(started[-1] + 1, page.cells[started[-1]])} {fault}")
-
-
-# -- several in order ----------------------------------------------------------------
-
-
-def run_all(
-    names: Sequence[str] = PAGES,
-    out: str = "runs",
-    profile: str = DEFAULT_PROFILE,
-    overrides: dict[str, Any] | None = None,
-    timeout: int | None = None,
-    keep: bool = False,
-    tag: str = "",
-    say: Callable[[str], None] = print,
-) -> list[Outcome]:
-    """Run notebooks in order, each in its own kernel, and write OUT/index.html.
-
-    All are checked before the first one starts. After a failure the rest is not run.
-    `keep` writes the outputs into the notebooks themselves, the committed pages. With a
-    `tag` its cells alone are run, and all is written below OUT/TAG.
-    Raises LabError only for a fault that was found before anything started.
-    """
-    if keep and (profile != DEFAULT_PROFILE or overrides or tag or out != "runs"):
-        raise LabError(
-            "committed notebooks show the default run: leave out --profile, --set, "
-            "--config, --tag and --out"
-        )
-    paths = [find(name) for name in names]
-    if tag:
-        out = str(Path(out, tag))
-        paths = [write_cut(path, tag, Path(ROOT, out)) for path in paths]
-    settings = resolve(profile, overrides)
-    for path in paths:
-        check(path)
-    check_machine(settings)
-    outcomes = [Outcome(p.stem, Path(ROOT, out, profile, p.stem)) for p in paths]
-    for path, outcome in zip(paths, outcomes, strict=True):
-        began = time.perf_counter()
-        try:
-            outcome.metrics = execute(path, out, profile, overrides, timeout)
-            executed = outcome.folder / f"{outcome.name}.ipynb"
-            write_page(executed)
-            if keep:
-                page = source.committed(source.load(path), source.load(executed))
-                source.check_outputs(page)
-                source.write(path, page)
-            outcome.state = "done"
-        except LabError as error:
-            outcome.state, outcome.error = "failed", str(error)
-        outcome.seconds = time.perf_counter() - began
-        say(f"{outcome.name}: {outcome.state} after {outcome.seconds:.0f} s")
-        if outcome.state == "failed":
-            break
-    write_index(Path(ROOT, out))
-    return outcomes
+    raise LabError(f"{source.label(index + 1, cell)} {fault}")

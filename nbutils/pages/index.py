@@ -1,7 +1,7 @@
 """The static pages of a run: each executed notebook as HTML, and one index of all.
 
 No script and no style is fetched from elsewhere: the pages open without network, also
-from a file share. The index lists every profile's runs that it finds.
+from a file share.
 """
 
 from __future__ import annotations
@@ -30,31 +30,30 @@ def templates(*folders: Path) -> jinja2.Environment:
     )
 
 
+def write_html(path: Path, template: jinja2.Template, **values: Any) -> None:
+    """Render a template to a file, whole or not at all."""
+    # pandas and Markdown write empty header cells, which name nothing
+    html = re.sub(r"<th[^>]*>\s*</th>", "<td></td>", template.render(values))
+    with atomic(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+
+
+# -- a page --------------------------------------------------------------------------
+
+
 def write_page(executed: Path) -> None:
     """Render an executed notebook beside itself as NAME.html, figures embedded."""
-    template = reading().get_template("page.html.j2")
+    template = templates().get_template("page.html.j2")
     write_html(executed.with_suffix(".html"), template, **content(load(executed)))
 
 
-def reading(*folders: Path) -> jinja2.Environment:
-    """`templates`, with what shows a notebook's code and outputs."""
-    from nbconvert.filters import Highlight2HTML, ansi2html
-
-    environment = templates(*folders)
-    environment.filters |= {
-        "code": Highlight2HTML(),
-        "ansi": ansi2html,
-        "alt": alternative_texts,
-    }
-    return environment
-
-
 def content(page: NotebookNode) -> dict[str, Any]:
-    """What `page.html.j2` shows of a notebook: title, cells, contents, code_style.
+    """What `page.html.j2` needs of a notebook: title, cells, contents and functions.
 
     Every Markdown cell gets its `html`. Formulas become MathML, which browsers show
     without a script.
     """
+    from nbconvert.filters import Highlight2HTML, ansi2html
     from pygments.formatters import HtmlFormatter
 
     render, contents = _markdown()
@@ -64,9 +63,21 @@ def content(page: NotebookNode) -> dict[str, Any]:
         HtmlFormatter(style=style).get_style_defs(".highlight")
         for style in ("default", "github-dark")
     )
-    style = f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}"
-    parts = {"cells": page.cells, "contents": contents, "code_style": style}
-    return {"title": title(page), **parts}
+    return {
+        "title": title(page),
+        "cells": page.cells,
+        "contents": contents,
+        "code_style": f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}",
+        "code": Highlight2HTML(),
+        "ansi": ansi2html,
+        "alt": alternative_texts,
+    }
+
+
+def title(page: NotebookNode) -> str:
+    """A notebook's first heading, without the mark."""
+    lines = (line for cell in page.cells for line in cell.source.splitlines())
+    return next((line[2:].strip() for line in lines if line.startswith("# ")), "")
 
 
 def _markdown():
@@ -96,14 +107,16 @@ def _markdown():
     return MarkdownWithMath(Renderer(escape=False)).render, contents
 
 
+# -- the index -----------------------------------------------------------------------
+
+
 def write_index(out: Path) -> Path:
     """Write OUT/index.html from the runs under OUT/PROFILE/NAME; returns its path."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for folder in sorted(out.glob("*/*")):
-        if run := _run(folder):
-            found.setdefault(folder.parent.name, []).append(run)
-    known = [*PROFILES, *found]
-    profiles = {name: found[name] for name in sorted(found, key=known.index)}
+    profiles = {}
+    for profile in PROFILES:
+        folders = sorted(out.glob(f"{profile}/*"))
+        if runs := [run for folder in folders if (run := _run(folder))]:
+            profiles[profile] = runs
     write_html(
         out / "index.html", templates().get_template("index.html.j2"),
         title="Hard Negatives Lab: runs", profiles=profiles,
@@ -111,14 +124,6 @@ def write_index(out: Path) -> Path:
         time_heads=["notebook", *(f"{part}, s" for part in PARTS), "peak, GB"],
     )  # fmt: skip
     return out / "index.html"
-
-
-def write_html(path: Path, template: jinja2.Template, **values: Any) -> None:
-    """Render a template to a file, whole or not at all."""
-    # pandas and Markdown write empty header cells, which name nothing
-    html = re.sub(r"<th[^>]*>\s*</th>", "<td></td>", template.render(values))
-    with atomic(path) as temporary:
-        temporary.write_text(html, encoding="utf-8")
 
 
 def _run(folder: Path) -> dict[str, Any] | None:
@@ -131,12 +136,9 @@ def _run(folder: Path) -> dict[str, Any] | None:
     run = {"name": folder.name, "file": path.name, "title": title(page) or folder.name}
     if path == failed:
         return run | {"error": page.metadata.get("nbutils", {}).get("error", "unknown")}
-    report = read_json(metrics)
-    return run | {
-        "report": report,
-        "when": f"{datetime.fromtimestamp(metrics.stat().st_mtime):%Y-%m-%d %H:%M}",
-        "rows": [[m["name"], m["value"], m["unit"]] for m in report["metrics"]],
-    }
+    report, when = read_json(metrics), datetime.fromtimestamp(metrics.stat().st_mtime)
+    rows = [[m["name"], m["value"], m["unit"]] for m in report["metrics"]]
+    return run | {"report": report, "rows": rows, "when": f"{when:%Y-%m-%d %H:%M}"}
 
 
 def _times(runs: list[dict[str, Any]]) -> list[list[Any]]:
@@ -149,9 +151,3 @@ def _times(runs: list[dict[str, Any]]) -> list[list[Any]]:
         columns = list(zip(*rows, strict=True))
         rows.append(["all", *map(sum, columns[1:-1]), max(columns[-1])])
     return rows
-
-
-def title(page: NotebookNode) -> str:
-    """A notebook's first heading, without the mark."""
-    lines = (line for cell in page.cells for line in cell.source.splitlines())
-    return next((line[2:].strip() for line in lines if line.startswith("# ")), "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 from nbformat import NotebookNode
@@ -17,11 +16,8 @@ NEEDS = "-needs"
 
 def write_cut(path: Path, tag: str, folder: Path) -> Path:
     """Write `cut` of the page at `path` to FOLDER/NAME.ipynb; returns that path."""
-    page = source.load(path)
-    try:
-        source.write(folder / path.name, cut(page, tag))
-    except LabError as error:
-        raise LabError(f"{path.stem}: {error}") from None
+    with source.named(path.stem):
+        source.write(folder / path.name, cut(source.load(path), tag))
     return folder / path.name
 
 
@@ -31,15 +27,11 @@ def cut(page: NotebookNode, tag: str) -> NotebookNode:
     The last cell ends the run, without the whole page's metrics. LabError where no cell
     has the tag.
     """
-    tags = [set(cell.metadata.get("tags", [])) for cell in page.cells]
-    if tag not in (known := set().union(*tags)):
+    made = source.cleared(page)
+    if tag not in (known := {own for cell in made.cells for own in source.tags(cell)}):
         raise LabError(f"no cell is tagged {tag!r}{nearest(tag, known)}")
     asked = {tag, tag + NEEDS, "parameters"}
-    made = copy.deepcopy(page)
-    made.cells = [c for c, own in zip(made.cells, tags, strict=True) if own & asked]
-    for cell in made.cells:
-        if cell.cell_type == "code":
-            cell.update(outputs=[], execution_count=None)
+    made.cells = [cell for cell in made.cells if asked & {*source.tags(cell)}]
     if "run.finish(" not in made.cells[-1].source:
         made.cells.append(new_code_cell("run.finish({})"))
     return made

@@ -1,7 +1,6 @@
 """A notebook's own run: its settings, its files, its figures, its clock, its metrics.
 
-A notebook calls `start`, works, and ends with `Run.finish`. How notebooks are executed
-from the command line is in `execute`; nothing here needs Jupyter to be running.
+A notebook calls `start`, works, and ends with `Run.finish`.
 """
 
 from __future__ import annotations
@@ -47,15 +46,14 @@ def start(
     settings = resolve(profile, overrides)
     os.chdir(ROOT)
     machine.check_machine(settings)
-    variables = machine.environment(settings)
-    os.environ.update(variables)
+    os.environ.update(variables := machine.environment(settings))
     hub = sys.modules.get("huggingface_hub.constants")
-    if hub is not None and "HF_HUB_OFFLINE" in variables:
+    if hub and "HF_HUB_OFFLINE" in variables:
         hub.HF_HUB_OFFLINE = True  # it read the environment when it was imported
     run = Run(name, settings, Path(ROOT, out, settings.profile, name))
-    needs = machine.network_needs(settings)
+    needs = ", ".join(machine.network_needs(settings)) or "not needed"
     print(f"{name}: profile {settings.profile}, seed {settings.seed}")
-    print(f"writes {_shown(run.folder)}; network: {', '.join(needs) or 'not needed'}")
+    print(f"writes {_shown(run.folder)}; network: {needs}")
     for key, value in (overrides or {}).items():
         print(f"changed: {key} = {value!r}")
     return run
@@ -84,7 +82,7 @@ class Run:
     def __init__(self, name: str, settings: Settings, folder: Path) -> None:
         self.name, self.settings, self.folder = name, settings, folder
         self._seconds = dict.fromkeys(("import", *PARTS), 0.0)
-        self._figures: list[dict[str, str]] = []
+        self._figures: dict[str, dict[str, str]] = {}
         self._aside = False
         self._began = now = time.time()
         # only the first run of a headless kernel owns the time since the kernel began
@@ -107,24 +105,23 @@ class Run:
     ) -> Path:
         """A file that `notebook` wrote (its folder), else the shipped one; says which.
 
-        Only a run of the same profile and `out` counts, and only one that finished:
-        its metrics.json stands beside its files. LabError, naming the notebook to run,
-        where neither exists, and for a shipped file that is not as SHA256SUMS lists it.
+        Only a run of the same profile and `out` counts that finished, with its
+        metrics.json. LabError, naming the notebook to run, where neither exists, and
+        for a shipped file that is not as SHA256SUMS lists it.
         """
         folder = self.folder.parent / notebook
-        made, finished = folder / filename, (folder / "metrics.json").is_file()
-        if made.exists() and finished:
-            theirs = read_json(folder / "metrics.json")["settings"]
-            ours = self.settings.flat()
-            other = [key for key in ours if theirs.get(key) != ours[key]]
-            remark = f" (made with another {', '.join(other)})" if other else ""
+        made, metrics = folder / filename, folder / "metrics.json"
+        if made.exists() and metrics.is_file():
+            theirs, ours = read_json(metrics)["settings"], self.settings.flat()
+            other = ", ".join(key for key in ours if theirs.get(key) != ours[key])
+            remark = f" (made with another {other})" if other else ""
             print(f"reads {_shown(made)}{remark}")
             return made
-        if shipped is not None and Path(shipped).exists():
+        if shipped is not None and shipped.exists():
             verify(shipped)
             state = "has not finished" if made.exists() else "has not run"
-            print(f"reads {_shown(Path(shipped))} (shipped; {notebook} {state})")
-            return Path(shipped)
+            print(f"reads {_shown(shipped)} (shipped; {notebook} {state})")
+            return shipped
         state = "is from an unfinished run" if made.exists() else "is missing"
         raise LabError(
             f"{_shown(made)} {state}: run 'python -m nbutils run {notebook} "
@@ -151,8 +148,7 @@ class Run:
         if not self._aside:
             with atomic(self.path(file)) as temporary:
                 temporary.write_bytes(image)
-            entry = {"name": name, "file": file, "alt": description}
-            self._figures = [f for f in self._figures if f["name"] != name] + [entry]
+            self._figures[name] = {"name": name, "file": file, "alt": description}
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -175,11 +171,10 @@ class Run:
             self._seconds[part] += time.perf_counter() - began - inside
 
     def seconds(self) -> dict[str, float]:
-        """Wall seconds so far, which `metrics.json` holds at the end.
+        """Wall seconds so far: total, import, encoding, training, other.
 
-        *total* is the age of the kernel in a headless run, else the time since `start`;
-        *import* is what passed before `start` in a headless run; *encoding* and
-        *training* are what `timed` measured; *other* is the rest.
+        *import* is what passed between a headless kernel's begin and `start`; elsewhere
+        the total begins with `start`. *encoding* and *training* are what was `timed`.
         """
         total = time.time() - self._began
         other = max(0.0, total - sum(self._seconds.values()))
@@ -192,9 +187,8 @@ class Run:
         for name, (value, unit) in metrics.items():
             value = value.item() if hasattr(value, "item") else value
             if not isinstance(value, int | float) or not math.isfinite(value):
-                raise LabError(
-                    f"metric {name!r} is {value!r}: it must be a finite number"
-                )
+                fault = f"metric {name!r} is {value!r}"
+                raise LabError(f"{fault}: it must be a finite number")
             rows.append({"name": name, "value": value, "unit": unit})
         report = {
             "notebook": self.name,
@@ -206,7 +200,7 @@ class Run:
             "seconds": self.seconds(),
             "peak_memory_gb": round(machine.peak_memory_gb(), 3),
             "metrics": rows,
-            "figures": self._figures,
+            "figures": [*self._figures.values()],
         }
         write_json(self.path("metrics.json"), report)
         total, peak = report["seconds"]["total"], report["peak_memory_gb"]

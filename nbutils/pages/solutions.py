@@ -12,15 +12,14 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_output
 
 from nbutils.core.settings import ROOT
-from nbutils.pages.execute import find
+from nbutils.pages.execute import BONUS, PAGES, find
 from nbutils.pages.source import code_cells, load, write
 
 
 def write_solutions(names: list[str], out: Path) -> list[Path]:
     """Write OUT/NAME.ipynb for each page named, every page if none; their paths."""
-    pages = map(find, names) if names else sorted((ROOT / "notebooks").glob("*.ipynb"))
     written = []
-    for path in pages:
+    for path in map(find, names or sorted(PAGES + BONUS)):
         page = load(path)
         fill_in(page)
         written.append(Path(ROOT, out, path.name))
@@ -54,7 +53,7 @@ def fill_in(page: NotebookNode) -> dict[str, str]:
 
 def _imports(path: str) -> str:
     nodes = ast.parse(Path(path).read_text(encoding="utf-8")).body
-    kinds = (ast.Import, ast.ImportFrom)
-    lines = [ast.unparse(node) for node in nodes if isinstance(node, kinds)]
+    imports = (node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom))
+    lines = [ast.unparse(node) for node in imports]
     kept = [line for line in lines if "from exercises" not in line]
     return "\n".join(kept) + "\n\n\n" if kept else ""

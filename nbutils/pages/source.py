@@ -13,6 +13,8 @@ import copy
 import hashlib
 import re
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import nbformat
@@ -51,10 +53,24 @@ def write(path: str | Path, notebook: NotebookNode) -> None:
         nbformat.write(notebook, temporary)
 
 
+def tags(cell: NotebookNode) -> list[str]:
+    """A cell's tags."""
+    return cell.metadata.get("tags", [])
+
+
 def code_cells(notebook: NotebookNode) -> list[tuple[int, NotebookNode]]:
     """(position in the notebook counted from 1, cell) of each non-empty code cell."""
     numbered = enumerate(notebook.cells, 1)
     return [(n, c) for n, c in numbered if c.cell_type == "code" and c.source.strip()]
+
+
+def cleared(notebook: NotebookNode) -> NotebookNode:
+    """A copy without outputs."""
+    made = copy.deepcopy(notebook)
+    for cell in made.cells:
+        if cell.cell_type == "code":
+            cell.update(outputs=[], execution_count=None)
+    return made
 
 
 def label(number: int, cell: NotebookNode) -> str:
@@ -63,45 +79,53 @@ def label(number: int, cell: NotebookNode) -> str:
     return f'cell {number} ("{first if len(first) < 41 else first[:40] + "…"}")'
 
 
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """A LabError of the block begins with a page's name."""
+    try:
+        yield
+    except LabError as error:
+        raise LabError(f"{name}: {error}") from None
+
+
 # -- source --------------------------------------------------------------------------
 
 
-def check_source(notebook: NotebookNode, name: str) -> None:
-    """Refuse a page that could pass without having done its work.
+def sound(path: Path) -> NotebookNode:
+    """The page at `path`, if it cannot pass without having done its work.
 
-    One parameters cell, plain Python only (no `!command`, no magics), one `pages.start`
-    with the notebook's own name, and `run.finish` in the last code cell and nowhere
-    else. Raises LabError that names the cell.
+    One code cell is tagged `parameters` and sets PARAMETERS and nothing else; all is
+    plain Python (no `!command`, no magics), without REFUSED; it calls `pages.start`
+    once, with its own name, and `run.finish` in the last code cell alone. Otherwise
+    LabError names the page and the cell.
     """
-    code = {n: _plain(cell.source, n) for n, cell in code_cells(notebook)}
-    _check_parameters(notebook)
-    for number, source in code.items():
-        for pattern, reason in REFUSED.items():
-            if found := re.search(pattern, source):
-                raise LabError(f"cell {number}: {found[0].rstrip('(')} {reason}")
-    whole = "\n".join(code.values())
-    if re.findall(r"\bpages\.start\(([^,)]*)", whole) != [repr(name)]:
-        raise LabError(f"the notebook must call pages.start({name!r}, …) once")
-    if [n for n, source in code.items() if "run.finish(" in source] != [max(code)]:
-        raise LabError("the last code cell, and no other, must call run.finish(…)")
-
-
-def _check_parameters(notebook: NotebookNode) -> None:
-    """One code cell is tagged `parameters` and sets PARAMETERS, and nothing else.
-
-    Papermill only warns of a name that the cell does not set.
-    """
-    tagged = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
-    if len(tagged) != 1 or tagged[0].cell_type != "code":
-        raise LabError(
-            f"{len(tagged)} cells are tagged 'parameters': tag exactly one code cell"
-        )
-    lines = map(ast.unparse, ast.parse(tagged[0].source).body)
-    if [line.split(" = ")[0] for line in lines] != PARAMETERS:
-        raise LabError(
-            f"the parameters cell must set {', '.join(PARAMETERS)} and nothing else: "
-            "what is derived there stays stale when a parameter is passed"
-        )
+    page = load(path)
+    with named(path.stem):
+        code = {
+            number: _plain(cell.source, number) for number, cell in code_cells(page)
+        }
+        tagged = [
+            n for n, cell in enumerate(page.cells, 1) if "parameters" in tags(cell)
+        ]
+        if len(tagged) != 1 or tagged[0] not in code:
+            count = f"{len(tagged)} cells are tagged 'parameters'"
+            raise LabError(f"{count}: tag exactly one code cell")
+        lines = code[tagged[0]].splitlines()
+        if [line.split(" = ")[0] for line in lines] != PARAMETERS:
+            raise LabError(
+                f"the parameters cell must set {', '.join(PARAMETERS)} and nothing "
+                "else: what is derived there stays stale when a parameter is passed"
+            )
+        for number, source in code.items():
+            for pattern, reason in REFUSED.items():
+                if found := re.search(pattern, source):
+                    raise LabError(f"cell {number}: {found[0].rstrip('(')} {reason}")
+        started = re.findall(r"\bpages\.start\(([^,)]*)", "\n".join(code.values()))
+        if started != [repr(path.stem)]:
+            raise LabError(f"the notebook must call pages.start({path.stem!r}, …) once")
+        if [n for n, source in code.items() if "run.finish(" in source] != [max(code)]:
+            raise LabError("the last code cell, and no other, must call run.finish(…)")
+    return page
 
 
 def _plain(source: str, number: int) -> str:
@@ -111,19 +135,11 @@ def _plain(source: str, number: int) -> str:
         return ast.unparse(compile(source, f"cell {number}", "exec", flags))
     except SyntaxError as error:
         line = (error.text or "").strip()
-        where = f"cell {number}, line {error.lineno}: {line!r}"
-        if re.match(r"(\w+\s*=\s*)?[!%]|\w.*\?$", line):
-            raise LabError(
-                f"{where} is not plain Python: shell lines and magics are refused, "
-                "because their failures go unseen"
-            ) from None
-        raise LabError(f"{where} has a syntax error: {error.msg}") from None
-
-
-def source_sha256(notebook: NotebookNode) -> str:
-    """Digest of all code cells' sources: what the outputs were made from."""
-    sources = [cell.source for _, cell in code_cells(notebook)]
-    return hashlib.sha256("\0".join(sources).encode()).hexdigest()
+        raise LabError(
+            f"cell {number}, line {error.lineno}: {line!r} is not plain Python "
+            f"({error.msg}); shell lines and magics are refused, because their "
+            "failures go unseen"
+        ) from None
 
 
 # -- outputs -------------------------------------------------------------------------
@@ -161,9 +177,9 @@ def alternative_texts(output: NotebookNode) -> list[str]:
     """The alternative text of each image of an output, "" where it has none."""
     data, about = output.get("data", {}), output.get("metadata", {})
     kinds = [kind for kind in data if kind.startswith("image/")]
-    tags = re.findall(r"<img\b[^>]*>", data.get("text/html", ""))
+    images = re.findall(r"<img\b[^>]*>", data.get("text/html", ""))
     texts = [about.get(kind, {}).get("alt", "") for kind in kinds]
-    return texts + ["".join(re.findall(r'\balt="([^"]*)"', tag)) for tag in tags]
+    return texts + ["".join(re.findall(r'\balt="([^"]*)"', image)) for image in images]
 
 
 def _error_text(output: NotebookNode) -> str:
@@ -177,42 +193,42 @@ def _error_text(output: NotebookNode) -> str:
 # -- the committed page --------------------------------------------------------------
 
 
-def committed(original: NotebookNode, executed: NotebookNode) -> NotebookNode:
-    """`original` with the outputs of `executed`, fit to be kept in git.
+def committed(executed: NotebookNode) -> NotebookNode:
+    """An executed page fit to be kept in git.
 
     No injected parameters, times, widgets or machine's language version; cells are
     counted 1, 2, 3 …; the sources' digest is kept as `metadata.nbutils`.
     """
-    page = copy.deepcopy(original)
-    done = [
-        cell
-        for _, cell in code_cells(executed)
-        if "injected-parameters" not in cell.metadata.get("tags", [])
-    ]
-    cells = [cell for _, cell in code_cells(page)]
-    for count, (cell, result) in enumerate(zip(cells, done, strict=True), 1):
-        cell.outputs = copy.deepcopy(result.outputs)
+    page = copy.deepcopy(executed)
+    page.cells = [c for c in page.cells if "injected-parameters" not in tags(c)]
+    for count, (_, cell) in enumerate(code_cells(page), 1):
         for counted in (cell, *cell.outputs):
             if "execution_count" in counted:
                 counted.execution_count = count
     for cell in page.cells:
-        tags = cell.metadata.get("tags")
-        cell.metadata = NotebookNode({"tags": tags} if tags else {})
+        cell.metadata = NotebookNode({"tags": tags(cell)} if tags(cell) else {})
     kernel = "Python 3 (ipykernel)"
     page.metadata = NotebookNode(
         kernelspec={"display_name": kernel, "language": "python", "name": "python3"},
         language_info={"name": "python"},
-        nbutils={"source_sha256": source_sha256(original)},
+        nbutils={"source_sha256": source_sha256(page)},
     )
     return page
 
 
-def check_fresh(notebook: NotebookNode) -> None:
-    """Refuse a committed page whose code is newer than its outputs."""
+def source_sha256(notebook: NotebookNode) -> str:
+    """Digest of all code cells' sources: what the outputs were made from."""
+    sources = [cell.source for _, cell in code_cells(notebook)]
+    return hashlib.sha256("\0".join(sources).encode()).hexdigest()
+
+
+def stale(notebook: NotebookNode) -> str:
+    """In words, that a committed page's outputs are not those of its code; else ""."""
     stored = notebook.metadata.get("nbutils", {}).get("source_sha256")
-    if stored != source_sha256(notebook):
-        what = "its code is newer than its outputs" if stored else "it has not been run"
-        raise LabError(f"{what}: run 'make notebooks'")
+    if stored == source_sha256(notebook):
+        return ""
+    what = "its code is newer than its outputs" if stored else "it has not been run"
+    return f"{what}: run 'make notebooks'"
 
 
 def yours(path: Path) -> str:
@@ -222,15 +238,12 @@ def yours(path: Path) -> str:
     the one that git keeps. Where git cannot tell, it counts as somebody's work.
     """
     page = load(path)
-    stored = page.metadata.get("nbutils", {}).get("source_sha256")
-    by_command = "version" not in page.metadata.get("language_info", {})
-    if by_command and stored == source_sha256(page):
+    by_jupyterlab = "version" in page.metadata.get("language_info", {})
+    if not by_jupyterlab and not stale(page):
         return ""
     command = ["git", "diff", "--quiet", "HEAD", "--", path.name]
-    try:
-        done = subprocess.run(command, cwd=path.parent, capture_output=True)
-        kept = done.returncode == 0
-    except OSError:  # no git here
-        kept = False
+    with suppress(OSError):  # no git here
+        if not subprocess.run(command, cwd=path.parent, capture_output=True).returncode:
+            return ""
     restore = f"'git checkout notebooks/{path.name}' restores it"
-    return "" if kept else f"changed by you since it was run; {restore}"
+    return f"changed by you since it was run; {restore}"

@@ -154,7 +154,7 @@ def test_an_assignment_takes_the_settings_type(text, value):
         ("run --set families=[1", "'families' cannot be '[1'"),
         ("run --set families=[helth]", "did you mean 'health'"),
         ("run --profile papre", "did you mean 'paper'"),
-        ("run 8", "unknown notebook '08'"),
+        ("run 8", "unknown notebook '8'"),
         ("run 1 --write --profile smoke", "show the default run"),
         ("run --config nowhere.yaml", "nowhere.yaml does not exist"),
         ("mine nosuch --profile smoke", "nosuch is no folder: give one that holds"),
@@ -183,7 +183,7 @@ def test_a_stop_and_a_place_that_cannot_be_used_are_one_line_too(
     fault, code, line, monkeypatch
 ):
     def stopped(names, *_, **__):
-        assert names == ["03"]
+        assert names == ["3"]
         raise fault
 
     monkeypatch.setattr(execute, "run_all", stopped)

@@ -80,9 +80,8 @@ def test_page_03b_asks_a_live_judge_and_judges_it(answering, server, tmp_path):
     answering(said)
     overrides = {"llm_mode": "live", "llm_model": "served", "llm_reasks": 0}
     overrides |= {"judged_queries": 100, "llm_store": str(tmp_path / "answers.sqlite")}
-    page = execute.find("03b")
-    execute.execute(page, tmp_path / "runs", "smoke", overrides)
-    made = load(tmp_path / "runs" / "smoke" / page.stem / page.name)
+    (outcome,) = execute.run_all(["03b"], str(tmp_path), "smoke", overrides)
+    made = load(outcome.folder / f"{outcome.name}.ipynb")
     shown = "\n".join(
         "".join(output.get("text", "") or output.get("data", {}).get("text/plain", ""))
         for _, cell in code_cells(made)
