@@ -114,7 +114,7 @@ def speed_rows(config: MistralConfig, settings: Settings) -> Iterator[Row]:
     """Rows on recorded texts: texts a second, and TFLOP a second of matrix work.
 
     The frozen weights' work on tokens that are no padding, all passes counted
-    (`footprint.passes`); peer: the card's own bfloat16 product.
+    (`footprint.matrix_work`); peer: the card's own bfloat16 product.
     """
     a = torch.randn(MATRIX, MATRIX, device=settings.device).bfloat16()
     product = [measured(lambda: a @ a, settings.device).seconds for _ in range(22)]
