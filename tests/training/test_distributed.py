@@ -1,15 +1,12 @@
 """Two processes train as one does with the same global batch, and go on as one."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from conftest import free_port
+from training.made import launch
 
 from nbutils.core import processes
 from nbutils.core.errors import LabError
@@ -17,9 +14,9 @@ from nbutils.core.settings import resolve
 from nbutils.training import checkpoints
 
 MADE = """
-import os, signal, sys
+import sys
 import torch
-from training.made import instance
+from training.made import dies, instance
 from nbutils.core import processes
 from nbutils.core.settings import resolve
 from nbutils.encoder.student import build_student
@@ -63,13 +60,7 @@ STOPPED = (
     + """
 settings = settings_of(checkpoint_every=3, lora_dropout=0.3, gradient_cache=True)
 model = build_student(settings)
-original, calls = loop.training_step, []
-def step(*args):
-    calls.append(1)
-    if len(calls) == int(given):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(*args)
-loop.training_step = step
+calls = dies(loop, "training_step", int(given))
 # each process is a host of its own: only the main one's folder holds the checkpoint
 steps, _ = loop.train(model, DATA, settings, progress=False,
                       checkpoint_folder=f"{folder}/host{number}")
@@ -78,26 +69,15 @@ leave(steps=len(calls), random=torch.get_rng_state(), losses=steps["loss"].tolis
 )
 
 
-def launch(command: list[str]) -> subprocess.CompletedProcess:
-    """Run a launcher's command on the CPU; this folder's modules can be imported."""
-    tests = str(Path(__file__).parents[1])
-    paths = os.pathsep.join([tests, *filter(None, sys.path)])
-    cpu = {"PYTHONPATH": paths, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command, env={**os.environ, **cpu}, capture_output=True, text=True, timeout=400
-    )
-
-
 def run_script(folder, text: str, count: int, given: str):
     """Run a script on some processes; returns how it ended and what each one left."""
     folder.mkdir(exist_ok=True)
     script = folder / "script.py"
     script.write_text(text)
-    done = launch([
-        sys.executable, "-m", "torch.distributed.run", "--master-addr", "127.0.0.1",
-        "--master-port", free_port(), "--nproc-per-node", str(count),
-        str(script), str(folder), given,
-    ])  # fmt: skip
+    done = launch(
+        "-m", "torch.distributed.run", "--master-addr", "127.0.0.1", "--master-port",
+        free_port(), "--nproc-per-node", str(count), str(script), str(folder), given,
+    )  # fmt: skip
     return done, [torch.load(path) for path in sorted(folder.glob("*.pt"))]
 
 
@@ -152,12 +132,12 @@ def test_two_killed_processes_go_on_bit_for_bit(tmp_path, capsys):
 
 def test_accelerate_launches_the_command_on_two_processes(tmp_path):
     out = tmp_path / "train"
-    done = launch([
-        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu",
-        "--num_processes", "2", "--main_process_port", free_port(), "-m", "nbutils",
-        "train", "--profile", "smoke", "--out", str(out), "--set", "steps_per_level=1",
-        "--checkpoints", str(tmp_path / "kept"),
-    ])  # fmt: skip
+    done = launch(
+        "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+        "--main_process_port", free_port(), "-m", "nbutils", "train", "--profile",
+        "smoke", "--out", str(out), "--set", "steps_per_level=1", "--checkpoints",
+        str(tmp_path / "kept"),
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("trained, seed 0 (2 processes)") == 2  # before and after
     folder = out / "students" / "seed0"
