@@ -90,6 +90,23 @@ def test_the_table_is_made_of_the_shipped_data(monkeypatch):
             assert f"| {in_words(gain)} |" in README, (student, split)
 
 
+def test_a_comparison_needs_three_seeds(monkeypatch):
+    rows = [
+        {"variant": name, "seed": seed, "split": "dev", "query_id": query, "ndcg": ndcg}
+        for seed in range(3)
+        for query in ("q1", "q2")
+        for name, ndcg in (("a", 0.6), ("b", 0.5))
+    ]
+    scores = pd.DataFrame(rows)
+    asked = {"study": "made up", "one": "a", "other": "b", "split": "dev"}
+    monkeypatch.setattr(claims, "_scores", lambda study: scores)
+    (found,) = claims.compared(**asked, expects="little")
+    assert (found["seeds"], found["expects"]) == (3, "little")
+    assert found["value"] == pytest.approx(0.1)
+    scores = scores[scores["seed"] < 2]
+    assert claims.compared(**asked, expects="little") == []
+
+
 def test_levels_under_trained_students_are_paired_by_ladder_and_seed(monkeypatch):
     cosines = {"N1": [0.9, 0.7], "N2": [0.8, 0.5], "N3": [0.5, 0.5], "N4": [0.4, 0.6]}
     ladders = pd.DataFrame({"query_id": ["a/mgh/sts/0/0", "b/mgh/sts/0/0"], **cosines})
