@@ -106,18 +106,19 @@ def full_batch(queries: int, settings: Settings) -> gradcache.Batch:
 def speed_rows(config: MistralConfig, settings: Settings) -> Iterator[Row]:
     """Rows on recorded texts: texts a second, and TFLOP a second of matrix work.
 
-    That is the frozen weights' on what is no padding, in all `footprint.passes`; peer:
-    the card's own bfloat16 product.
+    The frozen weights' work on tokens that are no padding, all passes counted
+    (`footprint.matrix_work`); peer: the card's own bfloat16 product.
     """
     a = torch.randn(MATRIX, MATRIX, device=settings.device).bfloat16()
     product = (measured(lambda: a @ a, settings.device).seconds for _ in range(22))
     rate = 2 * MATRIX**3 / median(product) / 1e12
     model = student(config, settings)
     batch = batches(settings.changed(batch_size=QUERIES), 1)[0]
-    chunks = gradcache.batch_chunks(model, batch, settings)
-    useful = sum(int(group["attention_mask"].sum()) for group in chunks.groups)
+    groups, _ = gradcache.batch_chunks(model, batch, settings)
+    masks = [group["attention_mask"] for group in groups]
+    useful = sum(int(mask.sum()) for mask in masks)
     _, seconds = first_and_median(model, batch, settings)
-    yield row("texts_per_second", sum(chunks.sizes) / seconds, "texts a second")
+    yield row("texts_per_second", sum(map(len, masks)) / seconds, "texts a second")
     work = footprint.matrix_work(config, settings, useful) / seconds
     yield row("matrix_share", work, "TFLOP a second", rate)
 

@@ -21,7 +21,7 @@ within ±0.02, and fails outside. A claim is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -33,14 +33,13 @@ from scipy.stats import norm
 from nbutils.core.errors import LabError
 from nbutils.core.files import read_jsonl, write_table
 from nbutils.core.records import LEVELS, read_records
-from nbutils.core.retrieval import HELD_OUT
 from nbutils.core.settings import DATA, resolve
 from nbutils.core.statistics import interval, paired_difference, unit_of
 from nbutils.encoder.student import load_encoder
 from nbutils.encoder.vectors import embed
 from nbutils.evaluation import studies
 from nbutils.evaluation.runs import SCIFACT, scifact_claims
-from nbutils.mining import miner
+from nbutils.mining import audit, miner
 from nbutils.synthesis import ladder
 
 LITTLE = 0.02
@@ -48,7 +47,6 @@ LITTLE = 0.02
 SEEDS = 3
 """Fewer seeds of a run are no comparison: their spread is unknown."""
 Row = dict[str, Any]
-COLUMNS = ("mean", "low", "high")
 
 
 def judged(rows: list[Row]) -> pd.DataFrame:
@@ -59,48 +57,23 @@ def judged(rows: list[Row]) -> pd.DataFrame:
     order = np.argsort(p)
     steps = p[order] * np.arange(len(p), 0, -1)
     table["holm"] = np.minimum(1, np.maximum.accumulate(steps))[np.argsort(order)]
-    sure = table["holm"] < 0.05
-    above = table["expects"] == "above"
-    little = table["expects"] == "little"
-    holds = np.where(
-        above,
-        sure & (table["value"] > 0),
-        (table["low"] > -LITTLE) & (~little | (table["high"] < LITTLE)),
-    )
-    fails = np.where(
-        above,
-        sure & (table["value"] < 0),
-        (table["high"] < -LITTLE) | (little & (table["low"] > LITTLE)),
-    )
-    table["outcome"] = np.select([holds, fails], ["holds", "fails"], "open")
+    table["outcome"] = [_outcome(row) for row in table.to_dict("records")]
     verdict = "not distinguishable here"
-    if fails.any():
+    if (table["outcome"] == "fails").any():
         verdict = "contradicted"
-    elif holds.mean() > 0.5:
+    elif (table["outcome"] == "holds").mean() > 0.5:
         verdict = "reproduced"
     return table.assign(verdict=verdict)
 
 
-@cache
-def _scores(study: str) -> pd.DataFrame:
-    return studies.read_study(study)[0]
-
-
-def compared(
-    study: str,
-    pairs: Iterable[tuple[str, str]],
-    split: str = HELD_OUT[0],
-    expects: str = "above",
-) -> list[Row]:
-    """NDCG@10 of each pair's first variant minus its second, paired."""
-    rows = []
-    for one, other in pairs:
-        found = studies.difference(_scores(study), one, other, split)
-        if (seeds := found["seeds"]) >= SEEDS:
-            bounds, text = map(found.get, COLUMNS), f"{one} − {other}, {split}"
-            row = _row(text, *bounds, "NDCG@10", seeds)
-            rows.append({**row, "expects": expects})
-    return rows
+def _outcome(row: Row) -> str:
+    sure, low, high = row["holm"] < 0.05, row["low"], row["high"]
+    holds, fails = {
+        "above": (sure and row["value"] > 0, sure and row["value"] < 0),
+        "no worse": (low > -LITTLE, high < -LITTLE),
+        "little": (low > -LITTLE and high < LITTLE, high < -LITTLE or low > LITTLE),
+    }[row["expects"]]
+    return "holds" if holds else "fails" if fails else "open"
 
 
 def _row(comparison: str, value, low, high, unit: str, seeds: int = 0) -> Row:
@@ -108,12 +81,29 @@ def _row(comparison: str, value, low, high, unit: str, seeds: int = 0) -> Row:
     return {**row, "seeds": seeds, "unit": unit, "expects": "above"}
 
 
+def _bounds(found: Mapping[str, float]) -> tuple[float, float, float]:
+    return found["mean"], found["low"], found["high"]
+
+
+@cache
+def _scores(study: str) -> pd.DataFrame:
+    return studies.read_study(study)[0]
+
+
+def compared(study: str, one: str, other: str, split: str, expects: str) -> list[Row]:
+    """NDCG@10 of one variant minus another's, paired; no row where seeds are few."""
+    found = studies.difference(_scores(study), one, other, split)
+    text, seeds = f"{one} − {other}, {split}", found["seeds"]
+    row = _row(text, *_bounds(found), "NDCG@10", seeds)
+    return [{**row, "expects": expects}] if seeds >= SEEDS else []
+
+
 def levels_fall() -> list[Row]:
     """Cosine to the query under MiniLM as published, each level minus the next."""
     settings = resolve()
     graded = read_records(settings).graded
     vectors = embed(load_encoder(settings), ladder.texts_of(graded), settings)
-    ids = pd.Index([example.id for example in graded])
+    ids = [example.id for example in graded]
     table = pd.DataFrame(ladder.cosines(vectors), ids, ladder.RUNGS)
     return _falls([table], "MiniLM", 0)
 
@@ -132,32 +122,34 @@ def _falls(tables: list[pd.DataFrame], under: str, seeds: int) -> list[Row]:
         high, low = ([table[name] for table in tables] for name in (upper, lower))
         fall = paired_difference(low, high, units=units)
         text = f"{upper} − {lower}, cosine to the query under {under}"
-        rows.append(_row(text, *map(fall.get, COLUMNS), "cosine", seeds))
+        rows.append(_row(text, *_bounds(fall), "cosine", seeds))
     return rows
 
 
-def fewer_false_negatives() -> list[Row]:
-    """Naive minus PercPos: planted answers (recordings), a judge's word (SciFact)."""
-    settings = resolve()
+def fewer_planted() -> list[Row]:
+    """The share of planted answers among mined negatives: naive minus PercPos."""
+    settings, shares = resolve(), {}
     records = read_records(settings)
     planted = miner.training_set(records).planted
-    shares = {}
     for method in ("naive", "perc_pos"):
         mined = miner.mine_for_training(records, settings.changed(mining_method=method))
-        mined = mined[mined["query_id"].isin(planted)]
-        flags = [d in planted[q] for q, d in mined[["query_id", "document_id"]].values]
-        shares[method] = pd.Series(flags).groupby(mined["query_id"].values).mean()
-    fewer = (shares["naive"] - shares["perc_pos"]).dropna()
-    rows = [_row("naive − PercPos, planted answers", *interval(fewer), "share")]
-    table = pd.DataFrame(read_jsonl(SCIFACT / "verdicts.jsonl"))
-    table = table[table["kind"] == "mined"]
-    table["answers"] = [float(response["answers"]) for response in table["response"]]
-    means = [
-        table[[name in own for own in table["methods"]]].groupby("query_id")["answers"]
-        .mean() for name in ("naive", "perc_pos")
-    ]  # fmt: skip
-    fewer = interval((means[0] - means[1]).dropna())
-    return [*rows, _row("naive − PercPos, a judge on SciFact", *fewer, "share")]
+        counts = audit.false_negatives(mined, planted)
+        shares[method] = counts["planted"] / counts["negatives"]
+    return _fewer(shares, "planted answers")
+
+
+def fewer_by_a_judge() -> list[Row]:
+    """The share of mined negatives on SciFact that answer, by a judge's word."""
+    table = pd.json_normalize(read_jsonl(SCIFACT / "verdicts.jsonl"))
+    table = table[table["kind"] == "mined"].explode("methods")
+    table["answers"] = table["response.answers"].astype(float)
+    shares = table.pivot_table("answers", "query_id", "methods", aggfunc="mean")
+    return _fewer(shares, "a judge on SciFact")
+
+
+def _fewer(shares: Mapping[str, pd.Series], source: str) -> list[Row]:
+    fewer = (shares["naive"] - shares["perc_pos"]).dropna().sort_index()
+    return [_row(f"naive − PercPos, {source}", *interval(fewer), "share")]
 
 
 def steadier() -> list[Row]:
@@ -170,18 +162,8 @@ def steadier() -> list[Row]:
         if len(both) >= SEEDS:
             fall = paired_difference(both[["hybrid"]], both[["direct"]])
             unit, text = "variance of the gradient norm", f"direct − hybrid, {study}"
-            rows.append(_row(text, *map(fall.get, COLUMNS), unit, len(both)))
+            rows.append(_row(text, *_bounds(fall), unit, len(both)))
     return rows
-
-
-def _leak(genuine: dict[str, list[str]], negatives: dict[str, list[str]]) -> tuple:
-    """AUC (with interval) of a classifier that never sees the query."""
-    flat = [
-        [(item, text) for item, texts in own.items() for text in texts]
-        for own in (genuine, negatives)
-    ]
-    (items, texts), (own_items, own_texts) = (zip(*part, strict=True) for part in flat)
-    return ladder.text_only_auc(texts, own_texts, items, own_items)
 
 
 def blocks_hide_the_writer() -> list[Row]:
@@ -192,23 +174,16 @@ def blocks_hide_the_writer() -> list[Row]:
     """
     records, made = read_records(resolve()), {}
     for form in ("no_reflection", "no_attributes", "plain"):
-        path = DATA / "recordings" / "ablation" / f"syneg_{form}.jsonl"
+        rows = read_jsonl(DATA / "recordings" / "ablation" / f"syneg_{form}.jsonl")
+        prefix = f"syneg-{form.replace('_', '-')}"
         made[form] = {
-            row["id"].replace(f"syneg-{form.replace('_', '-')}", "seed"): row[
-                "response"
-            ]["hard_negatives"]
-            for row in read_jsonl(path)
+            row["id"].replace(prefix, "seed"): row["response"]["hard_negatives"]
+            for row in rows
         }
-    items = {
-        i.id: list(i.positives[:2]) for i in records.items if i.id in made["plain"]
-    }
-    full = {
-        s.item_id: list(s.negatives)
-        for s in records.syneg
-        if s.item_id in items and s.attribute == "matched"
-    }
-    base = _leak(items, full)
-    rows = []
+    items = {i.id: i.positives[:2] for i in records.items if i.id in made["plain"]}
+    matched = [s for s in records.syneg if s.attribute == "matched"]
+    full = {s.item_id: s.negatives for s in matched if s.item_id in items}
+    base, rows = _leak(items, full), []
     for form, negatives in made.items():
         own = _leak(items, negatives)
         value = own[0] - base[0]
@@ -222,70 +197,42 @@ def source_shows() -> list[Row]:
     """AUC over one half on SciFact: real abstracts against written ones."""
     data, written = scifact_claims()
     texts = data.corpus.set_index("id")["text"]
-    real = {query: [texts[data.positives[query][0]]] for query in written}
+    real = {query: texts[data.positives[query][0]] for query in written}
     auc = [value - 0.5 for value in _leak(real, written)]
     return [_row("over 0.5, SciFact", *auc, "text-only AUC")]
 
 
-COMPARE: dict[str, list[Callable[[], list[Row]]]] = {
-    "1": [levels_fall, levels_fall_trained],
-    "2": [lambda: compared("schedule", [
-        ("curriculum", other) for other in
-        ("fixed-3", "fixed-2", "fixed-4", "fixed-1", "random", "reverse")
-    ])],
-    "3": [lambda: compared(
-        "pooling", [("ata", "mean"), ("mean", "last"), ("ata", "last")]
-    ), lambda: compared("anchors", [
-        ("ata, every token", "mean, every token"), ("ata, causal", "mean, causal"),
-        ("mean, causal", "last, causal"),
-    ])],
-    "4": [lambda: compared(
-        "teachers", [("MiniLM", "BM25"), ("MiniLM", "random"), ("random", "BM25")],
-        "scifact",
-    )],
-    "5": [lambda: compared("ensembles", [
-        ("intra_sample", "best teacher"), ("intra_sample", "intra_sample_dedup"),
-        ("best teacher", "cross_sample"),
-    ], "scifact")],
-    "6a": [fewer_false_negatives],
-    "6b": [lambda: compared("mining", [
-        ("perc_pos", "naive"), ("margin_pos", "naive"), ("abs", "naive"),
-        ("shifted", "naive"), ("perc_pos", "abs"), ("perc_pos", "shifted"),
-    ]), lambda: compared("scifact", [("perc_pos", "naive")], "scifact")],
-    "7": [lambda: compared(
-        "sampling", [("2 of the top 10", "top 2")], "scifact", "no worse"
-    ), lambda: compared("sampling", [
-        ("2 of the top 10", f"2 of the top {count}") for count in (30, 50, 100)
-    ], "scifact")],
-    "8": [lambda: compared("scifact", [
-        ("hybrid", "direct"), ("hybrid", "synthetic"), ("hybrid", "untrained"),
-    ], "scifact"), lambda: compared("mixing", [("hybrid", "direct")]), steadier],
-    "9": [lambda: compared(
-        "ratio", [("0.7", other) for other in ("0.2", "0.5", "1.0", "2.0")]
-    ), lambda: compared("temperature", [("0.02", "0.05"), ("0.02", "0.1")])],
-    "10": [blocks_hide_the_writer],
-    "11": [lambda: compared(
-        "scifact", [("perc_pos", "hybrid"), ("perc_pos", "synthetic")], "scifact"
-    ), source_shows, lambda: compared(
-        "causalneg", [("hybrid, CausalNeg", "hybrid")], "scifact"
-    )],
-    "12": [lambda: compared(
-        "scifact", [("perc_pos", "perc_pos, no in-batch")], "scifact", "little"
-    )],
-    "13": [lambda: compared("bits", [("nf4", "none")], expects="no worse")],
+def _leak(genuine: Mapping[str, Any], negatives: Mapping[str, Any]) -> tuple:
+    """AUC, low, high of a classifier that never sees the query; texts by item."""
+    real, made = (pd.Series(texts).explode() for texts in (genuine, negatives))
+    return ladder.text_only_auc(real, made, real.index, made.index)
+
+
+COMPUTED: dict[str, Callable[[], list[Row]]] = {
+    made.__name__: made
+    for made in (
+        levels_fall, levels_fall_trained, fewer_planted, fewer_by_a_judge, steadier,
+        blocks_hide_the_writer, source_shows,
+    )
 }  # fmt: skip
-"""By the claim's number: what gives its rows of comparison, value, low, high, seeds,
-unit and what the paper expects of the value."""
+"""Comparisons that are not of a study's scores, by their name in comparisons.csv."""
+
+
+def _published(name: str) -> list[dict[str, str]]:
+    table = pd.read_csv(DATA / "published" / f"{name}.csv", dtype=str)
+    return table.fillna("").to_dict("records")
 
 
 def rows_of(number: str) -> tuple[list[Row], str]:
     """A claim's comparisons, and what those lack that cannot be made."""
     rows, lacking = [], f"{SEEDS} seeds of each run"
-    for compare in COMPARE[number]:
-        try:
-            rows += compare()
-        except LabError as error:
-            lacking = str(error)
+    for line in _published("comparisons"):
+        if line.pop("number") == number:
+            computed = COMPUTED.get(line["study"])
+            try:
+                rows += computed() if computed else compared(**line)
+            except LabError as error:
+                lacking = str(error)
     return rows, lacking
 
 
@@ -295,8 +242,7 @@ def make(say: Callable[[str], None] = print) -> pd.DataFrame:
     A claim without any keeps one row, which says what is lacking.
     """
     parts = []
-    claims = pd.read_csv(DATA / "published" / "claims.csv", dtype=str)
-    for claim in claims.fillna("").to_dict("records"):
+    for claim in _published("claims"):
         needed = claim.pop("lacking")
         rows, lacking = ([], needed) if needed else rows_of(claim["number"])
         none = {"comparison": f"lacking: {lacking}", "verdict": "cannot be shown here"}

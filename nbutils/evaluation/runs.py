@@ -14,24 +14,21 @@ from typing import Any
 
 import pandas as pd
 
-from nbutils.core import processes, statistics
+from nbutils.core import files, processes, statistics
 from nbutils.core.errors import LabError
 from nbutils.core.fields import Settings
-from nbutils.core.files import (
-    alone,
-    read_jsonl,
-    read_table,
-    verify,
-    write_json,
-    write_table,
-)
 from nbutils.core.machine import check_machine
-from nbutils.core.records import Records, read_records
+from nbutils.core.records import read_records
 from nbutils.core.retrieval import HELD_OUT, RetrievalSet, read_set
 from nbutils.core.settings import DATA, resolve
 from nbutils.encoder.student import build_student, load_encoder, load_student
 from nbutils.evaluation import studies
-from nbutils.evaluation.scores import development, per_query_scores, set_scores
+from nbutils.evaluation.scores import (
+    RUNGS,
+    development,
+    per_query_scores,
+    set_scores,
+)
 from nbutils.mining.miner import mine_by_settings, mine_for_training
 from nbutils.training import loop
 from nbutils.training.instances import MINED, set_instances, training_data
@@ -61,9 +58,8 @@ def run_study(
     study, count = studies.study_of(name), processes.place()[1]
     base = resolve(profile, overrides)
     check_machine(base)
-    ours = base.flat()
-    with alone(folder, processes.is_main()):
-        processes.from_main(partial(_own, folder, ours))
+    with files.alone(folder, processes.is_main()):
+        processes.from_main(partial(_own, folder, base.flat()))
         for seed, variant in itertools.product(seeds, study.variants):
             changes = {**study.changes(variant, overrides), "seed": seed}
             settings = resolve(profile, changes)
@@ -73,7 +69,7 @@ def run_study(
                 if processes.from_main(partial(_is_made, folder, key, due)):
                     continue
                 kept = checkpoints and checkpoints / f"{variant}-seed{seed}"
-                made = _run(settings, study, folder, own is not None, kept)
+                made = _run(settings, study, folder, own == seed, kept)
                 if processes.is_main():
                     _add(folder, key, made)
                     together = f" ({count} processes)" if count > 1 else ""
@@ -94,7 +90,7 @@ def _own(folder: Path, ours: dict[str, Any]) -> None:
             f"{folder} holds runs made with {', '.join(told)}: give another --out"
         )
     if not stored:
-        write_json(folder / "settings.json", ours)
+        files.write_json(folder / "settings.json", ours)
 
 
 def _is_made(folder: Path, key: str, due: list[str]) -> bool:
@@ -108,7 +104,7 @@ def _add(folder: Path, key: str, made: dict[str, pd.DataFrame]) -> None:
     for table, rows in made.items():
         kept = tables[table][tables[table]["run"] != key]
         both = pd.concat([kept, rows.assign(run=key)], ignore_index=True)
-        write_table(folder / f"{table}.parquet", both)
+        files.write_table(folder / f"{table}.parquet", both)
 
 
 def score_models(
@@ -126,10 +122,11 @@ def score_models(
         model = load_student(name) if trained else load_encoder(settings, name)
         if trained:
             model.max_seq_length = settings.encoder.max_length
-            parts.append(set_scores(model, settings, data).assign(variant=title))
-            model[0].model.disable_adapters()
-            title = f"untrained, {title}"
         parts.append(set_scores(model, settings, data).assign(variant=title))
+        if trained:
+            model[0].model.disable_adapters()
+            before = set_scores(model, settings, data)
+            parts.append(before.assign(variant=f"untrained, {title}"))
     return pd.concat(parts, ignore_index=True).assign(seed=0)
 
 
@@ -153,12 +150,12 @@ def _run(
 ) -> dict[str, pd.DataFrame]:
     """A run's tables; scores come last, so that a run that has some is whole."""
     records, student = read_records(settings), build_student(settings)
-    made = {}
+    made, public = {}, study.data == "scifact"
     if trained:
-        mined = _mined(records, settings, study, folder) if study.mines else MINED
-        if study.on == "scifact":
+        mined = _mined(settings, study, folder) if study.mines else MINED
+        if public:
             claims, written = scifact_claims()
-            data = set_instances(claims, read_table(mined), written, CLAIM)
+            data = set_instances(claims, files.read_table(mined), written, CLAIM)
         else:
             data = training_data(records, mined, settings.training.known_positives)
         data = [one for one in data if one.graded or not study.graded]
@@ -171,36 +168,35 @@ def _run(
             kept = folder / "students" / f"seed{settings.seed}"
             loop.save_run(student, kept, log, data, settings)
         made = {"steps": log[0]} | ({"curve": log[1]} if study.curve else {})
-    if study.on == "scifact":
+    if public:
         scores = set_scores(student, settings, read_set(SCIFACT, "test"))
     else:
-        scores = per_query_scores(student, settings, records, cosines=study.cosines)
+        scores = per_query_scores(student, settings, records)
+        scores = scores if study.cosines else scores.drop(columns=RUNGS)
     return {**made, "scores": scores}
 
 
 def scifact_claims() -> tuple[RetrievalSet, dict[str, list[str]]]:
     """The training claims that have a written negative, and these."""
-    verify(SCIFACT)
+    files.verify(SCIFACT)
     written = {
         row["id"].rsplit("/", 1)[1]: row["response"]["hard_negatives"]
-        for row in read_jsonl(SCIFACT / "syneg.jsonl")
+        for row in files.read_jsonl(SCIFACT / "syneg.jsonl")
     }
     data = read_set(SCIFACT, "train")
     queries = {name: text for name, text in data.queries.items() if name in written}
     return replace(data, queries=queries), written
 
 
-def _mined(
-    records: Records, settings: Settings, study: studies.Study, folder: Path
-) -> Path:
+def _mined(settings: Settings, study: studies.Study, folder: Path) -> Path:
     """The file of negatives that the settings' method mines for training queries."""
     chosen = settings.mining.model_dump_json().encode()
-    path = folder / "mined" / f"{study.on}-{sha256(chosen).hexdigest()[:12]}.parquet"
+    path = folder / "mined" / f"{study.data}-{sha256(chosen).hexdigest()[:12]}.parquet"
     if not path.is_file():
-        if study.on == "scifact":
+        if study.data == "scifact":
             wide = settings.changed(max_length=256, backfill="random")
             table = mine_by_settings(scifact_claims()[0], wide)
         else:
-            table = mine_for_training(records, settings)
-        write_table(path, table)
+            table = mine_for_training(read_records(settings), settings)
+        files.write_table(path, table)
     return path

@@ -26,6 +26,7 @@ from nbutils.encoder.vectors import embed, fingerprint
 from nbutils.evaluation.tasks import judgements, local_tasks
 from nbutils.mining.teachers import BM25Teacher
 
+RUNGS = ["P", *LEVELS]
 Run = Mapping[str, Mapping[str, float]]
 """What a search found: query id to {document id: score}."""
 
@@ -132,7 +133,7 @@ def ndcg_per_query(run: Run, data: RetrievalSet) -> pd.Series:
 def rungs(run: Run, ladder: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     """Scores of P and N1 to N4, a row a graded query, from a reranking run."""
     found = {q: [scores[d] for d in ladder[q]] for q, scores in run.items()}
-    return pd.DataFrame.from_dict(found, "index", columns=["P", *LEVELS]).sort_index()
+    return pd.DataFrame.from_dict(found, "index", columns=RUNGS).sort_index()
 
 
 def beats_n1(run: Run, ladder: Mapping[str, Sequence[str]]) -> pd.Series:
@@ -141,38 +142,37 @@ def beats_n1(run: Run, ladder: Mapping[str, Sequence[str]]) -> pd.Series:
     return (found["P"] > found["N1"]).astype(float)
 
 
+def set_scores(
+    model: SentenceTransformer,
+    settings: Settings,
+    data: RetrievalSet,
+    ladder: Mapping[str, Sequence[str]] | None = None,
+) -> pd.DataFrame:
+    """One row a query of any retrieval set: query_id, ndcg, split (the set's name).
+
+    With a `ladder` (`retrieval.ladder_ids`) also beats_n1 and the cosines of P and N1
+    to N4 to their query, of the queries that it has.
+    """
+    tasks = local_tasks(data, ladder or {})[: 2 if ladder else 1]
+    _, runs = evaluate(CachedEncoder(model, settings, "student"), tasks)
+    retrieval, *reranking = (runs[task.metadata.name] for task in tasks)
+    table = pd.DataFrame({"ndcg": ndcg_per_query(retrieval, data)})
+    for run in reranking:
+        table = table.assign(beats_n1=beats_n1(run, ladder)).join(rungs(run, ladder))
+    return table.rename_axis("query_id").reset_index().assign(split=data.name)
+
+
 def per_query_scores(
     model: SentenceTransformer,
     settings: Settings,
     records: Records,
     splits: Sequence[str] = HELD_OUT,
-    cosines: bool = False,
 ) -> pd.DataFrame:
-    """One row a query of some splits: query_id, ndcg, beats_n1 (graded only), split.
-
-    `cosines`: those of P and N1 to N4 to their query, too, in columns of these names.
-    """
-    ladder, parts = ladder_ids(records.graded), []
-    for name in splits:
-        data = local_set(name, records)
-        tasks = local_tasks(data, ladder)[:2]
-        _, runs = evaluate(CachedEncoder(model, settings, "student"), tasks)
-        retrieval, reranking = (runs[task.metadata.name] for task in tasks)
-        ndcg, beats = ndcg_per_query(retrieval, data), beats_n1(reranking, ladder)
-        part = pd.DataFrame({"ndcg": ndcg, "beats_n1": beats, "split": name})
-        part = part.join(rungs(reranking, ladder)) if cosines else part
-        parts.append(part.rename_axis("query_id").reset_index())
+    """`set_scores` of some splits of the records, with their ladders."""
+    ladder = ladder_ids(records.graded)
+    sets = (local_set(name, records) for name in splits)
+    parts = [set_scores(model, settings, data, ladder) for data in sets]
     return pd.concat(parts, ignore_index=True)
-
-
-def set_scores(
-    model: SentenceTransformer, settings: Settings, data: RetrievalSet
-) -> pd.DataFrame:
-    """One row a query of any retrieval set: query_id, ndcg, split (the set's name)."""
-    task = local_tasks(data, {})[0]
-    _, runs = evaluate(CachedEncoder(model, settings, "student"), [task])
-    ndcg = ndcg_per_query(runs[task.metadata.name], data).rename("ndcg")
-    return ndcg.rename_axis("query_id").reset_index().assign(split=data.name)
 
 
 def development(

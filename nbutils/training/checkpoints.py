@@ -105,12 +105,12 @@ def read(folder: str | Path, settings: Settings, digest: str) -> dict[str, Any] 
         raise LabError(
             f"{path} is damaged ({reason}): remove it and start anew"
         ) from None
-    now = {"data": digest, "processes": processes.place()[1], **machine.versions()}
+    now = {"data": digest, "processes": processes.place()[1]}
     then = {"data": state["data"], "processes": len(state["random"])}
     then |= {**state["versions"], **state["settings"]}
     changed = {
         name: f"{name}={then.get(name)!r} (now {value!r})"
-        for name, value in {**now, **settings.flat()}.items()
+        for name, value in (now | machine.versions() | settings.flat()).items()
         if name not in OF_THE_MACHINE and then.get(name) != value
     }
     told = f"{path} is of a run with {', '.join(changed.values())}"

@@ -39,19 +39,16 @@ KNOBS: dict[str, dict[str, Any]] = {
 """Changes of the `paper` profile whose price is told, one at a time."""
 
 
-def linears(config: MistralConfig) -> list[tuple[int, int]]:
-    """(inputs, outputs) of every linear layer of a decoder, embeddings left out."""
+def weights(config: MistralConfig, r: int) -> tuple[int, int]:
+    """Weights of all linear layers, embeddings left out: frozen ones, and LoRA's."""
     hidden, inner = config.hidden_size, config.intermediate_size
     queries = config.num_attention_heads * config.head_dim
     keys = config.num_key_value_heads * config.head_dim
     attention = [(hidden, queries), (hidden, keys), (hidden, keys), (queries, hidden)]
     layer = [*attention, (hidden, inner), (hidden, inner), (inner, hidden)]
-    return layer * config.num_hidden_layers
-
-
-def trained_weights(config: MistralConfig, r: int) -> int:
-    """Weights of LoRA's two matrices on every linear layer."""
-    return sum(r * (inputs + outputs) for inputs, outputs in linears(config))
+    frozen = sum(inputs * outputs for inputs, outputs in layer)
+    trained = sum(r * (inputs + outputs) for inputs, outputs in layer)
+    return config.num_hidden_layers * frozen, config.num_hidden_layers * trained
 
 
 def kept_bytes(config: MistralConfig) -> int:
@@ -63,13 +60,14 @@ def kept_bytes(config: MistralConfig) -> int:
     return 36 * config.hidden_size + 8 * config.intermediate_size
 
 
-def texts_a_step(settings: Settings) -> int:
-    """Texts of one step: queries, positives and explicit negatives, all different."""
-    return settings.training.batch_size * (3 + settings.training.retrieved_per_query)
+def tokens_a_step(settings: Settings) -> int:
+    """Tokens of a step whose texts all differ and have `max_length` tokens."""
+    texts = settings.training.batch_size * (3 + settings.training.retrieved_per_query)
+    return texts * settings.encoder.max_length
 
 
 def memory(config: MistralConfig, settings: Settings) -> dict[str, float]:
-    """GB of each part at the peak of a step whose texts all have `max_length` tokens.
+    """GB of each part at the peak of a step of `tokens_a_step`.
 
     With gradient checkpointing a layer's input is kept, and one layer in full; with
     `gradient_cache` one mini-batch, else the whole batch. What kernels need for
@@ -77,11 +75,10 @@ def memory(config: MistralConfig, settings: Settings) -> dict[str, float]:
     """
     layers, hidden = config.num_hidden_layers, config.hidden_size
     encoder, training = settings.encoder, settings.training
-    trained = trained_weights(config, encoder.lora_r)
-    frozen = sum(inputs * outputs for inputs, outputs in linears(config))
+    frozen, trained = weights(config, encoder.lora_r)
     plain = config.vocab_size * hidden + (2 * layers + 1) * hidden
     each = NF4_BYTES if encoder.quantization == "nf4" else 2
-    tokens = texts_a_step(settings) * encoder.max_length
+    tokens = tokens_a_step(settings)
     if training.gradient_cache:
         tokens = min(tokens, training.mini_batch * encoder.max_length)
         limit = training.mini_batch_tokens or tokens
@@ -99,19 +96,16 @@ def memory(config: MistralConfig, settings: Settings) -> dict[str, float]:
     return {name: size / 1e9 for name, size in parts.items()}
 
 
-def passes(settings: Settings) -> int:
-    """How often a token goes through the weights in a step.
-
-    Forward and backward, once more for GradCache and once for checkpointing.
-    """
-    cached = settings.training.gradient_cache
-    return 2 + cached + settings.encoder.gradient_checkpointing
-
-
 def matrix_work(config: MistralConfig, settings: Settings, tokens: float) -> float:
-    """TFLOP of the frozen weights' matrix products over `tokens` tokens of a step."""
-    frozen = sum(inputs * outputs for inputs, outputs in linears(config))
-    return 2 * frozen * tokens * passes(settings) / 1e12
+    """TFLOP of the frozen weights' matrix products over `tokens` tokens of a step.
+
+    A token goes forward and backward through the weights, once more for GradCache and
+    once for checkpointing.
+    """
+    encoder = settings.encoder
+    frozen, _ = weights(config, encoder.lora_r)
+    passes = 2 + settings.training.gradient_cache + encoder.gradient_checkpointing
+    return 2 * frozen * tokens * passes / 1e12
 
 
 def knob_table(
@@ -121,18 +115,19 @@ def knob_table(
 
     With `measurements`' table also `measured GB` and `measured s` of the same change.
     """
-    values = {} if measured is None else measured.set_index("name")["value"]
-    units = () if measured is None else ("GB", "s")
     rows = {}
     for name, changes in KNOBS.items():
         changed = settings.changed(**changes)
         parts = memory(config, changed)
-        tokens = texts_a_step(changed) * changed.encoder.max_length
-        work = matrix_work(config, changed, tokens)
+        work = matrix_work(config, changed, tokens_a_step(changed))
         rows[name] = {**parts, "GB": sum(parts.values()), "TFLOP a step": work}
-        for unit in units:
-            rows[name][f"measured {unit}"] = values.get(f"knob {name}, {unit}")
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting")
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting")
+    if measured is not None:
+        values = measured.set_index("name")["value"]
+        for unit in ("GB", "s"):
+            names = [f"knob {name}, {unit}" for name in KNOBS]
+            table[f"measured {unit}"] = values.reindex(names).to_numpy()
+    return table
 
 
 def measurements(folder: Path = MEASURED) -> pd.DataFrame | None:

@@ -55,30 +55,15 @@ def make_batch(
     return Batch(list(chosen), documents, level, *marks)
 
 
-@dataclass
-class Chunks:
-    """Texts in groups that go through the model together, and the way back.
-
-    `groups` holds features, each (texts, tokens); `order` maps the asked texts to rows
-    of the groups' vectors put end to end. Equal texts are one row.
-    """
-
-    groups: list[dict[str, Tensor]]
-    order: list[int]
-
-    @property
-    def sizes(self) -> list[int]:
-        """Texts of each group."""
-        return [len(group["input_ids"]) for group in self.groups]
-
-
 def batch_chunks(
     model: SentenceTransformer, batch: Batch, settings: Settings
-) -> Chunks:
-    """A batch's queries, then its documents, in groups of similar length.
+) -> tuple[list[dict[str, Tensor]], list[int]]:
+    """A batch's texts in groups of similar length that go through the model together.
 
-    A group has at most `mini_batch` texts and `mini_batch_tokens` tokens, padding
-    included; a longer text is a group of its own. Instructions go on queries only.
+    A group's features are (texts, tokens), of at most `mini_batch` texts and
+    `mini_batch_tokens` tokens, padding included; a longer text is a group of its own.
+    Equal texts are one row; instructions go on queries only. Also returns the way back:
+    for each query, then each document, its row of all groups put end to end.
     """
     prompted = settings.encoder.text_format != "plain"
     pairs = [(i.instruction if prompted else "", i.query) for i in batch.instances]
@@ -102,7 +87,7 @@ def batch_chunks(
         groups[-1].append(rows[pair])
     fill = model.tokenizer.pad_token_id
     place = {pair: row for row, pair in enumerate(by_length)}
-    return Chunks([_padded(group, fill) for group in groups], [place[p] for p in pairs])
+    return [_padded(group, fill) for group in groups], [place[pair] for pair in pairs]
 
 
 def _padded(rows: Sequence[dict[str, Tensor]], fill: int) -> dict[str, Tensor]:
@@ -135,18 +120,18 @@ def backward(
     exchange each.
     """
     cached = settings.training.gradient_cache
-    chunks = batch_chunks(model, batch, settings)
-    mine = processes.share(len(chunks.groups))
+    groups, order = batch_chunks(model, batch, settings)
+    sizes, mine = [len(g["input_ids"]) for g in groups], processes.share(len(groups))
     width = model.get_embedding_dimension()
-    vectors = torch.zeros(sum(chunks.sizes), width, device=model.device)
-    places, states, parts = vectors.split(chunks.sizes), {}, {}
+    vectors = torch.zeros(sum(sizes), width, device=model.device)
+    places, states, parts = vectors.split(sizes), {}, {}
     with torch.set_grad_enabled(not cached):
         for i in mine:
             states[i] = RandContext(next(model.parameters()))
-            parts[i] = group_vectors(model, chunks.groups[i])
+            parts[i] = group_vectors(model, groups[i])
             places[i].copy_(parts[i].detach())
     vectors = processes.add_up(vectors).requires_grad_()
-    queries, documents = vectors[chunks.order].tensor_split([len(batch.instances)])
+    queries, documents = vectors[order].tensor_split([len(batch.instances)])
     chosen, marks = settings.training, (batch.excluded, batch.own, batch.synthetic)
     excluded, own, synthetic = (mark.to(vectors.device) for mark in marks)
     loss = losses.contrastive_loss(queries, documents, excluded, chosen)
@@ -157,11 +142,11 @@ def backward(
     scores = queries.detach() @ documents.detach().T / chosen.temperature
     scores = scores.masked_fill(excluded, -torch.inf)
     shares = losses.source_shares(scores, synthetic)
-    gradients = vectors.grad.split(chunks.sizes)
+    gradients = vectors.grad.split(sizes)
     for i in mine:
         if cached:
             with states[i]:
-                parts[i] = group_vectors(model, chunks.groups[i])
+                parts[i] = group_vectors(model, groups[i])
         parts.pop(i).backward(gradients[i])
     if processes.place()[1] > 1:
         trained = [p for p in model.parameters() if p.requires_grad]

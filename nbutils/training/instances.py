@@ -1,4 +1,4 @@
-"""Training instances: the records of the training split with their mined negatives."""
+"""Training instances: records of the training split, or a set, with their negatives."""
 
 from __future__ import annotations
 
@@ -34,36 +34,34 @@ def training_data(
     LabError if the table is missing, has other columns, or nothing of it is left.
     """
     own = [r for r in (*records.graded, *records.items) if r.split == "train"]
-    retrieved = _retrieved(own, mined)
-    written = {
-        s.item_id: s.negatives for s in records.syneg if s.attribute == "matched"
-    }
-    right: dict[str, dict[str, str]] = defaultdict(dict)
+    texts = {i: text for record in own for i, text in record.documents().items()}
+    retrieved = _by_query(_rows_of(mined, {record.id for record in own}, texts), texts)
+    matched = [s for s in records.syneg if s.attribute == "matched"]
+    written = {s.item_id: s.negatives for s in matched}
+    right: dict[str, dict[str, str]] = defaultdict(dict)  # by query and by text
     for record in own:
-        first, *planted = _positives(record)
-        for text in (first, *(planted if known == "all" else ())):
+        positive, *others = record.documents().values()
+        planted = known == "all" and not isinstance(record, GradedExample)
+        for text in (positive, *(others if planted else ())):
             right[normalise(record.query)].setdefault(normalise(text), text)
     made = []
     for record in own:
-        positive = _positives(record)[0]
-        others = dict(right[normalise(record.query)])
-        del others[normalise(positive)]
-        if isinstance(record, GradedExample):
-            graded = dict(zip(LEVELS, record.negatives, strict=True))
-            kind = {"dataset": f"mgh/{record.group}", "instruction": record.task}
-        else:
-            graded = {}
-            kind = {"dataset": "syneg", "instruction": RETRIEVAL_INSTRUCTION}
+        positive, *others = record.documents().values()
+        answers = right[normalise(record.query)]
+        graded = isinstance(record, GradedExample)
         made.append(
             TrainingInstance(
                 id=record.id,
+                dataset=f"mgh/{record.group}" if graded else "syneg",
+                instruction=record.task if graded else RETRIEVAL_INSTRUCTION,
                 query=record.query,
                 positive=positive,
-                graded=graded,
+                graded=dict(zip(LEVELS, others, strict=True)) if graded else {},
                 synthetic=written.get(record.id, ()),
                 retrieved=retrieved.get(record.id, ()),
-                known_positives=tuple(others.values()),
-                **kind,
+                known_positives=tuple(
+                    text for key, text in answers.items() if key != normalise(positive)
+                ),
             )
         )
     return made
@@ -80,11 +78,8 @@ def set_instances(
     mined: columns query_id and document_id; written: query id to texts of a language
     model. The first labelled positive is trained on, the others are never negatives.
     """
-    texts = data.corpus.set_index("id")["text"]
-    retrieved: dict[str, tuple[str, ...]] = {}
-    if mined is not None:
-        named = mined.assign(text=mined["document_id"].map(texts))
-        retrieved = named.groupby("query_id")["text"].agg(tuple).to_dict()
+    texts, written = data.corpus.set_index("id")["text"], written or {}
+    retrieved = {} if mined is None else _by_query(mined, texts)
     return [
         TrainingInstance(
             id=query_id,
@@ -92,7 +87,7 @@ def set_instances(
             instruction=instruction,
             query=query,
             positive=texts[data.positives[query_id][0]],
-            synthetic=tuple((written or {}).get(query_id, ())),
+            synthetic=tuple(written.get(query_id, ())),
             retrieved=retrieved.get(query_id, ()),
             known_positives=tuple(texts[i] for i in data.positives[query_id][1:]),
         )
@@ -100,24 +95,21 @@ def set_instances(
     ]
 
 
-def _positives(record) -> tuple[str, ...]:
-    """All right answers of a record, the labelled one first."""
-    graded = isinstance(record, GradedExample)
-    return (record.positive,) if graded else record.positives
+def _by_query(mined: pd.DataFrame, texts: Mapping[str, str]) -> dict[str, tuple]:
+    named = mined.assign(text=mined["document_id"].map(texts))
+    return named.groupby("query_id", sort=False)["text"].agg(tuple).to_dict()
 
 
-def _retrieved(own, mined: Path) -> dict[str, tuple[str, ...]]:
+def _rows_of(mined: Path, queries: set[str], documents: Mapping) -> pd.DataFrame:
+    """The rows of a table of mined negatives that are of these records."""
     table = read_table(mined)
     if not {"query_id", "document_id"} <= set(table.columns):
         raise LabError(f"{mined} is no table of mined negatives: run notebook 03 first")
-    texts: dict[str, str] = {}
-    for record in own:
-        texts |= record.documents()
-    table = table[table["query_id"].isin({record.id for record in own})]
-    kept = table.assign(text=table["document_id"].map(texts)).dropna(subset="text")
+    table = table[table["query_id"].isin(queries)]
+    kept = table[table["document_id"].isin(documents)]
     if kept.empty:
         raise LabError(f"{mined} has no row for these records: run notebook 03 first")
     if len(kept) < len(table) and processes.is_main():
         left = len(table) - len(kept)
         print(f"{left} of {len(table)} mined rows are of other passages: left out")
-    return kept.groupby("query_id", sort=False)["text"].agg(tuple).to_dict()
+    return kept

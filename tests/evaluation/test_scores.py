@@ -40,19 +40,24 @@ def ladder(records):
     return retrieval.ladder_ids(records.graded)
 
 
+@pytest.fixture(scope="module")
+def data(records):
+    return retrieval.local_set("held-out-tasks", records)
+
+
 def test_the_sets_hold_all_true_positives_and_nothing_of_training(records, ladder):
     trained = {r.query for r in [*records.graded, *records.items] if r.split == "train"}
     for name in retrieval.HELD_OUT:
-        data = retrieval.local_set(name, records)
-        assert not trained & set(data.queries.values())
-        for query, judged in judgements(data).items():
+        own = retrieval.local_set(name, records)
+        assert not trained & set(own.queries.values())
+        for query, judged in judgements(own).items():
             assert len(judged) == (3 if "/seed/" in query else 1)
-            assert len(data.positives[query]) == 1
+            assert len(own.positives[query]) == 1
             if query in ladder:
                 assert ladder[query][:1] == list(judged) and len(ladder[query]) == 5
-    family = retrieval.local_set("held-out-family", records)
-    assert {query.split("/")[0] for query in family.queries} == {"industry"}
-    assert sum("/seed/" in query for query in family.queries) == 48
+    assert name == "held-out-family"
+    assert {query.split("/")[0] for query in own.queries} == {"industry"}
+    assert sum("/seed/" in query for query in own.queries) == 48
     with pytest.raises(LabError, match="no recorded example"):
         retrieval.local_set("held-out-tasks", Records())
 
@@ -63,24 +68,26 @@ def test_document_ids_do_not_tell_the_positive():
     assert 70 < sum(first) < 130  # ties would be won by either, about equally
 
 
-def test_per_query_scores_are_mtebs_own(records, ladder, settings):
-    data = retrieval.local_set("held-out-tasks", records)
-    cached = scores.CachedEncoder(load_encoder(settings), settings, "tiny")
+def test_scores_of_a_query_are_mtebs_own(data, ladder, settings):
+    model = load_encoder(settings)
+    own = scores.set_scores(model, settings, data, ladder).set_index("query_id")
+    cached = scores.CachedEncoder(model, settings, "tiny")
     table, runs = scores.evaluate(cached, local_tasks(data, ladder))
     found = table.set_index("type")["score"]
     assert set(found.index) == KINDS
-    ndcg = scores.ndcg_per_query(runs["LabHeldOutTasksRetrieval"], data)
-    assert ndcg.mean() == pytest.approx(found["Retrieval"], abs=1e-5)
+    assert set(own.index) == set(data.queries) and set(own["split"]) == {data.name}
+    assert own["ndcg"].mean() == pytest.approx(found["Retrieval"], abs=1e-5)
+    graded = own.dropna(subset="beats_n1")
+    assert set(graded.index) == set(data.queries) & set(ladder)
     beats = scores.beats_n1(runs["LabHeldOutTasksReranking"], ladder)
-    assert set(beats.unique()) <= {0.0, 1.0}
-    rungs = scores.rungs(runs["LabHeldOutTasksReranking"], ladder)
+    assert (graded["beats_n1"] == beats).all() and set(beats) <= {0.0, 1.0}
     texts = dict(zip(data.corpus["id"], data.corpus["text"], strict=True))
-    query = rungs.index[0]
+    query = graded.index[0]
     asked = [data.queries[query], *(texts[name] for name in ladder[query])]
-    vectors = embed(load_encoder(settings), asked, settings, cache=None)
-    wanted = vectors[1:] @ vectors[0]  # P, then N1 to N4
-    assert rungs.loc[query].to_numpy() == pytest.approx(wanted, abs=2e-3)
-    assert set(beats.index) == set(data.queries) & set(ladder)
+    vectors = embed(model, asked, settings, cache=None)
+    wanted = vectors[1:] @ vectors[0]
+    cosines = graded.loc[query, ["P", "N1", "N2", "N3", "N4"]]
+    assert list(cosines) == pytest.approx(wanted, abs=2e-3)
 
 
 @pytest.mark.parametrize("kind", PromptType)
@@ -97,9 +104,9 @@ def test_peoples_encoders_are_asked_by_their_own_roles(kind, settings, tmp_path)
     assert np.allclose(found, wanted, atol=1e-6)
 
 
-def test_tasks_are_pickled_and_loaded_again(records, ladder):
-    data = retrieval.local_set("held-out-tasks", records)
+def test_tasks_are_pickled_and_loaded_again(data, ladder):
     before = scores.evaluate(scores.BM25Search(), local_tasks(data, ladder)[:2])
+    assert before[0]["score"].between(0.1, 0.9).all()  # it finds a shared word
     tasks = pickle.loads(pickle.dumps(local_tasks(data, ladder)))
     for task in tasks:
         task.load_data()
@@ -113,9 +120,9 @@ def test_tasks_are_pickled_and_loaded_again(records, ladder):
 
 
 def test_a_second_student_does_not_get_the_first_ones_score(
-    records, ladder, settings, tmp_path
+    data, ladder, settings, tmp_path
 ):
-    task = local_tasks(retrieval.local_set("held-out-tasks", records), ladder)[1]
+    task = local_tasks(data, ladder)[1]
     found = []
     for pooling in ("mean", "last"):
         model = build_student(settings.changed(pooling=pooling))
@@ -127,10 +134,9 @@ def test_a_second_student_does_not_get_the_first_ones_score(
 
 
 def test_mteb_takes_a_saved_student_as_the_sentence_transformer_it_is(
-    records, ladder, settings, tmp_path
+    data, ladder, settings, tmp_path
 ):
     """Nothing of ours is between them: mteb wraps what the folder opens to."""
-    data = retrieval.local_set("held-out-tasks", records)
     folder = save_student(build_student(settings), tmp_path / "student")
     opened = SentenceTransformer(str(folder), trust_remote_code=True, device="cpu")
     table, runs = scores.evaluate(opened, local_tasks(data, ladder))
@@ -165,19 +171,12 @@ class Oracle:
         return found
 
 
-@pytest.mark.parametrize(("sign", "ndcg", "share"), [(1, 1.0, 1.0), (-1, 0.0, 0.0)])
-def test_a_perfect_and_a_perverse_model(records, ladder, sign, ndcg, share):
-    data = retrieval.local_set("held-out-family", records)
+@pytest.mark.parametrize(("sign", "perfect"), [(1, 1.0), (-1, 0.0)])
+def test_a_perfect_and_a_perverse_model(data, ladder, sign, perfect):
     table, runs = scores.evaluate(Oracle(data, sign), local_tasks(data, ladder)[:2])
-    assert table["score"][0] == pytest.approx(ndcg)
-    reranking = runs["LabHeldOutFamilyReranking"]
-    assert scores.beats_n1(reranking, ladder).mean() == share
-
-
-def test_bm25_finds_a_shared_word(records, ladder):
-    data = retrieval.local_set("held-out-family", records)
-    table, _ = scores.evaluate(scores.BM25Search(), local_tasks(data, ladder)[:2])
-    assert (table["score"] > 0.1).all() and (table["score"] < 0.9).all()
+    assert table["score"][0] == pytest.approx(perfect)
+    reranking = runs["LabHeldOutTasksReranking"]
+    assert scores.beats_n1(reranking, ladder).mean() == perfect
 
 
 def test_named_tasks_are_mtebs_in_english_and_superseded_ones_too():

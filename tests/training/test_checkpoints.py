@@ -4,14 +4,12 @@ import errno
 import os
 import resource
 import signal
-import subprocess
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from training.made import instance
+from training.made import instance, launch
 
 from nbutils.core.errors import LabError
 from nbutils.core.settings import resolve
@@ -24,18 +22,12 @@ CHANGES = {
 }  # fmt: skip
 DATA = [instance(n) for n in range(12)]
 DIES = """
-import os, signal, sys
+import sys
+from training.made import dies
 from training.test_checkpoints import run
 from nbutils.training import checkpoints, loop
-folder, last, name = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-module = checkpoints if name == "save" else loop
-original, calls = getattr(module, name), []
-def deadly(*args, **kwargs):
-    calls.append(1)
-    if len(calls) == last:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(*args, **kwargs)
-setattr(module, name, deadly)
+folder, last, name = sys.argv[1:]
+dies(checkpoints if name == "save" else loop, name, int(last))
 run(folder)
 """
 
@@ -67,20 +59,21 @@ def same(ours, theirs) -> None:
         pd.testing.assert_frame_equal(table, wanted, check_exact=True)
 
 
-def stop_at(call: int, monkeypatch, folder) -> None:
-    """A run that is stopped in its step number `call`."""
-    original, calls = loop.training_step, []
+@pytest.fixture
+def stopped(tmp_path, monkeypatch):
+    """A folder with the checkpoint of a run that was stopped in its fifth step."""
+    original, left = loop.training_step, [True] * 4
 
     def step(*args):
-        calls.append(1)
-        if len(calls) == call:
+        if not left:
             raise KeyboardInterrupt
+        left.pop()
         return original(*args)
 
-    monkeypatch.setattr(loop, "training_step", step)
-    with pytest.raises(KeyboardInterrupt):
-        run(folder)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "training_step", step)
+        run(tmp_path)
+    return tmp_path
 
 
 @pytest.mark.parametrize(
@@ -88,13 +81,8 @@ def stop_at(call: int, monkeypatch, folder) -> None:
     [(2, "training_step", 0), (6, "training_step", 4), (4, "save", 6)],
 )
 def test_a_killed_run_goes_on_bit_for_bit(whole, tmp_path, call, where, saved):
-    command = [sys.executable, "-c", DIES, str(tmp_path), str(call), where]
-    tests = str(Path(__file__).parents[1])
-    paths = os.pathsep.join([tests, *filter(None, sys.path)])
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-800:]
+    done = launch("-c", DIES, str(tmp_path), str(call), where)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-800:]
     settings = resolve("smoke", CHANGES)
     state = checkpoints.read(tmp_path, settings, checkpoints.data_digest(DATA))
     assert (state["step"] if state else 0) == saved
@@ -102,40 +90,31 @@ def test_a_killed_run_goes_on_bit_for_bit(whole, tmp_path, call, where, saved):
     same(run(tmp_path), whole)  # and a finished one is only read
 
 
-def test_without_the_random_state_the_bits_would_differ(whole, tmp_path, monkeypatch):
-    stop_at(5, monkeypatch, tmp_path)
-    monkeypatch.setattr(torch, "set_rng_state", lambda state: None)
-    with pytest.raises(AssertionError):
-        same(run(tmp_path), whole)
-
-
-def test_a_checkpoint_with_names_of_before_goes_on(whole, tmp_path, monkeypatch):
+def test_a_checkpoint_with_names_of_before_goes_on(whole, stopped):
     """Its adapters were wrapped once more: `0.model.base_model.model.layers…`."""
-    stop_at(5, monkeypatch, tmp_path)
-    path = tmp_path / checkpoints.NAME
+    path = stopped / checkpoints.NAME
     state = torch.load(path)
     before = {
         name.replace("0.model.", "0.model.base_model.model."): tensor
         for name, tensor in state["adapters"].items()
     }
     torch.save({**state, "adapters": before}, path)
-    same(run(tmp_path), whole)
+    same(run(stopped), whole)
 
 
-def test_other_settings_data_and_damage_are_refused(tmp_path, monkeypatch, capsys):
-    stop_at(4, monkeypatch, tmp_path)
+def test_other_settings_data_and_damage_are_refused(stopped, monkeypatch, capsys):
     with pytest.raises(LabError, match=r"temperature=0.05 \(now 0.1\)"):
-        run(tmp_path, temperature=0.1)
-    monkeypatch.setattr(sys.modules[__name__], "DATA", DATA[::-1])
-    with pytest.raises(LabError, match=r"run with data='\w+'"):
-        run(tmp_path)
-    monkeypatch.undo()
-    run(tmp_path, mini_batch=2)
+        run(stopped, temperature=0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules[__name__], "DATA", DATA[::-1])
+        with pytest.raises(LabError, match=r"run with data='\w+'"):
+            run(stopped)
+    run(stopped, mini_batch=2)
     assert "mini_batch=4 (now 2): bits may differ" in capsys.readouterr().out
-    path = tmp_path / checkpoints.NAME
+    path = stopped / checkpoints.NAME
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(LabError, match="is damaged"):
-        run(tmp_path)
+        run(stopped)
 
 
 def test_a_full_disk_is_named_and_the_checkpoint_before_is_kept(

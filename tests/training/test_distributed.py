@@ -1,15 +1,12 @@
 """Two processes train as one does with the same global batch, and go on as one."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from conftest import free_port
+from training.made import launch
 
 from nbutils.core import processes
 from nbutils.core.errors import LabError
@@ -17,9 +14,9 @@ from nbutils.core.settings import resolve
 from nbutils.training import checkpoints
 
 MADE = """
-import os, signal, sys
+import sys
 import torch
-from training.made import instance
+from training.made import dies, instance
 from nbutils.core import processes
 from nbutils.core.settings import resolve
 from nbutils.encoder.student import build_student
@@ -30,32 +27,34 @@ number = processes.place()[0]
 def settings_of(**changes):
     usual = {"steps_per_level": 2, "warmup_steps": 2, "batch_size": 8, "mini_batch": 3}
     return resolve("smoke", {**usual, **changes})
-def leave(**found):
-    adapters = {n: p.detach() for n, p in checkpoints.adapters(model).items()}
-    torch.save({"adapters": adapters, **found}, f"{folder}/{number}.pt")
+def trained(settings, kept):
+    steps, _ = loop.train(model, DATA, settings, progress=False, checkpoint_folder=kept)
+    adapters = {n: p.detach().clone() for n, p in checkpoints.adapters(model).items()}
+    return {"adapters": adapters, "losses": steps["loss"].tolist()}
 """
 PAIR = (
     MADE
     + """
-settings = settings_of(compute_dtype="float32", learning_rate=1e-4,
-                       gradient_cache=given == "cached")
-model = build_student(settings)
-torch.manual_seed(3)
-with torch.no_grad():
-    for name, parameter in checkpoints.adapters(model).items():
-        if "lora_B" in name:
-            parameter.add_(0.05 * torch.randn_like(parameter))
 exchanges, original = [], processes.add_up
 processes.add_up = lambda tensor: exchanges.append(len(tensor)) or original(tensor)
-batch = gradcache.make_batch(DATA[:8], "N2", settings, 0)
-model.train()
-loss, _ = gradcache.backward(model, batch, settings)
-found = {n: p.grad.clone() for n, p in checkpoints.adapters(model).items()}
-count = len(exchanges)
-steps, _ = loop.train(model, DATA, settings, progress=False,
-                      checkpoint_folder=folder + "/checkpoints")
-leave(loss=float(loss), gradients=found, exchanges=count, place=processes.place(),
-      losses=steps["loss"].tolist())
+found = {}
+for cached in (False, True):
+    settings = settings_of(compute_dtype="float32", learning_rate=1e-4,
+                           gradient_cache=cached)
+    model = build_student(settings)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in checkpoints.adapters(model).items():
+            if "lora_B" in name:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    batch = gradcache.make_batch(DATA[:8], "N2", settings, 0)
+    model.train()
+    exchanges.clear()
+    loss, _ = gradcache.backward(model, batch, settings)
+    one = {n: p.grad.clone() for n, p in checkpoints.adapters(model).items()}
+    one = {"gradients": one, "exchanges": len(exchanges), "loss": loss.item()}
+    found[cached] = one | trained(settings, f"{folder}/checkpoints{cached}")
+torch.save({**found, "place": processes.place()}, f"{folder}/{number}.pt")
 """
 )
 STOPPED = (
@@ -63,66 +62,53 @@ STOPPED = (
     + """
 settings = settings_of(checkpoint_every=3, lora_dropout=0.3, gradient_cache=True)
 model = build_student(settings)
-original, calls = loop.training_step, []
-def step(*args):
-    calls.append(1)
-    if len(calls) == int(given):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(*args)
-loop.training_step = step
+calls = dies(loop, "training_step", int(given))
 # each process is a host of its own: only the main one's folder holds the checkpoint
-steps, _ = loop.train(model, DATA, settings, progress=False,
-                      checkpoint_folder=f"{folder}/host{number}")
-leave(steps=len(calls), random=torch.get_rng_state(), losses=steps["loss"].tolist())
+found = trained(settings, f"{folder}/host{number}")
+found |= {"steps": len(calls), "random": torch.get_rng_state()}
+torch.save(found, f"{folder}/{number}.pt")
 """
 )
 
 
-def launch(command: list[str]) -> subprocess.CompletedProcess:
-    """Run a launcher's command on the CPU; this folder's modules can be imported."""
-    tests = str(Path(__file__).parents[1])
-    paths = os.pathsep.join([tests, *filter(None, sys.path)])
-    cpu = {"PYTHONPATH": paths, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command, env={**os.environ, **cpu}, capture_output=True, text=True, timeout=400
-    )
-
-
-def run_script(folder, text: str, count: int, given: str):
+def run_script(folder, text: str, count: int, given: str = "0"):
     """Run a script on some processes; returns how it ended and what each one left."""
     folder.mkdir(exist_ok=True)
     script = folder / "script.py"
     script.write_text(text)
-    done = launch([
-        sys.executable, "-m", "torch.distributed.run", "--master-addr", "127.0.0.1",
-        "--master-port", free_port(), "--nproc-per-node", str(count),
-        str(script), str(folder), given,
-    ])  # fmt: skip
+    done = launch(
+        "-m", "torch.distributed.run", "--master-addr", "127.0.0.1", "--master-port",
+        free_port(), "--nproc-per-node", str(count), str(script), str(folder), given,
+    )  # fmt: skip
     return done, [torch.load(path) for path in sorted(folder.glob("*.pt"))]
 
 
-@pytest.mark.parametrize("path", ["plain", "cached"])
-def test_two_processes_train_as_one_does(tmp_path, path):
-    done, (alone,) = run_script(tmp_path / "one", PAIR, 1, path)
-    done, pair = run_script(tmp_path / "two", PAIR, 2, path)
-    assert [found["place"] for found in pair] == [(0, 2), (1, 2)], done.stderr[-3000:]
-    largest = max(float(g.abs().max()) for g in alone["gradients"].values())
-    assert largest > 1e-3
-    for found in pair:
-        assert found["exchanges"] == 2  # vectors, then gradients: none a mini-batch
-        assert found["loss"] == pytest.approx(alone["loss"], rel=1e-5)
-        assert found["losses"] == pytest.approx(alone["losses"], rel=1e-4)
-        for kind in ("gradients", "adapters"):
-            for name, wanted in alone[kind].items():
-                assert torch.allclose(found[kind][name], wanted, atol=1e-5), name
-    for name, tensor in pair[0]["adapters"].items():
-        assert torch.equal(tensor, pair[1]["adapters"][name]), name
-    kept = torch.load(tmp_path / "two" / "checkpoints" / checkpoints.NAME)
-    assert kept["step"] == 8
+def equal(one: dict, two: dict, error: float = 0.0) -> None:
+    """The same weights or gradients by name."""
+    for name, wanted in one.items():
+        assert torch.allclose(two[name], wanted, rtol=error, atol=error), name
+
+
+def test_two_processes_train_as_one_does(tmp_path):
+    done, (alone,) = run_script(tmp_path / "one", PAIR, 1)
+    done, pair = run_script(tmp_path / "two", PAIR, 2)
+    assert [left["place"] for left in pair] == [(0, 2), (1, 2)], done.stderr[-3000:]
+    for cached in (False, True):
+        wanted, first, second = (left[cached] for left in (alone, *pair))
+        assert max(float(g.abs().max()) for g in wanted["gradients"].values()) > 1e-3
+        for found in (first, second):
+            assert found["exchanges"] == 2  # vectors, then gradients: none a mini-batch
+            assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-5)
+            assert found["losses"] == pytest.approx(wanted["losses"], rel=1e-4)
+            for kind in ("gradients", "adapters"):
+                equal(wanted[kind], found[kind], 1e-5)
+        equal(first["adapters"], second["adapters"])
+        kept = torch.load(tmp_path / "two" / f"checkpoints{cached}" / checkpoints.NAME)
+        assert kept["step"] == 8
 
 
 def test_two_killed_processes_go_on_bit_for_bit(tmp_path, capsys):
-    _, wanted = run_script(tmp_path / "whole", STOPPED, 2, "0")
+    _, wanted = run_script(tmp_path / "whole", STOPPED, 2)
     killed, left = run_script(tmp_path / "killed", STOPPED, 2, "6")
     assert "SIGKILL" in killed.stderr and not left, killed.stderr[-2000:]
     hosts = {path.parent.name for path in tmp_path.glob("killed/*/checkpoint.pt")}
@@ -132,13 +118,12 @@ def test_two_killed_processes_go_on_bit_for_bit(tmp_path, capsys):
     assert kept["step"] == 3 and len(kept["random"]) == 2
     states = [state["torch"] for state in kept["random"]]
     assert not torch.equal(*states)  # each process draws its own dropout
-    _, found = run_script(tmp_path / "killed", STOPPED, 2, "0")
+    _, found = run_script(tmp_path / "killed", STOPPED, 2)
     for one, two in zip(wanted, found, strict=True):
         assert (one["steps"], two["steps"]) == (8, 5)
         assert one["losses"] == two["losses"]
         assert torch.equal(one["random"], two["random"])
-        for name, tensor in one["adapters"].items():
-            assert torch.equal(tensor, two["adapters"][name]), name
+        equal(one["adapters"], two["adapters"])
     del kept["settings"]["profile"]
     settings = resolve("smoke", kept["settings"])
     torch.save({**kept, "settings": settings.flat()}, path)
@@ -152,12 +137,12 @@ def test_two_killed_processes_go_on_bit_for_bit(tmp_path, capsys):
 
 def test_accelerate_launches_the_command_on_two_processes(tmp_path):
     out = tmp_path / "train"
-    done = launch([
-        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu",
-        "--num_processes", "2", "--main_process_port", free_port(), "-m", "nbutils",
-        "train", "--profile", "smoke", "--out", str(out), "--set", "steps_per_level=1",
-        "--checkpoints", str(tmp_path / "kept"),
-    ])  # fmt: skip
+    done = launch(
+        "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+        "--main_process_port", free_port(), "-m", "nbutils", "train", "--profile",
+        "smoke", "--out", str(out), "--set", "steps_per_level=1", "--checkpoints",
+        str(tmp_path / "kept"),
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("trained, seed 0 (2 processes)") == 2  # before and after
     folder = out / "students" / "seed0"

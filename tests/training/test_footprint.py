@@ -22,19 +22,16 @@ def shape(hidden=256, inner=896, layers=2) -> MistralConfig:
     )  # fmt: skip
 
 
-def adapted(config: MistralConfig, r: int = 16):
-    model = MistralModel(config).to(torch.bfloat16).requires_grad_(False)
-    return get_peft_model(model, LoraConfig(r=r, target_modules="all-linear"))
-
-
 def test_weights_and_adapters_are_the_models_own():
     config, settings = shape(), resolve("paper", {"quantization": "none"})
     parts = footprint.memory(config, settings)
-    model = adapted(config)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    frozen = [p for p in model.parameters() if not p.requires_grad]
-    assert parts["adapters"] * 1e9 == 4 * sum(p.numel() for p in trained)
-    assert parts["weights"] * 1e9 == 2 * sum(p.numel() for p in frozen)
+    model = MistralModel(config).to(torch.bfloat16).requires_grad_(False)
+    model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear"))
+    sizes = {True: 0, False: 0}
+    for parameter in model.parameters():
+        sizes[parameter.requires_grad] += parameter.numel()
+    assert parts["adapters"] * 1e9 == 4 * sizes[True]
+    assert parts["weights"] * 1e9 == 2 * sizes[False]
 
 
 def test_four_bits_are_counted_as_the_library_stores_them():
@@ -48,46 +45,42 @@ def test_four_bits_are_counted_as_the_library_stores_them():
 @pytest.mark.parametrize(("hidden", "inner"), [(256, 896), (512, 1024)])
 def test_a_layer_keeps_what_autograd_counts(hidden, inner):
     """The difference that one more layer makes, LoRA's own casts taken off."""
-    tokens = 4 * 64
     changes = {"device": "cpu", "gradient_checkpointing": False}
-    settings = resolve("paper", changes)
+    mask = torch.ones(4, 64, dtype=torch.long)
+    mask[0, 40:] = 0
 
     def kept(layers: int) -> int:
-        config = shape(hidden, inner, layers)
-        model = student(config, settings)
+        model = student(shape(hidden, inner, layers), PAPER.changed(**changes))
         own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-        found, alive = {}, []
+        found = {}
 
         def note(tensor):
             storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
-                found[storage.data_ptr()] = storage.nbytes()
-                alive.append(tensor)
+            if storage.data_ptr() not in own:  # held, so that no address comes twice
+                found[storage.data_ptr()] = storage
             return tensor
 
         features = {"input_ids": torch.randint(5, 500, (4, 64))}
-        mask = torch.ones(4, 64, dtype=torch.long)
-        mask[0, 40:] = 0
         features |= {"attention_mask": mask, "pooling_mask": mask}
-        hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
-        with hooks:
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             model[0](features)
-        return sum(found.values())
+        return sum(storage.nbytes() for storage in found.values())
 
-    casts = 2 * footprint.trained_weights(shape(hidden, inner, 1), 16)
-    found = (kept(2) - kept(1) - casts) / tokens
+    casts = 2 * footprint.weights(shape(hidden, inner, 1), 16)[1]
+    found = (kept(2) - kept(1) - casts) / mask.numel()
     assert found == pytest.approx(footprint.kept_bytes(shape(hidden, inner)), rel=0.1)
 
 
 def test_the_paper_profile_by_hand():
     """Mistral-7B: 6.98 billion linear weights, 41.9 million in LoRA of rank 16."""
-    config = MistralConfig()
-    assert footprint.trained_weights(config, 16) == 41_943_040
+    config = footprint.MISTRAL_7B
+    frozen, trained = footprint.weights(config, 16)
+    assert frozen == pytest.approx(6.979e9, rel=1e-3) and trained == 41_943_040
     parts = footprint.memory(config, PAPER)
     assert parts["weights"] == pytest.approx(6.979e9 * 0.516 / 1e9 + 0.263, rel=0.01)
     inputs = 32 * 16 * 512 * 4096 * 2 / 1e9
     assert inputs < parts["activations"] < 3 * inputs
-    assert footprint.passes(PAPER) == 4
+    # forward, backward, GradCache's and checkpointing's pass; two each weight and token
     work = footprint.matrix_work(config, PAPER, 1000)
     assert work == pytest.approx(4 * 2 * 6.979e9 * 1000 / 1e12, rel=1e-3)
 

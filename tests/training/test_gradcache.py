@@ -1,5 +1,7 @@
 """Mini-batches lose no text, and their gradients are those of the whole batch."""
 
+import itertools
+
 import pytest
 import torch
 from training.made import instance
@@ -40,16 +42,22 @@ def test_a_batch_knows_whose_each_text_is_and_where_it_is_from():
     assert known.own.tolist() == [[False, False, True]]  # a right answer is none
 
 
+def vectors_of(model, batch, settings) -> torch.Tensor:
+    """Vectors of a batch's queries, then its documents, in one graph."""
+    groups, order = gradcache.batch_chunks(model, batch, settings)
+    return torch.cat([gradcache.group_vectors(model, g) for g in groups])[order]
+
+
 def test_chunks_keep_order_and_encode_equal_texts_once():
-    model = build_student(EXACT)
+    model, settings = build_student(EXACT), EXACT.changed(mini_batch=1)
     batch = batch_of(2, query="the same", positive="long text " * 8)
-    chunks = gradcache.batch_chunks(model, batch, EXACT.changed(mini_batch=1))
-    assert chunks.sizes == [1] * 6  # two queries and two positives are one each
+    groups, _ = gradcache.batch_chunks(model, batch, settings)
+    assert len(groups) == 6  # two queries and two positives are one each
     with torch.no_grad():
-        rows = torch.cat([gradcache.group_vectors(model, g) for g in chunks.groups])
+        rows = vectors_of(model, batch, settings)
     texts = [(i.query, "Find it") for i in batch.instances]
     texts += [(text, None) for text in batch.documents]
-    for row, (text, prompt) in zip(rows[chunks.order], texts, strict=True):
+    for row, (text, prompt) in zip(rows, texts, strict=True):
         alone = vectors.embed(model, [text], EXACT, prompt, cache=None)
         assert torch.allclose(row, torch.from_numpy(alone[0]), atol=1e-5)
 
@@ -60,35 +68,30 @@ def test_chunks_hold_no_more_tokens_than_asked_and_lose_no_text():
     batch = gradcache.make_batch(data, "N2", EXACT, 0)
     count = 12 + len(batch.documents)
 
-    def chunks_of(size, tokens):
+    def masks_of(size, tokens):
         asked = EXACT.changed(mini_batch=size, mini_batch_tokens=tokens)
-        return gradcache.batch_chunks(model, batch, asked)
+        groups, order = gradcache.batch_chunks(model, batch, asked)
+        assert sorted(order) == list(range(count))
+        return [group["attention_mask"] for group in groups]
 
-    assert chunks_of(7, 0).sizes == [7] * (count // 7) + [count % 7]
-    chunks = chunks_of(50, 256)
-    shapes = [group["input_ids"].shape for group in chunks.groups]
-    assert all(rows * width <= 256 for rows, width in shapes)
-    for (rows, width), later in zip(shapes, chunks.groups[1:], strict=False):
-        longer = int(later["attention_mask"][0].sum())  # it would not have fitted
-        assert (rows + 1) * max(width, gradcache.padded_width(longer)) > 256
-    assert sorted(chunks.order) == list(range(count)) and sum(chunks.sizes) == count
-    assert chunks_of(50, 1).sizes == [1] * count
+    assert [*map(len, masks_of(7, 0))] == [7] * (count // 7) + [count % 7]
+    masks = masks_of(50, 256)
+    assert all(mask.numel() <= 256 for mask in masks) and sum(map(len, masks)) == count
+    for mask, later in itertools.pairwise(masks):
+        longer = gradcache.padded_width(int(later[0].sum()))  # it would not have fitted
+        assert (len(mask) + 1) * max(mask.shape[1], longer) > 256
+    assert [*map(len, masks_of(50, 1))] == [1] * count
 
 
 def whole_batch(model, batch, settings) -> tuple[torch.Tensor, dict]:
     """The loss and gradients with all activations in one graph."""
-    chunks = gradcache.batch_chunks(model, batch, settings)
-    rows = torch.cat([gradcache.group_vectors(model, g) for g in chunks.groups])
-    queries, documents = rows[chunks.order].split(
-        [len(batch.instances), len(batch.documents)]
-    )
-    loss = losses.contrastive_loss(
-        queries, documents, batch.excluded, settings.training
-    )
-    if settings.training.causalneg:
-        marks = batch.own, batch.synthetic
-        penalty = losses.causal_neg(queries, documents, *marks)
-        loss = loss + settings.training.causalneg * penalty
+    rows = vectors_of(model, batch, settings)
+    both = rows.split([len(batch.instances), len(batch.documents)])
+    chosen = settings.training
+    loss = losses.contrastive_loss(*both, batch.excluded, chosen)
+    if chosen.causalneg:
+        penalty = losses.causal_neg(*both, batch.own, batch.synthetic)
+        loss = loss + chosen.causalneg * penalty
     loss.backward()
     return loss.detach(), {}
 

@@ -31,18 +31,6 @@ def test_nothing_held_out_and_none_of_its_own_is_an_instances_negative(records):
         assert not {*map(normalise, (*own, *i.synthetic, *i.retrieved))} & held_out
 
 
-def test_planted_positives_are_known_only_where_asked(records):
-    planted = {
-        known: sum(
-            len(i.known_positives)
-            for i in instances.training_data(records, known=known)
-        )
-        for known in ("labelled", "all")
-    }
-    items = sum(item.split == "train" for item in records.items)
-    assert planted == {"labelled": 0, "all": 2 * items}
-
-
 def test_foreign_rows_are_left_out_and_a_foreign_table_is_refused(
     records, tmp_path, capsys
 ):
