@@ -82,14 +82,13 @@ def unpack_student(model: SentenceTransformer) -> SentenceTransformer:
     rounding of the products; what is saved of it is what is saved of `model`.
     """
     unpacked = copy.deepcopy(model)
-    for parent in list(unpacked.modules()):
-        for name, layer in list(parent.named_children()):
-            if isinstance(layer, Linear4bit):
-                weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-                plain = torch.nn.Linear(*reversed(weight.shape), device="meta")
-                plain.weight = torch.nn.Parameter(weight.float(), requires_grad=False)
-                plain.bias = layer.bias
-                setattr(parent, name, plain)
+    for name, layer in list(unpacked.named_modules()):
+        if isinstance(layer, Linear4bit):
+            weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+            plain = torch.nn.Linear(*reversed(weight.shape), device="meta")
+            plain.weight = torch.nn.Parameter(weight.float(), requires_grad=False)
+            plain.bias = layer.bias
+            unpacked.set_submodule(name, plain)
     return unpacked
 
 
@@ -112,13 +111,12 @@ def export_student(model: SentenceTransformer, folder: str | Path) -> Path:
                 f"it with trust_remote_code, or train one with {' or '.join(able)}"
             )
     merged = unpack_student(model)[0].model
-    for parent in list(merged.modules()):
-        for name, layer in list(parent.named_children()):
-            if isinstance(layer, BaseTunerLayer):
-                base = layer.get_base_layer()
-                for adapter in [] if layer.disable_adapters else layer.active_adapters:
-                    base.weight.data += layer.get_delta_weight(adapter)
-                setattr(parent, name, base)
+    for name, layer in list(merged.named_modules()):
+        if isinstance(layer, BaseTunerLayer):
+            base = layer.get_base_layer()
+            for adapter in [] if layer.disable_adapters else layer.active_adapters:
+                base.weight.data += layer.get_delta_weight(adapter)
+            merged.set_submodule(name, base)
     config = merged.config
     config.__dict__.pop("quantization_config", None)
     # without padding, SDPA makes a decoder causal whatever its configuration says
