@@ -35,6 +35,12 @@ FREE = NOT_SAVED | {"compute_dtype", "ata_gradient"}
 """Settings in which a run may differ from the student that it loads."""
 POOLINGS = {"mean": "mean", "last": "lasttoken", "first": "cls"}
 """Poolings of plain sentence-transformers, and its names of them."""
+PLAIN = {
+    "pooling": POOLINGS,
+    "text_format": ["plain"],
+    "pooled_tokens": ["llm2vec", "all"],
+}
+"""What its modules can do of a student's settings."""
 
 
 def as_encoder(backbone: Backbone, device: str) -> SentenceTransformer:
@@ -101,10 +107,7 @@ def export_student(model: SentenceTransformer, folder: str | Path) -> Path:
     one more or less. LabError for what no plain module does: ATA, templates.
     """
     section = model[0].section.model_copy(update={"pooling": model[1].mode})
-    for name, able in (
-        ("pooling", POOLINGS), ("text_format", ["plain"]),
-        ("pooled_tokens", ["llm2vec", "all"]),
-    ):  # fmt: skip
+    for name, able in PLAIN.items():
         if (value := getattr(section, name)) not in able:
             raise LabError(
                 f"no plain module does what a student with {name}={value} does: open "
