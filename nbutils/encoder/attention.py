@@ -27,9 +27,6 @@ be refused by models whose scores are soft-capped, which `attend` can do.)"""
 BLOCK_BYTES = {"cpu": 2 * 2**20, "cuda": 128 * 2**20}
 """Size of a block of scores: what a core's cache holds, or a small part of a GPU."""
 
-SMALLEST = 1e-9
-"""An attention of zero, for the printed formula, whose logarithm has none."""
-
 
 @dataclass(frozen=True)
 class Layer:
@@ -130,7 +127,8 @@ def _over_heads(attention: Tensor, count: Tensor, transform: str) -> Tensor:
     if transform == "sum":
         return attention.sum(1)
     if transform == "printed":
-        return (attention.clamp(min=SMALLEST) * (count + 1)).log().sum(1)
+        above_zero = attention.clamp(min=1e-9)  # zero has no logarithm
+        return (above_zero * (count + 1)).log().sum(1)
     if attention.requires_grad:
         factors = attention * count + 1
     else:

@@ -14,8 +14,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from bitsandbytes.functional import dequantize_4bit
-from bitsandbytes.nn import Linear4bit
 from peft.tuners.tuners_utils import BaseTunerLayer
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
@@ -88,13 +86,10 @@ def unpack_student(model: SentenceTransformer) -> SentenceTransformer:
     rounding of the products; what is saved of it is what is saved of `model`.
     """
     unpacked = copy.deepcopy(model)
-    for name, layer in list(unpacked.named_modules()):
-        if isinstance(layer, Linear4bit):
-            weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-            plain = torch.nn.Linear(*reversed(weight.shape), device="meta")
-            plain.weight = torch.nn.Parameter(weight.float(), requires_grad=False)
-            plain.bias = layer.bias
-            unpacked.set_submodule(name, plain)
+    with models.quiet():
+        for module in list(unpacked.modules()):
+            if getattr(module, "is_loaded_in_4bit", False):
+                module.dequantize(torch.float32)
     return unpacked
 
 
@@ -121,7 +116,6 @@ def export_student(model: SentenceTransformer, folder: str | Path) -> Path:
                 base.weight.data += layer.get_delta_weight(adapter)
             merged.set_submodule(name, base)
     config = merged.config
-    config.__dict__.pop("quantization_config", None)
     # without padding, SDPA makes a decoder causal whatever its configuration says
     causal = getattr(config, "is_causal", True)
     attention = {} if causal else {"attn_implementation": "eager"}
@@ -186,7 +180,7 @@ def load_encoder(settings: Settings, name: str | None = None) -> SentenceTransfo
         model = as_encoder(Backbone(section, device), device)
     else:
         packages = {kind.split(".")[0] for kind in module_types(name)}
-        own = "nbutils" in packages and packages <= {"nbutils", "sentence_transformers"}
+        own = {"nbutils"} <= packages <= {"nbutils", "sentence_transformers"}
         trusted = own and Path(name).is_dir()
         model = load_pretrained(
             SentenceTransformer, name, device=device, trust_remote_code=trusted
