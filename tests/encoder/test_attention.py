@@ -68,6 +68,7 @@ def tapped(model, batch, *, gradient=False, last=True):
     layers = attention.attention_layers(model)[-1:] if last else []
     with AttentionTap(mask, *layers) as tap:
         hidden = model(**batch).last_hidden_state
+    assert (tap.received is None) == (torch.is_grad_enabled() or not last)
     return token_weights("ata", mask, tap.weights(gradient)), hidden
 
 
@@ -96,19 +97,17 @@ def test_gradients_equal_those_of_eager_matrices(kind, recompute):
     batch, theirs, ours = inputs("right"), made(kind, "eager"), made(kind)
     if recompute:
         ours.gradient_checkpointing_enable({"use_reentrant": False})
-    found = []
-    for weights, hidden in (
-        eager(theirs.train(), batch),
-        tapped(ours.train(), batch, gradient=True),
-    ):
+    found = eager(theirs.train(), batch), tapped(ours.train(), batch, gradient=True)
+    for weights, hidden in found:
         torch.einsum("bt,btd->bd", weights, hidden).square().sum().backward()
-    for model in (theirs, ours):
-        grads = [p.grad for p in model.parameters()]
-        found.append([torch.zeros(()) if g is None else g for g in grads])
-    largest = max(float(g.abs().max()) for g in found[0])
+    wanted, got = (
+        [torch.zeros(()) if p.grad is None else p.grad for p in model.parameters()]
+        for model in (theirs, ours)
+    )
+    largest = max(float(grad.abs().max()) for grad in wanted)
     assert largest > 1e-2
-    for wanted, got in zip(*found, strict=True):
-        assert torch.allclose(got, wanted, atol=2e-4 * largest)
+    for one, other in zip(wanted, got, strict=True):
+        assert torch.allclose(other, one, atol=2e-4 * largest)
 
 
 @pytest.mark.parametrize("kind", ["mistral, sliding", "gemma2, full"])

@@ -171,6 +171,8 @@ def test_adapters_have_names_of_their_own_and_all_are_kept(settings, tmp_path):
     assert fingerprint(again) == fingerprint(model)
     again.set_adapter("default")
     assert np.allclose(again.encode(TEXTS), first, atol=1e-6)
+    again = load_student(save_student(again, tmp_path / "first on"))
+    assert again.active_adapters() == ["default"]
 
 
 def test_the_adapter_is_one_of_peft(saved):

@@ -66,6 +66,7 @@ def test_formats_read_as_the_papers_write_them(tokenizers):
     }
     assert read(decoder, "e5")[0] == "<s>tax"
     assert read(decoder, "inst")[0] == "<s>[INST]tax[/INST]"
+    assert read(decoder, "chat", INSTRUCTION, "text")[1] == "tax"  # not its new line
 
 
 @pytest.mark.parametrize("kind", ["bytes", "wordpiece", "sentencepiece"])

@@ -100,11 +100,9 @@ def test_whatever_changes_a_vector_changes_the_fingerprint(settings):
 
 
 def test_the_route_of_a_router_is_told_apart(encoder):
-    seen = set()
-    for route in ("query", "document"):
-        routes = {name: list(encoder) for name in ("query", "document")}
-        model = SentenceTransformer(modules=[Router(routes, default_route=route)])
-        seen.add(fingerprint(model))
+    routes = {name: list(encoder) for name in ("query", "document")}
+    routers = (Router(routes, default_route=route) for route in routes)
+    seen = {fingerprint(SentenceTransformer(modules=[router])) for router in routers}
     assert len(seen) == 2
 
 
