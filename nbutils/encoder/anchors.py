@@ -17,11 +17,11 @@ from sentence_transformers import SentenceTransformer
 
 from nbutils.core.errors import LabError
 from nbutils.core.statistics import bootstrap, interval
-from nbutils.encoder.attention import attend, attention_tap
+from nbutils.encoder.attention import AttentionTap, attend
 from nbutils.encoder.pooling import token_weights
 from nbutils.encoder.templates import tokenize
 
-MARKS = {"Ċ": "↵", "Ġ": " ", "▁": " "}
+SHOWN = str.maketrans({"Ċ": "↵", "Ġ": " ", "▁": " "})
 """How tokenizers write a new line and a space, and how they are shown."""
 
 
@@ -66,14 +66,13 @@ def relative_attention(received: np.ndarray, *, causal: bool) -> np.ndarray:
 def inspect(
     model: SentenceTransformer, texts: Sequence[str], transform: str = "log"
 ) -> list[dict[str, Any]]:
-    """Tokens, attention and hidden states of each text under `model`.
+    """Tokens, attention and hidden states of each text under `model`, a student.
 
     Each entry, of n real tokens, in float32: `tokens` (n strings), their `classes`
     (n strings), `pooled` (n, 1 where the model's rule pools the token), `attention` of
     the last layer (heads, n, n), its `hidden` states (n, dim), and `received` (layers,
     n), by each layer, rows that sum to one: under the `transform` log, ATA's weights
-    (`attention.attend` has the others). The first module must be a `Backbone`; LabError
-    for one whose attention cannot be read.
+    (`attention.attend` has the others). LabError where attention cannot be read.
     """
     if not model[0].tapped:
         raise LabError(f"{model[0].section.student}: its attention cannot be read")
@@ -83,9 +82,9 @@ def inspect(
         features = model.preprocess([text])
         ids = features["input_ids"].to(model.device)
         mask = features["attention_mask"].to(model.device)
-        with torch.no_grad(), attention_tap(every=True) as tap:
+        with torch.no_grad(), AttentionTap(every=True) as tap:
             output = model[0].model(input_ids=ids, attention_mask=mask)
-            summed = [attend(one, mask, transform=transform)[1] for one in tap.layers]
+            summed = [attend(one, mask, transform)[1] for one in tap.layers]
         real = mask[0].bool()  # texts are padded to round lengths
         received = torch.cat(summed)[:, real]
         matrices = tap.layers[-1].probabilities(every, every)[0]
@@ -95,12 +94,12 @@ def inspect(
             "hidden": output.last_hidden_state[0][real],
             "received": received / received.sum(1, keepdim=True),
         }
-        raw = model.tokenizer.convert_ids_to_tokens(ids[0][real].tolist())
-        tokens = ["".join(MARKS.get(sign, sign) for sign in token) for token in raw]
         arrays = {name: m.float().cpu().numpy() for name, m in measured.items()}
+        raw = model.tokenizer.convert_ids_to_tokens(ids[0][real].tolist())
+        tokens = [token.translate(SHOWN) for token in raw]
         own = tokenize([text.strip()], *written)["pooling_mask"][0][real.cpu()]
-        first, count = int(own.argmax()), int(own.sum())
-        classes = token_classes(tokens, first, len(tokens) - first - count)
+        before, count = int(own.argmax()), int(own.sum())
+        classes = token_classes(tokens, before, len(tokens) - before - count)
         entries.append({"tokens": tokens, "classes": classes, **arrays})
     return entries
 

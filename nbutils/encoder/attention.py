@@ -1,15 +1,13 @@
 """The attention a token receives, computed without attention matrices.
 
 `attend` runs one layer's attention in blocks of queries and sums, on the way, what each
-token receives; `attention_tap` lets it run as the last layer of any backbone that uses
+token receives; `AttentionTap` lets it run as the last layer of any backbone that uses
 transformers' attention interface. Every other layer runs SDPA.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
@@ -23,14 +21,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 TAPPED = "tapped_attention"
-"""Name of the attention that `attention_tap` listens to. (A name with sdpa in it would
+"""Name of the attention that `AttentionTap` listens to. (A name with sdpa in it would
 be refused by models whose scores are soft-capped, which `attend` can do.)"""
 
 BLOCK_BYTES = {"cpu": 2 * 2**20, "cuda": 128 * 2**20}
 """Size of a block of scores: what a core's cache holds, or a small part of a GPU."""
-
-SMALLEST = 1e-9
-"""An attention of zero, for the printed formula, whose logarithm has none."""
 
 
 @dataclass(frozen=True)
@@ -59,25 +54,25 @@ class Layer:
         scores = (grouped @ key.mT).view(batch, heads, count, -1)
         if self.softcap is not None:
             scores = (scores / self.softcap).tanh() * self.softcap
-        if self.allowed is not None:
-            whole = self.allowed.expand(len(self.query), -1, self.query.shape[2], -1)
+        allowed = self.allowed
+        if allowed is not None:
+            whole = allowed.expand(len(self.query), -1, self.query.shape[2], -1)
             allowed = whole[texts, :, rows]
-            if allowed.dtype == torch.bool:
-                # A padded query may see nothing: its row is dropped later, so it is let
-                # see everything rather than become NaN.
-                never = ~allowed & allowed.any(-1, keepdim=True)
-                scores = scores.masked_fill_(never, -torch.inf)
-            else:
-                scores = scores + allowed.clamp(min=torch.finfo(torch.float32).min)
         elif self.causal:
-            places = torch.arange(scores.shape[-1], device=scores.device)
-            later = places[None, :] > places[rows][:, None]
-            scores = scores.masked_fill_(later, -torch.inf)
-        return scores.softmax(-1)
+            square = scores.new_ones(scores.shape[-2:], dtype=torch.bool)
+            allowed = square.tril(rows.start or 0)
+        if allowed is None:
+            return scores.softmax(-1)
+        if allowed.dtype == torch.bool:
+            # A padded query may see nothing: its row is dropped later, so it is let
+            # see everything rather than become NaN.
+            never = ~allowed & allowed.any(-1, keepdim=True)
+            return scores.masked_fill_(never, -torch.inf).softmax(-1)
+        return (scores + allowed.clamp(min=torch.finfo(torch.float32).min)).softmax(-1)
 
 
 def attend(
-    layer: Layer, mask: Tensor, *, transform: str = "log", block_bytes: int = 0
+    layer: Layer, mask: Tensor, transform: str = "log"
 ) -> tuple[Tensor | None, Tensor]:
     """(output, received) of one attention layer, one block of queries at a time.
 
@@ -110,7 +105,7 @@ def attend(
     output, received = None, torch.zeros_like(real)
     if value is not None:  # laid out as the layer above wants it: no copy
         output = query.new_zeros(batch, length, heads, value.shape[-1]).transpose(1, 2)
-    size = block_bytes or BLOCK_BYTES.get(query.device.type, BLOCK_BYTES["cpu"])
+    size = BLOCK_BYTES["cuda" if query.is_cuda else "cpu"]
     queries = max(1, size // (4 * heads * length))
     high, wide = max(1, queries // length), min(queries, length)
     for start, first in product(range(0, batch, high), range(0, length, wide)):
@@ -132,7 +127,8 @@ def _over_heads(attention: Tensor, count: Tensor, transform: str) -> Tensor:
     if transform == "sum":
         return attention.sum(1)
     if transform == "printed":
-        return (attention.clamp(min=SMALLEST) * (count + 1)).log().sum(1)
+        above_zero = attention.clamp(min=1e-9)  # zero has no logarithm
+        return (above_zero * (count + 1)).log().sum(1)
     if attention.requires_grad:
         factors = attention * count + 1
     else:
@@ -142,12 +138,12 @@ def _over_heads(attention: Tensor, count: Tensor, transform: str) -> Tensor:
 
 
 @dataclass
-class Tap:
-    """Where a backbone's attention layers leave what they were called with.
+class AttentionTap:
+    """Within its block, a backbone's attention layers leave here what they are given.
 
     `last` is the last layer's module: without gradient it runs through `attend` with
     `mask`, and `received` is there when the forward pass ends. `layers` is what the
-    latest layer was called with, or all of them if `every`.
+    latest layer was called with, or, for more memory, all of them if `every`.
     """
 
     mask: Tensor | None = None
@@ -157,35 +153,28 @@ class Tap:
     layers: list[Layer] = field(default_factory=list)
     received: Tensor | None = None
 
-    def weights(self, mask: Tensor, *, gradient: bool) -> Tensor:
+    def __enter__(self) -> AttentionTap:
+        self._before = _TAP.set(self)
+        return self
+
+    def __exit__(self, *error) -> None:
+        _TAP.reset(self._before)
+
+    def weights(self, gradient: bool = False) -> Tensor:
         """`attend`'s `received` of the last layer."""
         if self.received is not None:
             return self.received
         grad = torch.set_grad_enabled(gradient and torch.is_grad_enabled())
-        with grad, torch.autocast(mask.device.type, enabled=False):
+        with grad, torch.autocast(self.mask.device.type, enabled=False):
             bare = replace(self.layers[-1], value=None)
-            return attend(bare, mask, transform=self.transform)[1]
+            return attend(bare, self.mask, self.transform)[1]
 
 
-_TAP: ContextVar[Tap | None] = ContextVar("attention_tap", default=None)
-
-
-@contextmanager
-def attention_tap(*args, **kwargs) -> Iterator[Tap]:
-    """Within the block, a backbone's attention layers leave their calls in a `Tap`.
-
-    Takes the fields of `Tap`. Only the latest call stays (unless `every`), so memory is
-    that of one layer.
-    """
-    token = _TAP.set(tap := Tap(*args, **kwargs))
-    try:
-        yield tap
-    finally:
-        _TAP.reset(token)
+_TAP: ContextVar[AttentionTap | None] = ContextVar("attention_tap", default=None)
 
 
 def listen(model: PreTrainedModel) -> bool:
-    """Let `attention_tap` hear a transformer; False, and no change, where it cannot.
+    """Let an `AttentionTap` hear a transformer; False, and no change, where it cannot.
 
     It can where the model's class hands its attention to transformers' interface, and
     where SDPA or `attend` does all of it: scores that are soft-capped, but no sinks.
@@ -197,10 +186,9 @@ def listen(model: PreTrainedModel) -> bool:
     return True
 
 
-def last_attention(model: torch.nn.Module) -> torch.nn.Module | None:
-    """The last attention layer of a transformer, or None where it has none."""
-    layers = [module for module in model.modules() if hasattr(module, "is_causal")]
-    return layers[-1] if layers else None
+def attention_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """The attention layers of a transformer, the first first."""
+    return [module for module in model.modules() if hasattr(module, "is_causal")]
 
 
 def _tapped_attention(module, query, key, value, allowed, **kwargs):
@@ -216,23 +204,22 @@ def _tapped_attention(module, query, key, value, allowed, **kwargs):
         tap.layers, tap.received = [*tap.layers, layer] if tap.every else [layer], None
         if module is tap.last and not graph:
             mask, transform = tap.mask, tap.transform
-    if mask is None and softcap is None:
-        if not graph or query.device.type != "cpu":
-            return sdpa_attention_forward(module, query, key, value, allowed, **kwargs)
-        # There the backward pass in bfloat16 takes two to three times that in float32.
-        if allowed is not None and allowed.is_floating_point():
-            allowed = allowed.float()
-        whole = (part.float() for part in (query, key, value))
-        with torch.autocast("cpu", enabled=False):
-            output, _ = sdpa_attention_forward(module, *whole, allowed, **kwargs)
-        return output.to(query.dtype), None
-    all_tokens = torch.ones(len(query), query.shape[2], device=query.device)
-    with torch.autocast(query.device.type, enabled=False):
-        mask_or_all = all_tokens if mask is None else mask
-        output, received = attend(layer, mask_or_all, transform=transform)
-    if mask is not None:
-        tap.received = received
-    return output.transpose(1, 2).contiguous(), None
+    if mask is not None or softcap is not None:
+        real = query.new_ones(len(query), query.shape[2]) if mask is None else mask
+        with torch.autocast(query.device.type, enabled=False):
+            output, received = attend(layer, real, transform)
+        if mask is not None:
+            tap.received = received
+        return output.transpose(1, 2).contiguous(), None
+    if not graph or query.device.type != "cpu":
+        return sdpa_attention_forward(module, query, key, value, allowed, **kwargs)
+    # On a CPU the backward pass in bfloat16 takes two to three times that in float32.
+    if allowed is not None and allowed.is_floating_point():
+        allowed = allowed.float()
+    whole = (part.float() for part in (query, key, value))
+    with torch.autocast("cpu", enabled=False):
+        output, _ = sdpa_attention_forward(module, *whole, allowed, **kwargs)
+    return output.to(query.dtype), None
 
 
 AttentionInterface.register(TAPPED, _tapped_attention)

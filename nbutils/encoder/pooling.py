@@ -18,13 +18,12 @@ POOLINGS = ("mean", "last", "first", "weighted_mean", "ata")
 
 
 def ata_weights(attention: Tensor, mask: Tensor) -> Tensor:
-    """ATA's token weights from one layer's attention matrices.
+    """ATA's token weights (batch, keys), which sum to one, from one layer's matrices.
 
     `attention` is (batch, heads, queries, keys) with rows that sum to one, `mask` is
-    (batch, keys), 1 for real tokens; returns (batch, keys), rows that sum to one.
-    w_i = sum over heads h and queries j of log(1 + K a_{j->i}), K the number of real
-    tokens: our reading of Negative Matters, section on ATA (the formula as a review
-    prints it gives the anchors the lowest weight).
+    (batch, keys), 1 for real tokens. w_i = sum over heads h and queries j of
+    log(1 + K a_{j->i}), K the number of real tokens: our reading of Negative Matters,
+    section on ATA (the formula as a review prints it gives anchors the lowest weight).
     """
     real = mask.to(attention.dtype)
     count = real.sum(-1)[:, None, None, None]
@@ -37,8 +36,8 @@ def token_weights(mode: str, mask: Tensor, received: Tensor | None = None) -> Te
     """Weights (batch, tokens) that sum to one over the tokens where `mask` is 1.
 
     Modes: mean; last and first real token (left or right padding alike);
-    weighted_mean, by position (SGPT); ata, from `received`. Raises LabError for an
-    unknown mode or a text whose mask leaves no token.
+    weighted_mean, by position (SGPT); ata, from `received`. LabError for an unknown
+    mode or a text whose mask leaves no token.
     """
     real = mask.float()
     if (real.sum(-1) == 0).any():
@@ -80,9 +79,7 @@ class TokenPooling(Module):
         return features
 
     def get_embedding_dimension(self) -> int:
-        """Size of a text vector."""
         return self.dimension
 
     def save(self, output_path: str, *args, **kwargs) -> None:
-        """Write the module's settings as config.json."""
         self.save_config(output_path)

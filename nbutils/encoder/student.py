@@ -14,8 +14,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from bitsandbytes.functional import dequantize_4bit
-from bitsandbytes.nn import Linear4bit
 from peft.tuners.tuners_utils import BaseTunerLayer
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
@@ -35,6 +33,12 @@ FREE = NOT_SAVED | {"compute_dtype", "ata_gradient"}
 """Settings in which a run may differ from the student that it loads."""
 POOLINGS = {"mean": "mean", "last": "lasttoken", "first": "cls"}
 """Poolings of plain sentence-transformers, and its names of them."""
+PLAIN = {
+    "pooling": POOLINGS,
+    "text_format": ["plain"],
+    "pooled_tokens": ["llm2vec", "all"],
+}
+"""What its modules can do of a student's settings."""
 
 
 def as_encoder(backbone: Backbone, device: str) -> SentenceTransformer:
@@ -82,14 +86,10 @@ def unpack_student(model: SentenceTransformer) -> SentenceTransformer:
     rounding of the products; what is saved of it is what is saved of `model`.
     """
     unpacked = copy.deepcopy(model)
-    for parent in list(unpacked.modules()):
-        for name, layer in list(parent.named_children()):
-            if isinstance(layer, Linear4bit):
-                weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-                plain = torch.nn.Linear(*reversed(weight.shape), device="meta")
-                plain.weight = torch.nn.Parameter(weight.float(), requires_grad=False)
-                plain.bias = layer.bias
-                setattr(parent, name, plain)
+    with models.quiet():
+        for module in list(unpacked.modules()):
+            if getattr(module, "is_loaded_in_4bit", False):
+                module.dequantize(torch.float32)
     return unpacked
 
 
@@ -102,25 +102,20 @@ def export_student(model: SentenceTransformer, folder: str | Path) -> Path:
     one more or less. LabError for what no plain module does: ATA, templates.
     """
     section = model[0].section.model_copy(update={"pooling": model[1].mode})
-    for name, able in (
-        ("pooling", POOLINGS), ("text_format", ["plain"]),
-        ("pooled_tokens", ["llm2vec", "all"]),
-    ):  # fmt: skip
+    for name, able in PLAIN.items():
         if (value := getattr(section, name)) not in able:
             raise LabError(
                 f"no plain module does what a student with {name}={value} does: open "
                 f"it with trust_remote_code, or train one with {' or '.join(able)}"
             )
     merged = unpack_student(model)[0].model
-    for parent in list(merged.modules()):
-        for name, layer in list(parent.named_children()):
-            if isinstance(layer, BaseTunerLayer):
-                base = layer.get_base_layer()
-                for adapter in [] if layer.disable_adapters else layer.active_adapters:
-                    base.weight.data += layer.get_delta_weight(adapter)
-                setattr(parent, name, base)
+    for name, layer in list(merged.named_modules()):
+        if isinstance(layer, BaseTunerLayer):
+            base = layer.get_base_layer()
+            for adapter in [] if layer.disable_adapters else layer.active_adapters:
+                base.weight.data += layer.get_delta_weight(adapter)
+            merged.set_submodule(name, base)
     config = merged.config
-    config.__dict__.pop("quantization_config", None)
     # without padding, SDPA makes a decoder causal whatever its configuration says
     causal = getattr(config, "is_causal", True)
     attention = {} if causal else {"attn_implementation": "eager"}
@@ -185,7 +180,7 @@ def load_encoder(settings: Settings, name: str | None = None) -> SentenceTransfo
         model = as_encoder(Backbone(section, device), device)
     else:
         packages = {kind.split(".")[0] for kind in module_types(name)}
-        own = "nbutils" in packages and packages <= {"nbutils", "sentence_transformers"}
+        own = {"nbutils"} <= packages <= {"nbutils", "sentence_transformers"}
         trusted = own and Path(name).is_dir()
         model = load_pretrained(
             SentenceTransformer, name, device=device, trust_remote_code=trusted

@@ -28,15 +28,11 @@ FORMATS = {
 `chat` is the user's turn alone: SmolLM2's own template puts a system text before it.
 """
 
-MULTIPLE = 8
-"""Batches are padded to lengths of this multiple: fewer shapes, fewer kernels made."""
-
 
 def template_of(text_format: str, instruction: str = "") -> str:
     """A format of FORMATS by name, or a template of one's own.
 
-    One's own holds `{text}` once and, to take an instruction, `{instruction}`.
-    LabError for any other.
+    It holds `{text}` once and, to take an instruction, `{instruction}`; else LabError.
     """
     if text_format in FORMATS:
         return FORMATS[text_format][0 if instruction else 1]
@@ -64,8 +60,8 @@ def check_texts(texts: Sequence[str]) -> None:
 
 
 def padded_width(length: int) -> int:
-    """The width to which texts of at most `length` tokens are padded."""
-    return -(-length // MULTIPLE) * MULTIPLE
+    """The next multiple of eight, to which texts are padded: fewer shapes, kernels."""
+    return -(-length // 8) * 8
 
 
 def tokenize(
@@ -101,17 +97,16 @@ def tokenize(
             )
         body = ids[before:after][: longest - around]
         kept = [start] * before + [1] * len(body) + [rule != "text"] * len(ids[after:])
-        rows.append(([*ids[:before], *body, *ids[after:]], kept))
-    width = padded_width(max((len(ids) for ids, _ in rows), default=0))
-    ids = torch.full((len(rows), width), tokenizer.pad_token_id)
-    mask, pooled = torch.zeros_like(ids), torch.zeros_like(ids)
-    for row, (own, kept) in enumerate(rows):
-        begin = width - len(own) if tokenizer.padding_side == "left" else 0
-        place = (row, slice(begin, begin + len(own)))
-        ids[place] = torch.tensor(own)
-        mask[place] = 1
-        pooled[place] = torch.tensor(kept, dtype=torch.long)
-    return {"input_ids": ids, "attention_mask": mask, "pooling_mask": pooled}
+        own = [*ids[:before], *body, *ids[after:]]
+        rows.append(torch.tensor([own, [1] * len(own), kept]))
+    width = padded_width(max((row.shape[1] for row in rows), default=0))
+    padding = torch.tensor([tokenizer.pad_token_id, 0, 0])[:, None, None]
+    batch = padding.repeat(1, len(rows), width)
+    for number, row in enumerate(rows):
+        begin = width - row.shape[1] if tokenizer.padding_side == "left" else 0
+        batch[:, number, begin : begin + row.shape[1]] = row
+    names = "input_ids", "attention_mask", "pooling_mask"
+    return dict(zip(names, batch, strict=True))
 
 
 def _place(written, begin: int, end: int) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModel, BitsAndBytesConfig, PreTrainedMo
 from nbutils.core.errors import LabError
 from nbutils.core.sections import Encoder
 from nbutils.encoder import models
-from nbutils.encoder.attention import listen
+from nbutils.encoder.attention import attention_layers, listen
 
 
 def refused(name: str, reason: str, change: str = "student to another") -> LabError:
@@ -78,7 +78,7 @@ def make_bidirectional(model: torch.nn.Module) -> None:
     SDPA trusts it where nothing is padded. A model that attends both ways already, such
     as EmbeddingGemma, keeps its own mask and window.
     """
-    layers = [module for module in model.modules() if hasattr(module, "is_causal")]
+    layers = attention_layers(model)
     if layers and not any(layer.is_causal for layer in layers):
         return
     model.config.is_causal = False

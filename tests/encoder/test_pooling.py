@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from nbutils.core.errors import LabError
-from nbutils.encoder.pooling import POOLINGS, ata_weights, token_weights
+from nbutils.encoder.pooling import ata_weights, token_weights
+
+RECEIVED = torch.tensor([[2.0, 1, 1, 9], [9, 2, 1, 1]])
 
 
 def test_ata_by_hand():
@@ -16,21 +18,20 @@ def test_ata_by_hand():
     assert torch.allclose(weights[0, 1], (second / (first + second)).double())
 
 
-@pytest.mark.parametrize("mode", POOLINGS)
-def test_weights_sum_to_one_and_skip_the_mask(mode):
+@pytest.mark.parametrize(
+    ("mode", "wanted"),
+    [
+        ("mean", [1 / 3, 1 / 3, 1 / 3]),
+        ("last", [0, 0, 1]),
+        ("first", [1, 0, 0]),
+        ("weighted_mean", [1 / 6, 2 / 6, 3 / 6]),
+        ("ata", [1 / 2, 1 / 4, 1 / 4]),
+    ],
+)
+def test_weights_sum_to_one_and_skip_the_padding_of_either_side(mode, wanted):
     mask = torch.tensor([[1, 1, 1, 0], [0, 1, 1, 1]])
-    received = torch.rand(2, 4) + 0.1
-    weights = token_weights(mode, mask, received)
-    assert torch.allclose(weights.sum(-1), torch.ones(2))
-    assert (weights[mask == 0] == 0).all()
-
-
-def test_last_first_and_weighted_mean_know_both_paddings():
-    mask = torch.tensor([[1, 1, 1, 0], [0, 1, 1, 1]])
-    assert token_weights("last", mask).argmax(-1).tolist() == [2, 3]
-    assert token_weights("first", mask).argmax(-1).tolist() == [0, 1]
-    weighted = token_weights("weighted_mean", mask)
-    assert torch.allclose(weighted[1], torch.tensor([0, 1, 2, 3]) / 6)
+    found = token_weights(mode, mask, RECEIVED)
+    assert torch.allclose(found, torch.tensor([[*wanted, 0.0], [0.0, *wanted]]))
 
 
 def test_errors_name_the_fault():
@@ -38,3 +39,5 @@ def test_errors_name_the_fault():
         token_weights("mean", torch.zeros(1, 3))
     with pytest.raises(LabError, match="did you mean 'mean'"):
         token_weights("men", torch.ones(1, 3))
+    with pytest.raises(LabError, match="needs the attention"):
+        token_weights("ata", torch.ones(1, 3))

@@ -16,8 +16,8 @@ INSTRUCTION = "Find the law"
 def mistral_tokenizer() -> PreTrainedTokenizerFast:
     """Mistral's kind: SentencePiece BPE with bytes, a space before every text."""
     tokenizer = Tokenizer(token_models.BPE(byte_fallback=True, fuse_unk=True))
-    spaces = normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")
-    tokenizer.normalizer = normalizers.Sequence(list(spaces))
+    spaces = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    tokenizer.normalizer = normalizers.Sequence(spaces)
     special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     trainer = trainers.BpeTrainer(
         vocab_size=500, special_tokens=special, show_progress=False, max_token_length=8
@@ -66,6 +66,7 @@ def test_formats_read_as_the_papers_write_them(tokenizers):
     }
     assert read(decoder, "e5")[0] == "<s>tax"
     assert read(decoder, "inst")[0] == "<s>[INST]tax[/INST]"
+    assert read(decoder, "chat", INSTRUCTION, "text")[1] == "tax"  # not its new line
 
 
 @pytest.mark.parametrize("kind", ["bytes", "wordpiece", "sentencepiece"])
@@ -105,20 +106,6 @@ def test_a_long_text_keeps_its_template(tokenizers, kind):
     assert whole.startswith("<s>[INST]Findthelaw;word")
     assert whole.endswith("[/INST]") and pooled.endswith("[/INST]")
     assert pooled.startswith("word") and "law" not in pooled
-
-
-def test_both_padding_sides_hold_the_same_rows(tokenizers):
-    decoder, texts = tokenizers["bytes"], ["tax", "a much longer one"]
-    right, left = {}, {}
-    for side, batch in (("right", right), ("left", left)):
-        decoder.padding_side = side
-        batch |= tokenize(texts, decoder, "inst", INSTRUCTION, "llm2vec", 64)
-    decoder.padding_side = "right"
-    for row in range(2):
-        keep = [b["attention_mask"][row].bool() for b in (right, left)]
-        for name in right:
-            assert right[name][row][keep[0]].equal(left[name][row][keep[1]])
-    assert (left["attention_mask"][0, 0], right["attention_mask"][0, 0]) == (0, 1)
 
 
 def test_an_instruction_that_fills_the_length_is_an_error(tokenizers):
