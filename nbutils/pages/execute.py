@@ -1,7 +1,7 @@
 """Strict headless runs: a notebook either did all its work, or the run is an error.
 
-The checks of `source` stand before and after: by itself an execution only warns of a
-misspelt parameter, and lets an early exit pass.
+Papermill executes; the checks of `source` stand before and after it, because by itself
+it only warns of a misspelt parameter and lets an early exit pass.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from typing import Any
 
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import NotebookExecutionManager
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from traitlets import default
@@ -179,21 +180,18 @@ def _run(page: NotebookNode, settings: Settings, limit: int) -> None:
     # tqdm.auto takes a kernel for somebody's notebook, draws a widget and does not
     # hear TQDM_DISABLE; where any name begins so, it makes the plain bar
     quiet["SPYDER_HEADLESS"] = "1"
-    client = NotebookClient(
-        page,
+    manager = NotebookExecutionManager(page, progress_bar=False)
+    client = PapermillNotebookClient(
+        manager,
         kernel_name="python3",  # whatever kernel the page was saved with
         kernel_manager_class=OwnKernel,
         extra_arguments=["--log-level=CRITICAL"],  # errors come as outputs
         timeout=limit or None,
-        raise_on_iopub_timeout=True,
     )
     variables = {**os.environ, **environment(settings), **quiet}
     try:
-        with client.setup_kernel(env=variables, cwd=str(ROOT)):
-            for index, cell in enumerate(page.cells):
-                client.execute_cell(cell, index)
-        return
-    except CellExecutionError:
+        manager.notebook_start()
+        client.execute(env=variables, cwd=str(ROOT))
         return
     except CellTimeoutError:
         fault = f"took longer than {limit} s: raise --timeout, or take less data"
@@ -206,4 +204,5 @@ def _run(page: NotebookNode, settings: Settings, limit: int) -> None:
             "no kernel answers on this machine's own address (127.0.0.1): is its "
             "loopback interface up, and does no other program hold the cores?"
         ) from None
-    raise LabError(f"{source.label(index + 1, cell)} {fault}")
+    last = max(n for n, c in enumerate(page.cells) if c.metadata.papermill.start_time)
+    raise LabError(f"{source.label(last + 1, page.cells[last])} {fault}")
