@@ -47,16 +47,11 @@ class Rescorer:
             )
         scores = np.full(there.shape, -np.inf, dtype=np.float32)
         scores[there], own = np.split(given, [there.sum()])
-        order = np.argsort(-scores, axis=1, kind="stable")
-        documents = np.take_along_axis(found.documents, order, axis=1)
-        return replace(
-            found,
-            teacher=f"{found.teacher} + {self.name}",
-            documents=documents,
-            scores=np.take_along_axis(scores, order, axis=1),
-            ranks=np.where(documents >= 0, np.arange(1, there.shape[1] + 1), 0),
-            positive_score=own,
-        )
+        name = f"{found.teacher} + {self.name}"
+        found = replace(found, teacher=name, scores=scores, positive_score=own)
+        found = found.by_score()
+        ranks = np.arange(1, there.shape[1] + 1) * (found.documents >= 0)
+        return replace(found, ranks=ranks)
 
 
 def load_rescorer(settings: Settings) -> Rescorer | None:

@@ -129,12 +129,12 @@ def test_cross_sample_takes_each_query_from_one_teacher_whatever_the_order():
     mined = lists(
         one={q: ["a", "b"] for q in queries}, two={q: ["c", "d"] for q in queries}
     )
-    drawn = ensembles.cross_sample(mined, seed=1)
+    drawn = ensembles.cross_sample(mined, k=2, seed=1)
     assert (drawn.groupby("query_id")["teacher"].nunique() == 1).all()
     assert (drawn.groupby("query_id").size() == 2).all()
     assert 0.35 < (drawn["teacher"] == "one").mean() < 0.65
     back = {name: table[::-1] for name, table in mined.items()}
-    again = ensembles.cross_sample(back, seed=1)
+    again = ensembles.cross_sample(back, k=2, seed=1)
     whose = drawn.drop_duplicates("query_id").set_index("query_id")["teacher"]
     assert (again["teacher"] == again["query_id"].map(whose)).all()
     assert len(ensembles.cross_sample(mined, seed=1, k=1)) == 200
