@@ -45,23 +45,18 @@ class Candidates:
         """From frames such as `table` and `positives`: by query, then by rank."""
         names, documents = pd.Index(list(data.queries)), pd.Index(data.corpus["id"])
         query = names.get_indexer(table["query_id"])
-        column = np.arange(len(query)) - np.searchsorted(query, query)
-
-        def grid(values, empty, kind):
-            made = np.full((len(names), column.max(initial=0) + 1), empty, kind)
-            made[query, column] = values
-            return made
-
-        return cls(
-            data,
-            teacher,
-            grid(documents.get_indexer(table["document_id"]), -1, np.int32),
-            grid(table["score"], -np.inf, np.float32),
-            grid(table["rank"], 0, np.int32),
-            names.get_indexer(positives["query_id"]),
-            documents.get_indexer(positives["document_id"]),
-            positives["score"].to_numpy(np.float32),
-        )
+        counts = np.bincount(query, minlength=len(names))
+        there = np.arange(counts.max(initial=0)) < counts[:, None]
+        grids = []
+        for values, empty, kind in (
+            (documents.get_indexer(table["document_id"]), -1, np.int32),
+            (table["score"], -np.inf, np.float32),
+            (table["rank"], 0, np.int32),
+        ):
+            grids.append(np.full(there.shape, empty, kind))
+            grids[-1][there] = values
+        scores = positives["score"].to_numpy(np.float32)
+        return cls(data, teacher, *grids, *pairs_of(data, data.positives), scores)
 
     def __len__(self) -> int:
         return int((self.documents >= 0).sum())
@@ -88,9 +83,11 @@ class Candidates:
     def by_score(self) -> Candidates:
         """Each query's candidates from best to worst; equal ones stay as they stood."""
         order = np.argsort(-self.scores, axis=1, kind="stable")
-        parts = self.documents, self.scores, self.ranks
-        sorted_ = [np.take_along_axis(part, order, axis=1) for part in parts]
-        return replace(self, documents=sorted_[0], scores=sorted_[1], ranks=sorted_[2])
+        grids = {
+            name: np.take_along_axis(getattr(self, name), order, axis=1)
+            for name in ("documents", "scores", "ranks")
+        }
+        return replace(self, **grids)
 
 
 def pairs_of(
@@ -108,10 +105,10 @@ def pairs_of(
 class Search:
     """The search of a set's queries in its corpus with one teacher.
 
-    depth: candidates a query. index: empty for exact search, or the faiss factory
-    string of an approximate one (`recall` says what it misses). rescorer: a
-    cross-encoder that has the last word. LabError for a set without queries or
-    documents, a document id that stands twice and a query without a positive.
+    depth: candidates a query. index: empty for exact search, or an approximate one's
+    faiss factory string. rescorer: a cross-encoder that has the last word. LabError for
+    a set without queries or documents, an id that stands twice, a query without a
+    positive.
     """
 
     teacher: Teacher
@@ -175,10 +172,9 @@ class Search:
         return float(there[exact >= 0].mean())
 
     def deepen(self, found: Candidates, needs: pd.DataFrame) -> Candidates:
-        """Add, for queries that ran out, the next documents below their ceiling.
+        """Add, for queries that ran out, the `depth` next documents below a ceiling.
 
-        needs: query_id and ceiling. A query whose whole table lies above its ceiling
-        gets the `depth` best documents under it, by exact search; none is repeated. A
+        needs: query_id and ceiling. The search is exact, and none is repeated. A
         cross-encoder's ceiling cannot be searched below: nothing is added.
         """
         if self.rescorer:
@@ -190,12 +186,11 @@ class Search:
         documents = np.pad(found.documents, room, constant_values=-1)
         scores = np.pad(found.scores, room, constant_values=-np.inf)
         ranks = np.pad(found.ranks, room)
-        for row, limit, *more in zip(
-            rows, below, *self._scores.top(rows, deep, below), strict=True
-        ):
-            new = np.flatnonzero(~np.isin(more[0], documents[row]))[: self.depth]
+        more = zip(*self._scores.top(rows, deep, below), strict=True)
+        for row, limit, (place, score) in zip(rows, below, more, strict=True):
+            new = np.flatnonzero(~np.isin(place, documents[row]))[: self.depth]
             at = slice(width, width + len(new))
-            documents[row, at], scores[row, at] = more[0][new], more[1][new]
+            documents[row, at], scores[row, at] = place[new], score[new]
             ranks[row, at] = new + 1 if np.isinf(limit) else 0
         # an index may have left gaps: what fills them belongs before what follows
         grids = {"documents": documents, "scores": scores, "ranks": ranks}
@@ -203,9 +198,9 @@ class Search:
 
 
 def search_stored(path: str | Path, search: Search) -> Candidates:
-    """The candidates in the file `path` if `search` would give the same, else anew.
+    """The candidates in the parquet file `path`, written anew if it has others.
 
-    A parquet file; its column `kind` tells `candidate` rows from `positive` rows.
+    Its column `kind` tells `candidate` rows from `positive` rows.
     """
     try:
         both = read_table(path)

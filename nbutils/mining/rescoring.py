@@ -1,7 +1,6 @@
-"""A second opinion on candidates: a cross-encoder reads query and document together.
+"""A cross-encoder reads query and document together (RocketQA, NV-Retriever).
 
-RocketQA's filter, which NV-Retriever names. It costs one reading a pair, so it scores
-only the candidates that a cheaper teacher found, and the positives, on its own scale.
+It costs one reading a pair, so it scores only what a cheaper teacher found.
 """
 
 from __future__ import annotations
@@ -26,11 +25,10 @@ class Rescorer:
     model: Any
 
     def __call__(self, candidates: Candidates) -> Candidates:
-        """The same candidates with the model's scores, ranked by them.
+        """The same candidates with the model's scores, ranked among themselves by them.
 
-        Positives are scored too, so every ceiling is on the model's scale; ranks count
-        among the candidates only. LabError for scores that are not one finite number a
-        pair.
+        Positives are scored too, so every ceiling is on the model's scale. LabError for
+        scores that are not one finite number a pair.
         """
         found, data = candidates, candidates.data
         there = found.documents >= 0

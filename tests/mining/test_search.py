@@ -16,6 +16,11 @@ from nbutils.mining.exclusion import prepare
 from nbutils.mining.methods import METHODS, mine_until_full
 
 
+@pytest.fixture(params=[torch.bfloat16, torch.float32])
+def first_pass(request, monkeypatch):
+    monkeypatch.setattr(search, "compute_dtype", lambda *_: request.param)
+
+
 def sorted_out(queries, documents, k, below=None):
     """Places and scores of the k best by a stable sort of all scores."""
     places = np.full((len(queries), k), -1)
@@ -37,9 +42,8 @@ def assert_exact(queries, documents, k, **options):
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_search_is_a_full_sort_ties_ceilings_and_small_tiles_included(
-    dtype, monkeypatch
+    first_pass, monkeypatch
 ):
     rng = np.random.default_rng(0)
     for case in range(60):
@@ -50,16 +54,16 @@ def test_search_is_a_full_sort_ties_ceilings_and_small_tiles_included(
             documents = documents[rng.integers(0, 1 + size // 9, size)]
         below = rng.normal(size=count) * 0.3 if case % 3 == 0 else None
         monkeypatch.setattr(search, "TILE", 8 * int(rng.integers(1, 400)))
-        assert_exact(queries, documents, k, below=below, dtype=dtype)
+        assert_exact(queries, documents, k, below=below)
 
 
-def test_documents_that_get_better_and_better_are_found(monkeypatch):
+def test_documents_that_get_better_and_better_are_found(first_pass, monkeypatch):
     """Each tile beats all tiles before it, for some queries and not for others."""
     rng = np.random.default_rng(0)
     documents, queries = unit(rng, 3000, 24), unit(rng, 20, 24)
     monkeypatch.setattr(search, "TILE", 256)
     documents = documents[np.argsort(documents @ queries[0])]
-    assert_exact(queries, documents, 30, dtype="bfloat16")
+    assert_exact(queries, documents, 30)
 
 
 def test_more_ties_than_a_pass_has_room_for():
@@ -69,7 +73,7 @@ def test_more_ties_than_a_pass_has_room_for():
     assert len(set(scores[0])) == 1
 
 
-def test_the_first_pass_alone_would_be_wrong():
+def test_the_first_pass_alone_would_be_wrong(first_pass):
     """The proof is needed: bfloat16 orders these neighbours differently."""
     rng = np.random.default_rng(2)
     documents = unit(rng, 1, 64) + 1e-3 * unit(rng, 2000, 64)
@@ -77,7 +81,7 @@ def test_the_first_pass_alone_would_be_wrong():
     low = torch.from_numpy(documents).bfloat16().float().numpy() @ query[0]
     wanted, _ = sorted_out(query, documents, 10)
     assert np.argsort(-low, kind="stable")[:10].tolist() != wanted[0].tolist()
-    found = search.nearest(query, documents, 10, dtype="bfloat16")
+    found = search.nearest(query, documents, 10)
     assert found[0].tolist() == wanted.tolist()
 
 

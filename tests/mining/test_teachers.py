@@ -26,6 +26,7 @@ from nbutils.encoder import models
 from nbutils.encoder.student import build_student, load_encoder
 from nbutils.encoder.vectors import embed
 from nbutils.mining import server as serving
+from nbutils.mining import teachers
 from nbutils.mining.candidates import Search
 from nbutils.mining.teachers import (
     BM25Teacher,
@@ -292,6 +293,7 @@ def server(monkeypatch, tmp_path):
         def log_message(self, *_):
             pass
 
+    monkeypatch.setattr(teachers, "VECTORS", tmp_path)
     served = ThreadingHTTPServer(("127.0.0.1", 0), Embeddings)
     served.asked, served.answer = [], lambda texts: (200, {"data": rows_of(texts)})
     threading.Thread(target=served.serve_forever, daemon=True).start()
@@ -319,24 +321,24 @@ def test_a_server_teaches_and_its_vectors_are_paid_for_once(server, tmp_path):
 
     server.answer = cut
     with pytest.raises(LabError, match=r"for 'Tides follow.*out of words.*check"):
-        ServerTeacher("some/counter", cache=tmp_path, batch=4).vectors(texts)
+        ServerTeacher("some/counter", batch=4).vectors(texts)
     assert [len(body["input"]) for body in server.asked] == [4, 2, 2, 1]
     server.answer = whole
-    teacher = ServerTeacher("some/counter", prompt="ask: ", cache=tmp_path)
+    teacher = ServerTeacher("some/counter")
     found = search(teacher, {"q": "moon"}, {"q": ["bread"]}, 5)
     wanted = np.array([letters(text) for text in texts])
     wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
-    asked = np.array(letters("ask: moon"))
+    asked = np.array(letters("moon"))
     scores = wanted[found.documents[0]] @ asked / np.linalg.norm(asked)
     np.testing.assert_allclose(found.scores[0], scores, atol=1e-6)
     assert [texts[0] in body["input"] for body in server.asked].count(True) == 2
     assert server.asked[0]["model"] == "some/counter"
     before = len(server.asked)
-    again = ServerTeacher("some/counter", prompt="ask: ", cache=tmp_path)
+    again = ServerTeacher("some/counter")
     same = search(again, {"q": "moon"}, {"q": ["bread"]}, 5)
     pd.testing.assert_frame_equal(same.table, found.table)
     assert len(server.asked) == before
-    other = ServerTeacher("some/other", cache=tmp_path)
+    other = ServerTeacher("some/other")
     assert other.fingerprint != teacher.fingerprint
     other.vectors(texts)
     assert len(server.asked) > before
@@ -371,10 +373,10 @@ def test_a_vector_that_is_none_is_refused_by_its_text_and_not_kept(
         rows[1]["embedding"] = ODD.get(kind, [1.0])
         return 200, {"data": rows}
 
-    server.answer, teacher = answer, ServerTeacher("x", cache=tmp_path)
+    server.answer, teacher = answer, ServerTeacher("x")
     with pytest.raises(LabError, match=r"vector of 'sea' is no"):
         teacher.vectors(["moon", "sea", "salt"])
-    assert not teacher._path.exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_fuzzed_answers_give_vectors_or_one_clear_line(count=60):
