@@ -65,13 +65,16 @@ def prepare(candidates: Candidates) -> Pool:
         """Whether a candidate has the code of one of its query's own documents."""
         return pairs(query, codes[document]).isin(pairs(own[0], codes[own[1]]))
 
+    shared = np.bincount(texts[used])[texts[document]] > 1  # others are unique
+    repeats = np.zeros(len(document), dtype=bool)
+    repeats[shared] = pairs(query[shared], texts[document[shared]]).duplicated()
     tests = {
         "positive_id": meets(positive, ids),
         "equal_text_to_positive": meets(positive, texts),
         "excluded_id": meets(excluded, ids),
         "equal_text_to_excluded": meets(excluded, texts),
         "equal_text_to_query": texts[document] == asked[query],
-        "duplicate_text": pairs(query, texts[document]).duplicated(),
+        "duplicate_text": repeats,
     }
     rules = np.full(found.documents.shape, EMPTY, dtype=np.uint8)
     rules[query, place] = CODE["kept"]

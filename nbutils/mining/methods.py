@@ -153,7 +153,8 @@ def mine_until_full(
 
 def _rows(found: Candidates, queries: pd.DataFrame, query, place) -> pd.DataFrame:
     """Some candidates, by places of the table, beside what is known of their query."""
-    rows, about = found.named(query, found.documents[query, place]), queries.iloc[query]
+    about = queries[["positive_id", "positive_score", "ceiling"]].iloc[query]
+    rows = found.named(query, found.documents[query, place])
     rows.insert(1, "positive_id", about["positive_id"].array)
     return rows.assign(
         rank=found.ranks[query, place],
