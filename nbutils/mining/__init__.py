@@ -5,13 +5,7 @@ scores a set once (`Search`), `prepare` says what can never be a negative, `mine
 the settings' section `mining` as its recipe, and `check_mined` audits what leaves.
 """
 
-from nbutils.mining.audit import (
-    check_mined,
-    false_negatives,
-    hardness,
-    rate,
-    reduction,
-)
+from nbutils.mining.audit import check_mined, false_negatives, hardness, rate, reduction
 from nbutils.mining.candidates import Search, search_stored
 from nbutils.mining.ensembles import cross_sample, intra_sample, jaccard
 from nbutils.mining.exclusion import prepare

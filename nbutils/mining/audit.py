@@ -16,27 +16,46 @@ from nbutils.core.retrieval import RetrievalSet
 from nbutils.core.statistics import bootstrap, ratio
 from nbutils.core.text import normalise
 
-FAULTS = (
-    "own positive", "equal to own positive", "equal to query", "duplicate",
-    "at or above ceiling",
-)  # fmt: skip
-"""Checks that no row may fail; the others inform, but not every query may lack all."""
-
 
 def check_mined(
     negatives: pd.DataFrame, data: RetrievalSet, wanted: int, *, fail: bool = False
 ) -> pd.DataFrame:
     """Check mined negatives (`methods.Mined.negatives`) of a set.
 
-    wanted: negatives a query should have. Returns one row a check: check, count, of,
-    share, passed (always, where it only informs; where nothing at all was mined, the
-    shortfall is a fault), example. With `fail`, LabError names every check that did not
-    pass.
+    wanted: negatives a query should have. One row a check: check, count, of, share,
+    passed (always, where it only informs), example. With `fail`, LabError names every
+    check that did not pass.
     """
-    checks = _row_checks(negatives, data)
-    counts = negatives[~negatives["backfilled"]].groupby("query_id").size()
+    query, document = negatives["query_id"], negatives["document_id"]
+    mined, drawn = set(query), negatives["backfilled"].astype(bool)
+    anyones = {name for names in data.positives.values() for name in names}
+    used = data.corpus[data.corpus["id"].isin(anyones | {*document})]
+    normal = dict(zip(used["id"], used["text"].map(normalise), strict=True))
+    text = document.map(normal)
+    pairs = pd.MultiIndex.from_arrays([query, text])
+    answers = [(q, normal[name]) for q in mined for name in data.positives[q]]
+    asked = [(q, normalise(data.queries[q])) for q in mined]
+    own = _is_in(negatives, data.positives)
+    same = negatives[["query_id", "positive_id"]].assign(text=text)
+    faults = {
+        "own positive": own,
+        "equal to own positive": pairs.isin(answers) & ~own,
+        "equal to query": pairs.isin(asked),
+        "duplicate": same.duplicated(),
+        "at or above ceiling": (negatives["score"] >= negatives["ceiling"]) & ~drawn,
+    }
+    known = {"another query's positive": document.isin(anyones) & ~own}
+    known["backfilled"] = drawn
+    if data.planted:
+        known["planted false negative"] = _is_in(negatives, data.planted)
+    checks = {
+        check: pd.Series(np.asarray(holds), index=document)
+        for check, holds in (faults | known).items()
+    }
+    counts = query[~drawn].value_counts()
     checks["shortfall"] = counts.reindex(list(data.queries), fill_value=0) < wanted
-    faults = FAULTS if len(counts) else (*FAULTS, "shortfall")
+    if counts.empty:  # not every query may lack all
+        faults["shortfall"] = checks["shortfall"]
     report = pd.DataFrame(
         {
             "check": check,
@@ -63,34 +82,6 @@ def demand(report: pd.DataFrame) -> None:
         raise LabError(f"the mined negatives fail the audit: {'; '.join(faults)}")
 
 
-def _row_checks(negatives: pd.DataFrame, data: RetrievalSet) -> dict[str, pd.Series]:
-    """Check to whether it holds of each row, by document id."""
-    query, document = negatives["query_id"], negatives["document_id"]
-    mined, ids = set(query), data.corpus["id"]
-    anyones = {name for names in data.positives.values() for name in names}
-    used = data.corpus[ids.isin(anyones) | ids.isin(document)]
-    normal = dict(zip(used["id"], used["text"].map(normalise), strict=True))
-    text = document.map(normal)
-    pairs = pd.MultiIndex.from_arrays([query, text])
-    answers = [(q, normal[name]) for q in mined for name in data.positives[q]]
-    asked = [(q, normalise(data.queries[q])) for q in mined]
-    own = _is_in(negatives, data.positives)
-    same = negatives[["query_id", "positive_id"]].assign(text=text).duplicated()
-    above = (negatives["score"] >= negatives["ceiling"]) & ~negatives["backfilled"]
-    checks = {
-        "own positive": own,
-        "equal to own positive": pairs.isin(answers) & ~own,
-        "equal to query": pairs.isin(asked),
-        "duplicate": same.to_numpy(),
-        "at or above ceiling": above.to_numpy(),
-        "another query's positive": document.isin(anyones).to_numpy() & ~own,
-        "backfilled": negatives["backfilled"].to_numpy(dtype=bool),
-    }
-    if data.planted:
-        checks["planted false negative"] = _is_in(negatives, data.planted)
-    return {check: pd.Series(holds, index=document) for check, holds in checks.items()}
-
-
 def _is_in(rows: pd.DataFrame, pairs: Mapping[str, Sequence[str]]) -> np.ndarray:
     wanted = {(query, name) for query, names in pairs.items() for name in names}
     own = zip(rows["query_id"], rows["document_id"], strict=True)
@@ -102,7 +93,7 @@ def false_negatives(
 ) -> pd.DataFrame:
     """Per query with planted positives: how many were mined, and how many negatives.
 
-    Columns query_id (as index), planted, negatives; the rate is the ratio of sums.
+    Columns query_id (as index), planted, negatives.
     """
     mine = negatives[negatives["query_id"].isin(list(planted))]
     counts = pd.DataFrame({"planted": _is_in(mine, planted), "negatives": 1})
@@ -113,10 +104,9 @@ def false_negatives(
 def rate(
     counts: pd.DataFrame, *, samples: int = 2000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """False-negative rate and its 95 % bootstrap interval over queries.
+    """False-negative rate of `false_negatives`, and its 95 % interval over queries.
 
-    counts: a table of `false_negatives`. Returns (rate, low, high) as shares; nan where
-    nothing was mined.
+    (rate, low, high) as shares; nan where nothing was mined.
     """
     return bootstrap(ratio, counts[["planted", "negatives"]], samples, seed)
 
@@ -126,7 +116,7 @@ def reduction(
 ) -> tuple[float, float, float]:
     """Share of the baseline's false-negative rate that is gone, with 95 % interval.
 
-    Paired: both tables are of the same queries, resampled together.
+    Paired: both tables are of the same queries, resampled together; else LabError.
     """
     if not counts.index.equals(baseline.index):
         raise LabError("two counts are compared on the same queries: give both alike")

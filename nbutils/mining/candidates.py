@@ -45,19 +45,18 @@ class Candidates:
         """From frames such as `table` and `positives`: by query, then by rank."""
         names, documents = pd.Index(list(data.queries)), pd.Index(data.corpus["id"])
         query = names.get_indexer(table["query_id"])
-        column = np.arange(len(query)) - np.searchsorted(query, query)
+        counts = np.bincount(query, minlength=len(names))
+        there = np.arange(counts.max(initial=0)) < counts[:, None]
         grids = []
         for values, empty, kind in (
             (documents.get_indexer(table["document_id"]), -1, np.int32),
             (table["score"], -np.inf, np.float32),
             (table["rank"], 0, np.int32),
         ):
-            grids.append(np.full((len(names), column.max(initial=0) + 1), empty, kind))
-            grids[-1][query, column] = values
-        own = names.get_indexer(positives["query_id"])
-        labelled = documents.get_indexer(positives["document_id"])
+            grids.append(np.full(there.shape, empty, kind))
+            grids[-1][there] = values
         scores = positives["score"].to_numpy(np.float32)
-        return cls(data, teacher, *grids, own, labelled, scores)
+        return cls(data, teacher, *grids, *pairs_of(data, data.positives), scores)
 
     def __len__(self) -> int:
         return int((self.documents >= 0).sum())
@@ -66,20 +65,29 @@ class Candidates:
     def table(self) -> pd.DataFrame:
         """One row a candidate: query_id, document_id, score, rank."""
         at = np.nonzero(self.documents >= 0)
-        frame = self._frame(at[0], self.documents[at], self.scores[at])
-        return frame.assign(rank=self.ranks[at])
+        frame = self.named(at[0], self.documents[at])
+        return frame.assign(score=self.scores[at], rank=self.ranks[at])
 
     @property
     def positives(self) -> pd.DataFrame:
         """One row a labelled pair: query_id, document_id, score."""
-        return self._frame(self.positive_query, self.positive, self.positive_score)
+        frame = self.named(self.positive_query, self.positive)
+        return frame.assign(score=self.positive_score)
 
-    def _frame(self, query, document, score) -> pd.DataFrame:
+    def named(self, query: np.ndarray, document: np.ndarray) -> pd.DataFrame:
+        """Pairs of places as ids: query_id, document_id."""
         names = pd.Series(list(self.data.queries), dtype="str").take(query).array
         documents = self.data.corpus["id"].take(document).array
-        return pd.DataFrame(
-            {"query_id": names, "document_id": documents, "score": score}
-        )
+        return pd.DataFrame({"query_id": names, "document_id": documents})
+
+    def by_score(self) -> Candidates:
+        """Each query's candidates from best to worst; equal ones stay as they stood."""
+        order = np.argsort(-self.scores, axis=1, kind="stable")
+        grids = {
+            name: np.take_along_axis(getattr(self, name), order, axis=1)
+            for name in ("documents", "scores", "ranks")
+        }
+        return replace(self, **grids)
 
 
 def pairs_of(
@@ -97,10 +105,10 @@ def pairs_of(
 class Search:
     """The search of a set's queries in its corpus with one teacher.
 
-    depth: candidates a query. index: empty for exact search, or the faiss factory
-    string of an approximate one (`recall` says what it misses). rescorer: a
-    cross-encoder that has the last word. LabError for a set without queries or
-    documents, a document id that stands twice and a query without a positive.
+    depth: candidates a query. index: empty for exact search, or an approximate one's
+    faiss factory string. rescorer: a cross-encoder that has the last word. LabError for
+    a set without queries or documents, an id that stands twice, a query without a
+    positive.
     """
 
     teacher: Teacher
@@ -164,41 +172,35 @@ class Search:
         return float(there[exact >= 0].mean())
 
     def deepen(self, found: Candidates, needs: pd.DataFrame) -> Candidates:
-        """Add, for queries that ran out, the next documents below their ceiling.
+        """Add, for queries that ran out, the `depth` next documents below a ceiling.
 
-        needs: query_id and ceiling. A query whose whole table lies above its ceiling
-        gets the `depth` best documents under it, by exact search; none is repeated. A
+        needs: query_id and ceiling. The search is exact, and none is repeated. A
         cross-encoder's ceiling cannot be searched below: nothing is added.
         """
         if self.rescorer:
             return found
         rows = pd.Index(list(self.data.queries)).get_indexer(needs["query_id"])
-        known = found.documents[rows]
-        deep = min(len(self.data.corpus), self.depth + known.shape[1])
-        below = needs["ceiling"].to_numpy(np.float32)
-        more, values = self._scores.top(rows, deep, below)
-        repeated = (more[:, :, None] == known[:, None, :]).any(axis=2) | (more < 0)
-        ranks = np.where(np.isinf(below)[:, None], np.arange(1, deep + 1), 0)
-        best = np.argsort(repeated, axis=1, kind="stable")[:, : self.depth]
-        grids = {}
-        for name, part, empty in (
-            ("documents", more, -1), ("scores", values, -np.inf), ("ranks", ranks, 0)
-        ):  # fmt: skip
-            old, part = getattr(found, name), np.where(repeated, empty, part)
-            wide = np.full((len(old), best.shape[1]), empty, dtype=old.dtype)
-            wide[rows] = np.take_along_axis(part, best, axis=1)
-            grids[name] = np.concatenate([old, wide], axis=1)
+        below, width = needs["ceiling"].to_numpy(np.float32), found.documents.shape[1]
+        deep = min(len(self.data.corpus), self.depth + width)
+        room = (0, 0), (0, self.depth)
+        documents = np.pad(found.documents, room, constant_values=-1)
+        scores = np.pad(found.scores, room, constant_values=-np.inf)
+        ranks = np.pad(found.ranks, room)
+        more = zip(*self._scores.top(rows, deep, below), strict=True)
+        for row, limit, (place, score) in zip(rows, below, more, strict=True):
+            new = np.flatnonzero(~np.isin(place, documents[row]))[: self.depth]
+            at = slice(width, width + len(new))
+            documents[row, at], scores[row, at] = place[new], score[new]
+            ranks[row, at] = new + 1 if np.isinf(limit) else 0
         # an index may have left gaps: what fills them belongs before what follows
-        order = np.lexsort((grids["documents"], -grids["scores"]), axis=1)
-        return replace(
-            found, **{n: np.take_along_axis(g, order, axis=1) for n, g in grids.items()}
-        )
+        grids = {"documents": documents, "scores": scores, "ranks": ranks}
+        return replace(found, **grids).by_score()
 
 
 def search_stored(path: str | Path, search: Search) -> Candidates:
-    """The candidates in the file `path` if `search` would give the same, else anew.
+    """The candidates in the parquet file `path`, written anew if it has others.
 
-    A parquet file; its column `kind` tells `candidate` rows from `positive` rows.
+    Its column `kind` tells `candidate` rows from `positive` rows.
     """
     try:
         both = read_table(path)

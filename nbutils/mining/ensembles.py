@@ -18,24 +18,22 @@ from nbutils.core.text import normalise
 
 
 def cross_sample(
-    mined: Mapping[str, pd.DataFrame], *, seed: int = 0, k: int | None = None
+    mined: Mapping[str, pd.DataFrame], *, k: int, seed: int = 0
 ) -> pd.DataFrame:
-    """Each query takes all its negatives from one teacher, drawn at random.
+    """Each query takes its k negatives from one teacher, drawn at random.
 
     The draw is keyed by (seed, query), among the teachers that mined anything for it,
-    in the mapping's order. k: at most so many a query.
+    in the mapping's order.
     """
-    found = pd.concat(mined, names=["whose", None]).reset_index("whose")
-    whose = found.groupby("query_id", sort=False)["whose"].unique()
+    every = pd.concat(mined, names=["whose", None]).reset_index("whose")
+    whose = every.groupby("query_id", sort=False)["whose"].unique()
     drawn = {
         query: names[np.random.default_rng([seed, key(query)]).integers(len(names))]
         for query, names in whose.items()
     }
-    found = found[found["whose"] == found["query_id"].map(drawn)]
-    found = found.drop(columns="whose")
-    if k is not None:
-        found = found[found.groupby("query_id").cumcount() < k]
-    return _by_query(found, whose.index)
+    chosen = every[every["whose"] == every["query_id"].map(drawn)]
+    chosen = chosen.drop(columns="whose").groupby("query_id").head(k)
+    return _by_query(chosen, whose.index)
 
 
 def intra_sample(
@@ -46,23 +44,21 @@ def intra_sample(
 ) -> pd.DataFrame:
     """Each query takes the best negative of every teacher, in the mapping's order.
 
-    dedup replaces a repeat by the same teacher's next one (mine at least as many a
-    teacher as there are teachers); without it a repeat stays, and weighs twice in the
-    loss. texts: document id to text, so that equal texts count as repeats too.
+    dedup replaces a repeat by the same teacher's next one; without it a repeat stays,
+    and weighs twice in the loss. texts: document id to text, so that equal texts count
+    as repeats too.
     """
-    every = pd.concat(mined.values(), ignore_index=True)
-    names, taken, chosen = every["document_id"], set(), []
-    if texts is not None:
-        names = names.map({name: normalise(texts[name]) for name in names.unique()})
-    whose = np.repeat(np.arange(len(mined)), [len(table) for table in mined.values()])
-    served = set()
-    for row, (query, name) in enumerate(zip(every["query_id"], names, strict=True)):
-        turn = query, whose[row]
-        if turn not in served and not (dedup and (query, name) in taken):
-            served.add(turn)
-            taken.add((query, name))
-            chosen.append(row)
-    return _by_query(every.iloc[chosen], every["query_id"].unique())
+    taken, chosen = set(), []
+    for table in mined.values():
+        text = table["document_id"]
+        if texts is not None:
+            text = text.map(lambda name: normalise(texts[name]))
+        pairs = pd.Series([*zip(table["query_id"], text, strict=True)], table.index)
+        left = table[~pairs.isin(taken)] if dedup else table
+        chosen.append(left.drop_duplicates("query_id"))
+        taken |= {*pairs[chosen[-1].index]}
+    chosen = pd.concat(chosen)
+    return _by_query(chosen, chosen["query_id"].unique())
 
 
 def jaccard(mined: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -84,5 +80,4 @@ def jaccard(mined: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 def _by_query(table: pd.DataFrame, queries) -> pd.DataFrame:
     """Rows by query in the given order, each query's own order kept."""
-    order = pd.Index(queries).get_indexer(table["query_id"])
-    return table.iloc[np.argsort(order, kind="stable")].reset_index(drop=True)
+    return table.set_index("query_id").loc[queries].reset_index()

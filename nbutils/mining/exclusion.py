@@ -7,8 +7,8 @@ excludes each candidate; every method of `methods` reads that.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -31,19 +31,10 @@ EMPTY = 255
 
 @dataclass(frozen=True)
 class Pool:
-    """A candidate table with the identity rules applied: Q queries, K places a query.
-
-    query_ids (Q,) and document_ids (N,) of the set. rules (Q, K): codes of RULES. texts
-    (N,): codes of the normalised texts of the documents, -1 where no candidate. own
-    (pairs, 2): query places, and codes of texts that must never be mined for them.
-    """
+    """A candidate table, and its identity rules: rules (Q, K), codes of RULES."""
 
     candidates: Candidates
-    query_ids: np.ndarray
-    document_ids: np.ndarray
     rules: np.ndarray
-    texts: np.ndarray
-    own: np.ndarray
 
 
 def prepare(candidates: Candidates) -> Pool:
@@ -58,23 +49,25 @@ def prepare(candidates: Candidates) -> Pool:
     positive = found.positive_query, found.positive
     excluded = pairs_of(data, data.excluded)
     # texts are told apart by 64-bit keys: no second copy of them is kept
-    used = np.unique(np.concatenate([document, positive[1], excluded[1]]))
-    every = itertools.chain(data.queries.values(), data.corpus["text"].take(used))
+    used = np.unique(np.r_[document, positive[1], excluded[1]])
+    every = chain(data.queries.values(), data.corpus["text"].take(used))
     keys = (key(normalise(text)) for text in every)
     codes = pd.factorize(np.fromiter(keys, np.uint64, len(data.queries) + len(used)))[0]
     asked, texts = codes[: len(data.queries)], np.full(len(data.corpus), -1)
     texts[used] = codes[len(data.queries) :]
     ids, count = np.arange(len(texts)), len(codes) + len(texts)
 
-    def meets(pairs, codes) -> np.ndarray:
-        """Whether a candidate has the code of a document of its query's pairs."""
-        own = pairs[0] * count + codes[pairs[1]]
-        return pd.Series(query * count + codes[document]).isin(own).to_numpy()
+    def pairs(query, codes) -> pd.Series:
+        """One number for each query and code."""
+        return pd.Series(query * count + codes)
+
+    def meets(own, codes) -> pd.Series:
+        """Whether a candidate has the code of one of its query's own documents."""
+        return pairs(query, codes[document]).isin(pairs(own[0], codes[own[1]]))
 
     shared = np.bincount(texts[used])[texts[document]] > 1  # others are unique
     repeats = np.zeros(len(document), dtype=bool)
-    pairs = query[shared] * count + texts[document[shared]]
-    repeats[shared] = pd.Series(pairs).duplicated()
+    repeats[shared] = pairs(query[shared], texts[document[shared]]).duplicated()
     tests = {
         "positive_id": meets(positive, ids),
         "equal_text_to_positive": meets(positive, texts),
@@ -87,8 +80,4 @@ def prepare(candidates: Candidates) -> Pool:
     rules[query, place] = CODE["kept"]
     for rule, holds in reversed(tests.items()):
         rules[query[holds], place[holds]] = CODE[rule]
-    own = [np.c_[pairs[0], texts[pairs[1]]] for pairs in (positive, excluded)]
-    own = np.concatenate([*own, np.c_[np.arange(len(asked)), asked]])
-    names = np.array(list(data.queries), dtype=object)
-    documents = data.corpus["id"].to_numpy(dtype=object)
-    return Pool(candidates, names, documents, rules, texts, own)
+    return Pool(candidates, rules)

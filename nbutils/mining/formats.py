@@ -30,30 +30,27 @@ def training_rows(
     most = max(rows["query_id"].value_counts(), default=0)
     told = "score" if scores else "label"
     for query, own in rows.groupby("query_id", sort=False):
-        first, asked = own.iloc[0], data.queries[query]
-        found, below = texts[own["document_id"]].tolist(), own["score"].tolist()
-        given, best = [first["positive_id"]], first["positive_score"]
-        if not scores:
-            given, best, below = data.positives[query], 1, [0] * len(own)
-        marks = [[best, *below]] if scores else []
+        asked, found = data.queries[query], texts[own["document_id"]].tolist()
+        given, best, below = data.positives[query], 1, [0] * len(own)
+        if scores:
+            given, best = own["positive_id"][:1], own["positive_score"].iloc[0]
+            below = own["score"].tolist()
+        positives, marks = texts[given].tolist(), [best, *below]
         if form == "labeled-pair":
-            made += [(asked, text, best) for text in texts[given]]
-            made += [(asked, *pair) for pair in zip(found, below, strict=True)]
+            marks = [best] * len(positives) + below
+            for text, mark in zip(positives + found, marks, strict=True):
+                made.append({"anchor": asked, "document": text, told: mark})
             continue
-        for positive in texts[given]:
+        for positive in positives:
+            row = {"anchor": asked, "positive": positive}
             if form == "labeled-list":
-                made.append((asked, [positive, *found], [best, *below]))
+                listed = [positive, *found]
+                made.append({"anchor": asked, "documents": listed, f"{told}s": marks})
             elif form == "triplet":
-                pairs = [[[best, score]] if scores else [] for score in below]
-                both = zip(found, pairs, strict=True)
-                made += [(asked, positive, text, *pair) for text, pair in both]
+                for text, mark in zip(found, below, strict=True):
+                    made.append({**row, "negative": text, "scores": [best, mark]})
             elif len(found) == most:
-                made.append((asked, positive, *found, *marks))
-    names = {
-        "triplet": ["positive", "negative"],
-        "n-tuple": ["positive", *(f"negative_{n + 1}" for n in range(most))],
-        "labeled-pair": ["document", told],
-        "labeled-list": ["documents", f"{told}s"],
-    }[form]
-    listed = ["scores"] if scores and "labeled" not in form else []
-    return pd.DataFrame(made, columns=["anchor", *names, *listed])
+                numbered = {f"negative_{n}": text for n, text in enumerate(found, 1)}
+                made.append({**row, **numbered, "scores": marks})
+    table = pd.DataFrame(made)
+    return table if scores else table.drop(columns="scores", errors="ignore")

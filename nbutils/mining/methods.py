@@ -15,7 +15,7 @@ import pandas as pd
 
 from nbutils.core.sections import Mining
 from nbutils.core.settings import changed
-from nbutils.mining.candidates import Search
+from nbutils.mining.candidates import Candidates, Search
 from nbutils.mining.exclusion import CODE, EMPTY, RULES, Pool, prepare
 from nbutils.mining.selection import random_documents, select
 
@@ -48,9 +48,10 @@ class Mined:
 
     def explain(self) -> pd.DataFrame:
         """Every candidate with its rule: `kept`, or the first rule that rejected it."""
-        at = np.nonzero(self.rules != EMPTY)
-        rules = np.array(RULES)[self.rules[at]]
-        return _rows(self.pool, self.queries, *at).assign(rule=rules)
+        at, found = np.nonzero(self.rules != EMPTY), self.pool.candidates
+        return _rows(found, self.queries, *at).assign(
+            rule=np.array(RULES)[self.rules[at]]
+        )
 
 
 def ceiling(method, positive_score, *, abs_threshold=0.7, margin=0.05, perc=0.95):
@@ -85,12 +86,9 @@ def mine(
     recipe = changed(recipe or Mining(), **changes)
     found, method = pool.candidates, recipe.mining_method
     # each query's lowest or highest positive is its anchor
-    sign = 1 if recipe.anchor == "min" else -1
-    order = np.lexsort(
-        (sign * found.positive_score.astype(float), found.positive_query)
-    )
-    order = order[np.diff(found.positive_query[order], prepend=-1) > 0]
-    anchor_score = found.positive_score[order].astype(float)
+    scores = pd.Series(found.positive_score.astype(float))
+    anchor = scores.groupby(found.positive_query).agg(f"idx{recipe.anchor}").to_numpy()
+    anchor_score = scores[anchor].to_numpy()
     limits = recipe.model_dump(include={"abs_threshold", "margin", "perc"})
     ceilings = ceiling(method, anchor_score, **limits)
     breaks = {} if method == "naive" else {method: ~(found.scores < ceilings[:, None])}
@@ -104,31 +102,28 @@ def mine(
     rules = pool.rules.copy()
     for rule, broken in breaks.items():
         rules[(rules == CODE["kept"]) & broken] = CODE[rule]
-    query, place = select(pool, recipe, rules, seed)
-    positives = pool.document_ids[found.positive[order]]
-    queries = pd.DataFrame(
-        {
-            "query_id": pd.Series(pool.query_ids, dtype="str"),
-            "positive_id": pd.Series(positives, dtype="str"),
-            "positive_score": anchor_score,
-            "ceiling": ceilings,
-            "kept": (rules == CODE["kept"]).sum(axis=1),
-            "needed": recipe.needed,
-            "found": np.bincount(query, minlength=len(rules)),
-            "wanted": recipe.negatives_per_query,
-        }
+    query, place = select(found, recipe, rules, seed)
+    queries = found.named(found.positive_query[anchor], found.positive[anchor])
+    queries = queries.rename(columns={"document_id": "positive_id"}).assign(
+        positive_score=anchor_score,
+        ceiling=ceilings,
+        kept=(rules == CODE["kept"]).sum(axis=1),
+        needed=recipe.needed,
+        found=np.bincount(query, minlength=len(rules)),
+        wanted=recipe.negatives_per_query,
     )
-    negatives = _rows(pool, queries, query, place).assign(backfilled=False)
+    negatives = _rows(found, queries, query, place).assign(backfilled=False)
     if recipe.backfill == "random":
         missing = (queries["wanted"] - queries["found"]).to_numpy()
-        more, document = random_documents(pool, missing, seed)
-        ids = pd.Series(pool.document_ids[document], dtype="str")
-        extra = _rows(pool, queries, more, 0 * more).assign(
-            document_id=ids, rank=np.int32(0), score=np.nan, backfilled=True
+        more, document = random_documents(found, missing, seed)
+        extra = _rows(found, queries, more, 0 * more).assign(
+            document_id=found.named(more, document)["document_id"],
+            rank=np.int32(0),
+            score=np.nan,
+            backfilled=True,
         )
-        negatives = pd.concat([negatives, extra], ignore_index=True)
         by_query = np.argsort(np.r_[query, more], kind="stable")
-        negatives = negatives.iloc[by_query].reset_index(drop=True)
+        negatives = pd.concat([negatives, extra]).iloc[by_query].reset_index(drop=True)
     negatives.insert(3, "method", method)
     negatives.insert(4, "selection", recipe.selection)
     negatives.insert(5, "teacher", found.teacher)
@@ -156,13 +151,14 @@ def mine_until_full(
         mined = mine(prepare(deeper), recipe, **options)
 
 
-def _rows(pool: Pool, queries: pd.DataFrame, query, place) -> pd.DataFrame:
+def _rows(found: Candidates, queries: pd.DataFrame, query, place) -> pd.DataFrame:
     """Some candidates, by places of the table, beside what is known of their query."""
-    found = pool.candidates
-    about = queries[["query_id", "positive_id", "positive_score", "ceiling"]]
-    rows = about.iloc[query].reset_index(drop=True)
-    ids = pool.document_ids[found.documents[query, place]]
-    rows.insert(2, "document_id", pd.Series(ids, dtype="str"))
-    rows.insert(3, "rank", found.ranks[query, place])
-    rows.insert(4, "score", found.scores[query, place].astype(float))
-    return rows
+    about = queries[["positive_id", "positive_score", "ceiling"]].iloc[query]
+    rows = found.named(query, found.documents[query, place])
+    rows.insert(1, "positive_id", about["positive_id"].array)
+    return rows.assign(
+        rank=found.ranks[query, place],
+        score=found.scores[query, place].astype(float),
+        positive_score=about["positive_score"].array,
+        ceiling=about["ceiling"].array,
+    )

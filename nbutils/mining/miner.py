@@ -1,9 +1,8 @@
 """A whole retrieval set, mined by the settings: one process, or several as one.
 
-Under `accelerate launch` each process embeds its share of the texts and mines for its
-share of the queries. Texts are embedded in shards of a fixed size, because the rounding
-of a vector depends on its batch, and a query's search depends on no other query: from
-the same vectors on disk (or none) the table is the same however many processes make it.
+Under `accelerate launch` each process embeds its share of the texts, in shards of a
+fixed size, because a vector's rounding depends on its batch, and mines for its share of
+the queries: the table is the same however many processes make it.
 """
 
 from __future__ import annotations
@@ -39,10 +38,8 @@ def mine_set(
 ) -> pd.DataFrame:
     """The negatives of every query by the settings (`methods.Mined.negatives`).
 
-    Every process gets the whole table, in the order of the queries. Queries that run
-    out of candidates are searched deeper, so a shortfall means that the corpus has no
-    more. Of an approximate search, its recall is said. Raises LabError where the
-    teacher cannot score the texts.
+    Every process gets the whole table, in the order of the queries. A shortfall means
+    that the corpus has no more. Of an approximate search, its recall is said.
     """
     if isinstance(teacher, TextTeacher):  # together, before anybody's own share
         _embed(teacher, list(data.queries.values()), queries=True)
@@ -56,13 +53,13 @@ def mine_set(
         depth, rescorer = recipe.candidate_depth, load_rescorer(settings)
         search = Search(teacher, own, depth, recipe.index, rescorer)
         found = search.candidates()
-        recall = search.recall(found, seed=seed) if recipe.index else 1.0
         mined = mine_until_full(prepare(found), search, recipe, seed=seed)
+        recall = search.recall(found, seed=seed) if recipe.index else 1.0
         part = mined.negatives, recall
     tables, recalls = zip(*filter(None, gather(part)), strict=True)
     if recipe.index and number == 0:
-        found = np.mean(recalls)
-        say(f"index {recipe.index}: {found:.1%} of the exact candidates found")
+        share = np.mean(recalls)
+        say(f"index {recipe.index}: {share:.1%} of the exact candidates found")
     return pd.concat(tables, ignore_index=True)
 
 
@@ -84,7 +81,7 @@ def mine_by_settings(
         )
     lists = {name: mine_set(data, one, settings, say) for name, one in every.items()}
     if recipe.ensemble == "cross_sample":
-        return cross_sample(lists, seed=settings.seed)
+        return cross_sample(lists, k=recipe.negatives_per_query, seed=settings.seed)
     texts = data.corpus.set_index("id")["text"].to_dict()
     return intra_sample(
         lists, dedup=recipe.ensemble == "intra_sample_dedup", texts=texts
@@ -92,14 +89,10 @@ def mine_by_settings(
 
 
 def _embed(teacher: TextTeacher, texts: list[str], *, queries: bool = False) -> None:
-    """Fill the teacher's cache on disk, each process its shards of different texts.
-
-    Hosts that do not share the disk embed what they lack.
-    """
+    """Fill the teacher's cache on disk, each process its shards of different texts."""
     texts = list(dict.fromkeys(texts))
     for shard in share(-(-len(texts) // SHARD)):
-        part = texts[shard * SHARD : (shard + 1) * SHARD]
-        teacher.vectors(part, queries=queries)
+        teacher.vectors(texts[shard * SHARD : (shard + 1) * SHARD], queries=queries)
     wait()
 
 
@@ -129,5 +122,4 @@ def mine_for_training(records: Records, settings: Settings) -> pd.DataFrame:
 
     Shortfalls are filled with random documents.
     """
-    settings = settings.changed(backfill="random")
-    return mine_by_settings(training_set(records), settings)
+    return mine_by_settings(training_set(records), settings.changed(backfill="random"))

@@ -1,7 +1,6 @@
-"""A second opinion on candidates: a cross-encoder reads query and document together.
+"""A cross-encoder reads query and document together (RocketQA, NV-Retriever).
 
-RocketQA's filter, which NV-Retriever names. It costs one reading a pair, so it scores
-only the candidates that a cheaper teacher found, and the positives, on its own scale.
+It costs one reading a pair, so it scores only what a cheaper teacher found.
 """
 
 from __future__ import annotations
@@ -26,11 +25,10 @@ class Rescorer:
     model: Any
 
     def __call__(self, candidates: Candidates) -> Candidates:
-        """The same candidates with the model's scores, ranked by them.
+        """The same candidates with the model's scores, ranked among themselves by them.
 
-        Positives are scored too, so every ceiling is on the model's scale; ranks count
-        among the candidates only. LabError for scores that are not one finite number a
-        pair.
+        Positives are scored too, so every ceiling is on the model's scale. LabError for
+        scores that are not one finite number a pair.
         """
         found, data = candidates, candidates.data
         there = found.documents >= 0
@@ -47,16 +45,11 @@ class Rescorer:
             )
         scores = np.full(there.shape, -np.inf, dtype=np.float32)
         scores[there], own = np.split(given, [there.sum()])
-        order = np.argsort(-scores, axis=1, kind="stable")
-        documents = np.take_along_axis(found.documents, order, axis=1)
-        return replace(
-            found,
-            teacher=f"{found.teacher} + {self.name}",
-            documents=documents,
-            scores=np.take_along_axis(scores, order, axis=1),
-            ranks=np.where(documents >= 0, np.arange(1, there.shape[1] + 1), 0),
-            positive_score=own,
-        )
+        name = f"{found.teacher} + {self.name}"
+        found = replace(found, teacher=name, scores=scores, positive_score=own)
+        found = found.by_score()
+        ranks = np.arange(1, there.shape[1] + 1) * (found.documents >= 0)
+        return replace(found, ranks=ranks)
 
 
 def load_rescorer(settings: Settings) -> Rescorer | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -22,11 +23,13 @@ BYTES = 64 * 2**20
 """Budget of the scores of one block of queries, where a teacher has no vectors."""
 
 
+@dataclass
 class VectorScores:
     """Products of query vectors (Q, D) and document vectors (N, D), float32."""
 
-    def __init__(self, queries: np.ndarray, documents: np.ndarray, device="cpu"):
-        self.queries, self.documents, self.device = queries, documents, device
+    queries: np.ndarray
+    documents: np.ndarray
+    device: str = "cpu"
 
     def first(self, depth: int, query, document):
         """Places and scores (Q, depth) of the best, and the scores of some pairs."""
@@ -53,9 +56,9 @@ class RowScores:
     floor: a score that a document must exceed to be a candidate at all.
     """
 
-    def __init__(self, score: Callable, data: RetrievalSet, floor: float | None):
-        self._score, self._texts = score, list(data.queries.values())
-        self._floor = -np.inf if floor is None else floor
+    def __init__(self, score: Callable, data: RetrievalSet, floor: float = -np.inf):
+        self._score, self._floor = score, floor
+        self._texts = list(data.queries.values())
         self._size = max(1, BYTES // (4 * len(data.corpus)))
 
     def first(self, depth: int, query, document):

@@ -19,12 +19,9 @@ from torch.nn.functional import pad
 from nbutils.core.errors import LabError
 from nbutils.encoder.models import compute_dtype
 
-BLOCK = {"cpu": 512, "cuda": 4096}
-"""Queries searched at once by one worker."""
-TILE = 2**12
-"""Documents scored at once; more would not be faster, only larger."""
-GROUP = 8
-"""Documents whose best score decides whether any of them is looked at (measured)."""
+BLOCK = {"cpu": 512, "cuda": 4096}  # queries searched at once by one worker
+TILE = 2**12  # documents scored at once; more would not be faster, only larger
+GROUP = 8  # documents of which one best score is looked at first (measured)
 
 
 def nearest(
@@ -34,15 +31,13 @@ def nearest(
     *,
     below: np.ndarray | None = None,
     device: str = "cpu",
-    dtype: str = "auto",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Places (int32) and scores (float32) of each query's k best documents, best first.
 
     queries (Q, D) and documents (N, D) are float32 arrays or memory maps; both results
     are (Q, k), -1 and -inf where fewer exist. Equal scores stand in the documents'
-    order. below (Q,): only documents that score less than it. dtype: of the first pass
-    (`auto`, `bfloat16`, `float32`); the result is the same under each. LabError for
-    vectors that are not finite or of different width.
+    order. below (Q,): only documents that score less than it. LabError for vectors that
+    are not finite or of different width.
     """
     if queries.shape[1] != documents.shape[1]:
         raise LabError(
@@ -51,7 +46,7 @@ def nearest(
         )
     kind, threads = torch.device(device).type, torch.get_num_threads()
     workers = 1 if kind == "cuda" else threads
-    low = torch.float32 if kind == "cuda" else compute_dtype(dtype, device)
+    low = torch.float32 if kind == "cuda" else compute_dtype("auto", device)
     size = min(BLOCK[kind], max(16, -(-len(queries) // workers)))
     # the longest document vector, and the longest loss of one by rounding
     parts = range(0, len(documents), 2**10)
@@ -120,9 +115,9 @@ def row_scores(query: np.ndarray, documents: np.ndarray) -> np.ndarray:
 def _first_pass(queries, documents, k, below, dtype, extent, device):
     """Places and scores (Q, k), and whether they are provably right (Q,).
 
-    The bound on a first-pass score's error is Cauchy and Schwarz's: |q·d - q'·d'| <=
-    |q - q'||d| + |q'||d - d'|, and 2 D u |q||d| for the order in which two float32 sums
-    of D terms round.
+    A first-pass score's error is bounded by Cauchy and Schwarz, |q·d - q'·d'| <=
+    |q - q'||d| + |q'||d - d'|, and by 2 D u |q||d| for the order in which two float32
+    sums of D terms round.
     """
     longest, most_lost = extent
     low, length, lost = _rounded(queries, dtype)
@@ -156,10 +151,9 @@ def _first_pass(queries, documents, k, below, dtype, extent, device):
 def _merge(best, where, scores: torch.Tensor, start: int) -> None:
     """Put the best of a tile's scores (documents, queries) among the best so far.
 
-    best and where (queries, wide) are changed in place, in no order. A group's best
-    costs one pass over the scores; only the groups that hold something better than the
-    least so far are looked at. Where too little is known, the `wide` best groups hold
-    at least `wide` documents as good as the last of them.
+    best and where (queries, wide) are changed in place, in no order. Only the groups
+    that hold something better than the least so far are looked at; where too little is
+    known, the `wide` best groups hold `wide` documents as good as the last of them.
     """
     if short := -len(scores) % GROUP:
         scores = pad(scores, (0, 0, 0, short), value=-torch.inf)
@@ -222,12 +216,11 @@ def approximate(
         raise LabError(
             f"faiss knows no index {factory!r}: try 'IVF256,Flat' or 'HNSW32'"
         ) from None
-    index.train(np.ascontiguousarray(documents))
-    for start in range(0, len(documents), 2**16):
-        index.add(np.ascontiguousarray(documents[start : start + 2**16]))
+    index.train(documents)
+    index.add(documents)
     if hasattr(index, "nprobe"):
         index.nprobe = max(1, index.nlist // 10)
-    places = index.search(np.ascontiguousarray(queries), k)[1].astype(np.int32)
+    places = index.search(queries, k)[1].astype(np.int32)
     scores = pair_scores(queries, documents, places)
     scores[places < 0] = -np.inf
     return _in_order(places, scores, k)

@@ -5,11 +5,14 @@ Draws are keyed by (seed, query, document): no order of the work can change them
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 from nbutils.core.draws import key, uniform
 from nbutils.core.sections import Mining
-from nbutils.mining.exclusion import Pool
+from nbutils.core.text import normalise
+from nbutils.mining.candidates import Candidates, pairs_of
 
 
 def draw_keys(scores, temperature, uniform):
@@ -22,7 +25,7 @@ def draw_keys(scores, temperature, uniform):
     return scores / temperature + noise
 
 
-def select(pool: Pool, recipe: Mining, rules: np.ndarray, seed: int):
+def select(found: Candidates, recipe: Mining, rules: np.ndarray, seed: int):
     """Query and place of each negative, by query and in the order of selection.
 
     rules (Q, K): codes of RULES.
@@ -31,13 +34,10 @@ def select(pool: Pool, recipe: Mining, rules: np.ndarray, seed: int):
     query, place = np.nonzero((rules == 0) & (order <= recipe.needed))
     if recipe.selection == "top_k":
         return query, place
-    document = pool.candidates.documents[query, place]
-    names = pool.query_ids[query], pool.document_ids[document]
-    drawn = uniform(
-        seed, *(np.fromiter(map(key, own), np.uint64, len(own)) for own in names)
-    )
-    scores = pool.candidates.scores[query, place]
-    sort = draw_keys(scores, recipe.sampling_temperature, drawn)
+    named = found.named(query, found.documents[query, place])
+    keys = (np.fromiter(map(key, named[n]), np.uint64, len(named)) for n in named)
+    temperature = recipe.sampling_temperature
+    sort = draw_keys(found.scores[query, place], temperature, uniform(seed, *keys))
     if recipe.selection == "top1_sampled":
         sort[order[query, place] == 1] = np.inf
     by = np.lexsort((-sort, query))
@@ -47,24 +47,28 @@ def select(pool: Pool, recipe: Mining, rules: np.ndarray, seed: int):
     return query[chosen], place[chosen]
 
 
-def random_documents(pool: Pool, missing: np.ndarray, seed: int):
+def random_documents(found: Candidates, missing: np.ndarray, seed: int):
     """Query and document place of random documents that are not a query's candidates.
 
     missing (Q,): how many each lacks. Drawn from all documents that are anybody's
     candidates or positives, without the query's own texts or repeats.
     """
-    listed, found = pool.candidates.documents, []
-    known = np.unique(np.r_[listed[listed >= 0], pool.candidates.positive])
-    for query in np.flatnonzero(missing > 0):
-        candidates = listed[query][listed[query] >= 0]
-        barred = {*pool.own[pool.own[:, 0] == query, 1], *pool.texts[candidates]}
-        lacks = missing[query]
-        draw = np.random.default_rng([seed, key(pool.query_ids[query])])
+    data, excluded = found.data, pairs_of(found.data, found.data.excluded)
+    known = np.unique(np.r_[found.documents[found.documents >= 0], found.positive])
+    text = cache(lambda document: normalise(data.corpus["text"].iat[document]))
+    rows = []
+    for query, (name, asked) in enumerate(data.queries.items()):
+        if not missing[query]:
+            continue
+        listed = found.documents[query][found.documents[query] >= 0]
+        positive = found.positive[found.positive_query == query]
+        own = np.r_[listed, positive, excluded[1][excluded[0] == query]]
+        barred, chosen = {normalise(asked), *map(text, own)}, {}
+        draw = np.random.default_rng([seed, key(name)])
         for document in known[draw.permutation(len(known))]:
-            if pool.texts[document] not in barred:
-                barred.add(pool.texts[document])
-                found.append((query, document))
-                lacks -= 1
-            if not lacks:
+            if len(chosen) == missing[query]:
                 break
-    return np.array(found, dtype=int).reshape(-1, 2).T
+            if text(document) not in barred:
+                chosen.setdefault(text(document), document)
+        rows += [(query, document) for document in chosen.values()]
+    return np.array(rows, dtype=int).reshape(-1, 2).T

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -29,9 +29,6 @@ from nbutils.encoder.vectors import VECTORS, embed, fingerprint, kept
 from nbutils.mining import server
 from nbutils.mining.scoring import RowScores, Teacher, VectorScores, digest, places
 
-SERVER, GIVEN = "server:", "vectors:"
-"""What stands before a server's model and before a folder of vectors."""
-
 QUERY_PROMPTS = ("query", "web_search_query", "retrieval.query", "s2p_query")
 """Names under which published encoders store the prompt that queries get."""
 
@@ -41,29 +38,26 @@ UNSPACED = re.compile(f"[{SIGNS}]+")
 class RowTeacher:
     """A teacher without vectors; its `scorer` reads the documents' texts once."""
 
-    floor: float | None = None
+    floor = -np.inf
 
     def scores(self, data: RetrievalSet) -> RowScores:
-        """Scores of a set's documents for its queries."""
         return RowScores(self.scorer(data.corpus["text"].tolist()), data, self.floor)
 
 
 class BM25Teacher(RowTeacher):
     """Lexical teacher: Lucene's BM25 over lower-cased words without English stop words.
 
-    In scripts without spaces (Chinese, Japanese, Thai and their like) every two signs
-    that stand together are a word, as in Lucene's analyzer of them. Scores are not
-    cosines: absolute thresholds and margins made for cosines have no meaning for them,
-    shares of the positive's score (`perc_pos`) do.
+    In scripts without spaces (Chinese, Japanese, Thai) every two signs that stand
+    together are a word, as in Lucene's analyzer of them. Of the ceilings only
+    `perc_pos` has a meaning: the scores are not cosines.
     """
 
     name = "bm25"
     floor = 0.0  # no common word: not a candidate, and its rank would be an accident
-
-    def __init__(self, k1: float = 1.5, b: float = 0.75) -> None:
-        self.k1, self.b = k1, b
-        parts = self.name, version("bm25s"), k1, b, "lucene", "en", "pairs of signs"
-        self.fingerprint = digest(*parts)
+    k1, b = 1.5, 0.75
+    fingerprint = digest(
+        name, version("bm25s"), k1, b, "lucene", "en", "pairs of signs"
+    )
 
     def scorer(self, texts: Sequence[str]) -> Callable:
         """Index the documents; LabError where none has a word to search by."""
@@ -97,8 +91,7 @@ class BM25Teacher(RowTeacher):
 class RandomTeacher(RowTeacher):
     """No teacher at all: a number for each (seed, query, document), keyed by the texts.
 
-    NV-Retriever's random negatives are its `naive` mining. The number does not depend
-    on order or blocks; it means nothing, so no ceiling does.
+    NV-Retriever's random negatives are its `naive` mining; no ceiling has a meaning.
     """
 
     name = "random"
@@ -108,8 +101,6 @@ class RandomTeacher(RowTeacher):
         self.fingerprint = digest(self.name, seed)
 
     def scorer(self, texts: Sequence[str]) -> Callable:
-        """Scores in (0, 1), as good as independent."""
-
         def keys(names: Sequence[str]) -> np.ndarray:
             return np.fromiter(map(key, names), np.uint64, len(names))
 
@@ -120,13 +111,12 @@ class RandomTeacher(RowTeacher):
 class TextTeacher:
     """A teacher whose score is the product of two unit vectors, made from texts.
 
-    `vectors` gives them, float32 (texts, D); queries may be written with a prompt.
+    `vectors` gives them, float32 (texts, D); `queries` tells which kind of text.
     """
 
     device = "cpu"
 
     def scores(self, data: RetrievalSet) -> VectorScores:
-        """Scores of a set's documents for its queries."""
         asked = self.vectors(list(data.queries.values()), queries=True)
         documents = self.vectors(data.corpus["text"].tolist())
         return VectorScores(asked, documents, self.device)
@@ -136,60 +126,45 @@ class EncoderTeacher(TextTeacher):
     """Dense teacher: the cosine of a SentenceTransformer's vectors.
 
     They are those of its `encode_query` and `encode_document`: its own prompts, routes
-    and modules. `embed` caches them by all that changes them. A model without
-    a prompt called `query` gets the first of QUERY_PROMPTS that it has.
+    and modules. The prompt of queries is the first of QUERY_PROMPTS that it has.
     """
 
     def __init__(self, model, settings, *, name: str):
         self.model, self.settings, self.name = model, settings, name
-        own = (model.prompts.get(name) for name in QUERY_PROMPTS)
-        self.query_prompt, self.device = (
-            next(filter(None, own), None),
-            device_of(settings),
-        )
+        own = (model.prompts.get(prompt) for prompt in QUERY_PROMPTS)
+        self.query_prompt = next(filter(None, own), None)
+        self.device = device_of(settings)
         parts = self.query_prompt, settings.encoder.max_length
         self.fingerprint = digest(fingerprint(model), *parts)
 
     @classmethod
     def of_student(cls, model, settings: Settings, *, name: str) -> EncoderTeacher:
-        """A student as teacher, on a CPU with its 4-bit weights unpacked.
-
-        That halves the time; the vectors are equal to bfloat16's rounding.
-        """
+        """A student, on a CPU with its 4-bit weights unpacked: that halves the time."""
         if model.device.type == "cpu":
             model = unpack_student(model)
         return cls(model, settings, name=name)
 
     def vectors(self, texts: Sequence[str], *, queries: bool = False) -> np.ndarray:
-        """Unit vectors of texts, float32 (texts, D)."""
-        prompt = self.query_prompt if queries else None
-        role = "query" if queries else "document"
+        role, prompt = ("query", self.query_prompt) if queries else ("document", None)
         return embed(self.model, list(texts), self.settings, prompt, role=role)
 
 
 class ServerTeacher(TextTeacher):
     """An embeddings server that speaks OpenAI's API; its vectors are kept on disk.
 
-    The client reads OPENAI_API_KEY and OPENAI_BASE_URL and retries by itself. A server
-    does not show its weights: the cache is keyed by model name, prompt and text, so
+    A server does not show its weights: the cache is keyed by model name and text, so
     give a changed model another name. batch: texts in a request. LabError as of
     `server.ask`.
     """
 
-    def __init__(self, model: str, *, prompt: str = "", cache=VECTORS, batch=64):
-        self.model, self.prompt, self.batch = model, prompt, batch
-        self.name = _parts(model)[-1]
-        self.fingerprint = digest("server", model, prompt)
-        self._path = Path(cache, f"server-{digest(model)}.sqlite")
+    def __init__(self, model: str, batch: int = 64):
+        self.model, self.batch, self.name = model, batch, Path(model).name
+        self.fingerprint = digest("server", model, "")
 
     def vectors(self, texts: Sequence[str], *, queries: bool = False) -> np.ndarray:
-        """Unit vectors of texts; asks for those that no answer holds yet."""
-        prompt = self.prompt if queries else ""
-
-        def asked(new: list[str]):
-            return server.ask(self.model, [prompt + text for text in new], self.batch)
-
-        return _unit(kept(self._path, texts, prompt, asked))
+        path = VECTORS / f"server-{digest(self.model)}.sqlite"
+        ask = partial(server.ask, self.model, size=self.batch)
+        return _unit(kept(path, texts, "", ask))
 
 
 class VectorTeacher:
@@ -228,20 +203,17 @@ class VectorTeacher:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names the vectors and whose they are."""
         rows = [hashlib.sha256(rows).hexdigest() for rows in self.rows.values()]
         return digest([list(names) for names in self.ids.values()], rows)
 
     def scores(self, data: RetrievalSet) -> VectorScores:
-        """Scores of a set's documents; LabError for an id that has no vector."""
-        rows = []
+        """LabError for an id that has no vector."""
+        rows = dict(self.rows)
         for kind, names in ("queries", list(data.queries)), ("corpus", data.corpus.id):
-            own = self.rows[kind]
             if not self.ids[kind].equals(pd.Index(names)):
                 fault = f"teacher {self.name!r} has no vector in its {kind} of {{!r}}"
-                own = own[places(self.ids[kind], names, fault)]
-            rows.append(own)
-        return VectorScores(*rows, self.device)
+                rows[kind] = rows[kind][places(self.ids[kind], names, fault)]
+        return VectorScores(rows["queries"], rows["corpus"], self.device)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
@@ -259,11 +231,11 @@ def load_teachers(settings: Settings) -> dict[str, Teacher]:
     The name is the last part of the model's; where two share it, the whole of it with
     `--` for `/`. LabError as of `load_teacher`, and for one model named twice.
     """
-    names = settings.mining.teachers
-    last = [_parts(name)[-1] for name in names]
-    found: dict[str, Teacher] = {}
-    for name, called in zip(names, last, strict=True):
-        called = called if last.count(called) == 1 else "--".join(_parts(name))
+    paths = [Path(name) for name in settings.mining.teachers]
+    last, found = [path.name for path in paths], {}
+    for name, path in zip(settings.mining.teachers, paths, strict=True):
+        whole = path.as_posix().lstrip("/").replace("/", "--")
+        called = path.name if last.count(path.name) == 1 else whole
         if called in found:
             raise LabError(f"`teachers` names {called!r} twice: name each teacher once")
         found[called] = load_teacher(name, settings)
@@ -271,24 +243,16 @@ def load_teachers(settings: Settings) -> dict[str, Teacher]:
     return found
 
 
-def _parts(name: str) -> list[str]:
-    return [part for part in name.split("/") if part not in ("", ".")] or [name]
-
-
 def load_teacher(name: str, settings: Settings) -> Teacher:
     """The teacher `name`: `bm25`, `random`, a hub name, a folder (a trained student,
-    say), `server:MODEL`, an OpenAI-compatible embeddings server, or `vectors:FOLDER`.
-
-    LabError where the encoder or the vectors cannot be found.
-    """
+    say), `server:MODEL` or `vectors:FOLDER`; LabError where it cannot be found."""
     if name == "bm25":
         return BM25Teacher()
     if name == "random":
         return RandomTeacher(settings.seed)
-    if name.startswith(SERVER):
-        asked = name.removeprefix(SERVER)
-        return ServerTeacher(asked, batch=settings.encoder.encode_batch)
-    if name.startswith(GIVEN):
-        return VectorTeacher.read(name.removeprefix(GIVEN), device_of(settings))
-    model = load_encoder(settings, name)
-    return EncoderTeacher(model, settings, name=_parts(name)[-1])
+    kind, _, asked = name.partition(":")
+    if asked and kind == "server":
+        return ServerTeacher(asked, settings.encoder.encode_batch)
+    if asked and kind == "vectors":
+        return VectorTeacher.read(asked, device_of(settings))
+    return EncoderTeacher(load_encoder(settings, name), settings, name=Path(name).name)

@@ -12,8 +12,7 @@ from nbutils.core.retrieval import RetrievalSet
 from nbutils.mining import scoring
 from nbutils.mining.candidates import Search, search_stored
 from nbutils.mining.exclusion import prepare
-from nbutils.mining.methods import mine, mine_until_full
-from nbutils.mining.search import best_of
+from nbutils.mining.methods import mine_until_full
 from nbutils.mining.teachers import BM25Teacher
 
 
@@ -23,54 +22,20 @@ def one(teacher, positives, depth=2):
     return Search(teacher, data, depth)
 
 
-def test_the_best_break_ties_by_document_order():
-    rng = np.random.default_rng(0)
-    for k in (1, 7, 60, 99):
-        scores = rng.integers(0, 6, size=60).astype(np.float32)
-        order = np.argsort(-scores, kind="stable")
-        assert best_of(scores, k).tolist() == order[:k].tolist()
-        inside = [n for n in order if 1 < scores[n] < 4]
-        assert best_of(scores, k, above=1, below=4).tolist() == inside[:k]
-
-
-def test_blocks_do_not_change_the_table(monkeypatch):
+def test_the_table_is_a_full_sort_whatever_the_blocks(monkeypatch):
+    """Equal scores stand in the documents' order; positives below are scored too."""
     teacher, data = grid(30, 50, levels=3)
-    whole = Search(teacher, data, 10).candidates()
-    teacher.calls.clear()
     monkeypatch.setattr(scoring, "BYTES", 4 * 50 * 7)
-    blocks = Search(teacher, data, 10).candidates()
+    data = replace(data, positives={q: ["d49", "d0"] for q in data.queries})
+    found = Search(teacher, data, 10).candidates()
     assert teacher.calls == [7, 7, 7, 7, 2]
-    pd.testing.assert_frame_equal(whole.table, blocks.table)
-    pd.testing.assert_frame_equal(whole.positives, blocks.positives)
-
-
-def test_positives_outside_the_top_are_scored_directly():
-    search = one(Given({"ask": [0.9, 0.8, 0.7, 0.1, -0.3]}), ["moon", "bread"])
-    found = search.candidates()
-    assert found.table["document_id"].tolist() == ["bread", "steel"]
-    assert found.positives["document_id"].tolist() == ["moon", "bread"]
-    assert found.positives["score"].tolist() == [
-        pytest.approx(-0.3),
-        pytest.approx(0.9),
-    ]
-
-
-def test_a_query_whose_table_lies_above_its_ceiling_is_deepened():
-    teacher, data = grid(6, 400)
-    scores = np.array(list(teacher.given.values()))
-    far = {q: [f"d{np.argsort(-scores[n])[150]}"] for n, q in enumerate(data.queries)}
-    search = Search(teacher, replace(data, positives=far), depth=20)
-    pool = prepare(search.candidates())
-    assert len(mine(pool).shortfalls) == 6  # what filtering after the cut gives
-    mined = mine_until_full(pool, search)
-    assert mined.shortfalls.empty
-    for n, (query, own) in enumerate(far.items()):
-        ceiling = 0.95 * scores[n][int(own[0][1:])]
-        order = np.argsort(-scores[n], kind="stable")
-        want = [f"d{column}" for column in order if scores[n][column] < ceiling][:4]
-        rows = mined.negatives[mined.negatives["query_id"] == query]
-        assert rows["document_id"].tolist() == want
-    assert not mined.explain().duplicated(["query_id", "document_id"]).any()
+    scores = np.array(list(teacher.given.values()), np.float32)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :10]
+    assert found.documents.tolist() == order.tolist()
+    assert (found.scores == np.take_along_axis(scores, order, axis=1)).all()
+    assert found.positive_score.tolist() == scores[:, [49, 0]].ravel().tolist()
+    assert found.table["document_id"].tolist() == [f"d{n}" for n in order.ravel()]
+    assert found.positives["document_id"].tolist() == ["d49", "d0"] * 30
 
 
 def test_deepening_ends_when_the_corpus_has_no_more():
@@ -79,9 +44,6 @@ def test_deepening_ends_when_the_corpus_has_no_more():
     mined = mine_until_full(prepare(search.candidates()), search, **recipe)
     assert mined.negatives["document_id"].tolist() == ["moon"]
     assert mined.shortfalls["found"].tolist() == [1]
-
-
-# -- the stored table ------------------------------------------------------------------
 
 
 def test_anything_that_changes_the_table_changes_the_fingerprint():
@@ -114,9 +76,6 @@ def test_a_stored_search_is_not_repeated_but_a_stale_one_is_replaced(tmp_path):
         teacher.calls.clear()
         assert search_stored(path, Search(teacher, data, 5)).table.equals(deeper.table)
         assert teacher.calls == [3]
-
-
-# -- misuse ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,7 @@
 """Mining against brute-force definitions, and against the faults of other miners."""
 
-import ast
-import json
 import math
 import random
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,9 +9,7 @@ import pytest
 from worlds import pool_of
 
 from nbutils.core.errors import LabError
-from nbutils.core.settings import ROOT
-from nbutils.mining import methods, selection
-from nbutils.mining.methods import METHODS, ceiling, mine
+from nbutils.mining.methods import METHODS, mine
 
 # -- every method is its definition ----------------------------------------------------
 
@@ -38,7 +33,7 @@ def brute_force(case, method, anchor, k):
         allowed = rank > 3 if method == "shifted" else score < ceiling
         if new and allowed:
             taken.append(name)
-    return taken[:k]
+    return p, taken[:k]
 
 
 def random_case(rng):
@@ -76,68 +71,40 @@ def test_thousand_random_cases_equal_the_brute_force_definition():
             mined = mine(pool, mining_method=method, anchor=anchor, **settings)
             got = mined.negatives.groupby("query_id")["document_id"].agg(list)
             short = dict(mined.shortfalls[["query_id", "found"]].to_numpy())
+            anchors = mined.queries.set_index("query_id")["positive_id"]
             for query, case in cases.items():
-                want = brute_force(case, method, anchor, 3)
+                score, want = brute_force(case, method, anchor, 3)
                 assert got.get(query, []) == [f"{query}/{name}" for name in want]
                 assert short.get(query, 3) == len(want)
+                assert case["positives"][anchors[query].split("/")[1]] == score
                 compared += len(want)
     assert compared > 8_000  # the cases were not empty
 
 
-def test_the_sign_of_a_ceiling_is_safe():
-    scores = np.array([0.8, 0.0, -0.4])
-    ceilings = ceiling("perc_pos", scores, perc=0.95)
-    assert ceilings == pytest.approx([0.76, 0.0, -0.42])
-    assert (ceilings <= scores).all()
-    pool = pool_of({"q": {"p": -0.4, "near": -0.41, "far": -0.5}}, {"q": {"p": -0.4}})
-    assert mine(pool, perc=0.95).negatives["document_id"].tolist() == ["far"]
-
-
-def test_the_anchor_is_the_lowest_or_the_highest_positive():
-    rows = {"q": {"p1": 0.9, "x": 0.8, "p2": 0.5, "y": 0.45, "z": 0.1}}
-    pool = pool_of(rows, {"q": {"p1": 0.9, "p2": 0.5}})
-    for anchor, first, name in (("min", "y", "p2"), ("max", "x", "p1")):
-        best = mine(pool, anchor=anchor).negatives.iloc[0]
-        assert (best["document_id"], best["positive_id"]) == (first, name)
-
-
-# -- what is excluded, and why ---------------------------------------------------------
-
-
 def test_every_rejected_candidate_keeps_its_rule():
-    texts = {
-        "p": "The positive.",
-        "copy": "the  POSITIVE",
-        "echo": "Ask q?",
-        "own": "graded",
-        "own-copy": "Graded!",
-        "first": "one",
-        "second": "One",
-        "high": "too similar",
-        "far": "far",
-    }
-    names = ["p", "copy", "echo", "own", "own-copy", "high", "first", "second", "far"]
-    scores = {name: 0.9 - n / 10 for n, name in enumerate(names)}
+    fates = [  # from the best score to the worst
+        ("p", "The positive.", "positive_id"),
+        ("copy", "the  POSITIVE", "equal_text_to_positive"),
+        ("echo", "Ask q?", "equal_text_to_query"),
+        ("own", "graded", "excluded_id"),
+        ("own-copy", "Graded!", "equal_text_to_excluded"),
+        ("high", "too similar", "abs"),
+        ("first", "one", "kept"),
+        ("second", "One", "duplicate_text"),
+        ("far", "far", "kept"),
+    ]
+    scores = {name: 0.9 - n / 10 for n, (name, *_) in enumerate(fates)}
+    texts = {name: text for name, text, _ in fates}
     pool = pool_of(
         {"q": scores}, {"q": {"p": 0.9}}, excluded={"q": ["own"]}, texts=texts
     )
     mined = mine(pool, mining_method="abs", abs_threshold=0.35)
-    why = dict(mined.explain()[["document_id", "rule"]].to_numpy())
-    assert why == {
-        "p": "positive_id",
-        "copy": "equal_text_to_positive",
-        "echo": "equal_text_to_query",
-        "own": "excluded_id",
-        "own-copy": "equal_text_to_excluded",
-        "high": "abs",
-        "first": "kept",
-        "second": "duplicate_text",
-        "far": "kept",
-    }  # fmt: skip
+    why = mined.explain()[["document_id", "rule"]].to_numpy().tolist()
+    assert why == [[name, rule] for name, _, rule in fates]
     assert mined.negatives["document_id"].tolist() == ["first", "far"]
 
 
-# -- sampling --------------------------------------------------------------------------
+# -- sampling and filling --------------------------------------------------------------
 
 
 def many(count=40, size=30, seed=0):
@@ -150,7 +117,7 @@ def many(count=40, size=30, seed=0):
 
 
 @pytest.mark.parametrize("how", ["sampled", "top1_sampled"])
-def test_sampling_does_not_depend_on_order_or_blocks(how):
+def test_draws_are_of_the_top_and_depend_on_neither_order_nor_blocks(how):
     rows, labelled = many()
     recipe = {"mining_method": "naive", "selection": how}
     whole = mine(pool_of(rows, labelled), seed=3, **recipe).negatives
@@ -162,19 +129,10 @@ def test_sampling_does_not_depend_on_order_or_blocks(how):
     pd.testing.assert_frame_equal(whole, apart)
     other = mine(pool_of(rows, labelled), seed=4, **recipe).negatives
     assert (whole["document_id"] != other["document_id"]).mean() > 0.3
-
-
-def test_sampled_negatives_come_from_the_top_and_the_first_can_be_kept():
-    pool = pool_of(*many())
-    top = mine(pool, mining_method="naive", negatives_per_query=10).negatives
-    best = top.groupby("query_id")["document_id"].agg(list)
-    for how in ("sampled", "top1_sampled"):
-        mined = mine(pool, mining_method="naive", selection=how).negatives
-        for query, names in mined.groupby("query_id")["document_id"]:
-            assert len(set(names)) == 4
-            assert set(names) <= set(best[query])
-            if how == "top1_sampled":
-                assert names.iloc[0] == best[query][0]
+    for query, names in whole.groupby("query_id")["document_id"]:
+        best = sorted({*rows[query]} - {"d0"}, key=rows[query].get)[:-11:-1]
+        assert len(set(names)) == 4 and set(names) <= set(best)
+        assert names.iloc[0] == best[0] or how == "sampled"
 
 
 def test_draws_follow_the_softmax_of_scores():
@@ -194,11 +152,9 @@ def test_draws_follow_the_softmax_of_scores():
         assert np.mean(np.array(second) == "b") == pytest.approx(rest, abs=0.03)
 
 
-# -- shortfall and backfill ------------------------------------------------------------
-
-
 def test_backfill_marks_its_rows_and_never_brings_own_texts_back():
     rows, labelled = many(count=20)
+    rows["q0"] = {"d0": rows["q0"]["d0"]}  # has no candidates: all are others'
     texts = {"d1": "text of d0"}  # the positive's text under another id
     pool = pool_of(rows, labelled, texts=texts, excluded={q: ["d2"] for q in rows})
     recipe = {"mining_method": "abs", "abs_threshold": -1.5, "negatives_per_query": 6}
@@ -206,25 +162,16 @@ def test_backfill_marks_its_rows_and_never_brings_own_texts_back():
     assert not bare.shortfalls.empty
     assert not bare.negatives["backfilled"].any()
     filled = mine(pool, backfill="random", **recipe)
-    assert not filled.negatives["document_id"].isin(["d0", "d1", "d2"]).any()
     own = filled.negatives[~filled.negatives["backfilled"]].reset_index(drop=True)
     pd.testing.assert_frame_equal(own, bare.negatives)
     assert filled.shortfalls.equals(bare.shortfalls)
-
-
-def test_random_backfill_draws_documents_of_other_queries():
-    rows = {"a": {"p": 0.5, "x": 0.45}, "b": {f"n{i}": 0.1 for i in range(9)}}
-    pool = pool_of(rows, {"a": {"p": 0.5}, "b": {"p": 0.5}})
-    recipe = {"perc": 0.5, "negatives_per_query": 2, "backfill": "random"}
-    mined = mine(pool, **recipe).negatives
-    extra = mined[mined["query_id"] == "a"]
-    assert extra["backfilled"].all() and len(set(extra["document_id"])) == 2
-    assert extra["document_id"].str.startswith("n").all()
+    extra = filled.negatives[filled.negatives["backfilled"]]
+    assert not extra["document_id"].isin(["d0", "d1", "d2"]).any()
     assert extra["score"].isna().all() and (extra["rank"] == 0).all()
-    assert mine(pool, **recipe).negatives.equals(mined)
-
-
-# -- misuse ----------------------------------------------------------------------------
+    names = extra["document_id"][extra["query_id"] == "q0"]
+    assert len(set(names)) == 6 and len(extra) == 6  # the others' are all candidates
+    again = mine(pool, backfill="random", **recipe).negatives
+    assert again.equals(filled.negatives)
 
 
 @pytest.mark.parametrize(
@@ -246,26 +193,3 @@ def test_misuse_names_the_fault(change, message):
     pool = pool_of({"q": {"p": 0.9, "x": 0.5}}, {"q": {"p": 0.9}})
     with pytest.raises(LabError, match=message):
         mine(pool, **change)
-
-
-# -- the page --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("shown", [methods.ceiling, selection.draw_keys])
-def test_the_page_shows_the_same_function(shown):
-    name = shown.__name__
-    page = json.loads((ROOT / "notebooks/03_positive_aware_mining.ipynb").read_text())
-    cells = ["".join(c["source"]) for c in page["cells"] if c["cell_type"] == "code"]
-    found = [function(cell, name) for cell in cells if f"def {name}(" in cell]
-    module = Path(shown.__code__.co_filename).read_text()
-    assert found == [function(module, name)]
-
-
-def function(source, name):
-    """The AST of a function without its docstring."""
-    tree = ast.parse(source)
-    (node,) = (
-        n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name
-    )
-    node.body = node.body[1:] if ast.get_docstring(node) else node.body
-    return ast.dump(node)

@@ -17,7 +17,6 @@ from worlds import given, world
 from nbutils.__main__ import app
 from nbutils.core import retrieval
 from nbutils.core.errors import LabError
-from nbutils.core.files import write_table
 from nbutils.core.settings import resolve
 from nbutils.encoder import vectors
 from nbutils.mining import candidates, miner, rescoring, teachers
@@ -28,51 +27,56 @@ from nbutils.mining.methods import mine, mine_until_full
 WORDS = ["sea", "salt", "tide", "moon", "rock", "fish", "boat", "rain", "wind", "sand"]
 
 
+SMOKE = ("--split", "dev", "--profile", "smoke")
+
+
 def lines(rows) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """61 documents, 23 queries with one or two positives, one text twice, one empty."""
+    """62 documents, 23 queries with one or two positives, one text twice, one empty."""
     rng = np.random.default_rng(0)
     made = tmp_path_factory.mktemp("sets") / "shore"
     (made / "qrels").mkdir(parents=True)
     texts = [" ".join(rng.choice(WORDS, 9)) for _ in range(60)]
     corpus = [
-        {"_id": f"d{n}", "title": f"T{n}" if n % 2 else "", "text": text}
-        for n, text in enumerate([*texts, texts[4]])
+        {"_id": f"d{n}", "title": f"T{n}" if n % 2 and text else "", "text": text}
+        for n, text in enumerate([*texts, texts[4], ""])
     ]
-    corpus.append({"_id": "empty", "title": "", "text": ""})
     queries = [
         {"_id": f"q{n}", "text": " ".join(texts[2 * n].split()[:4])} for n in range(25)
     ]
-    rows = [("query-id", "corpus-id", "score"), ("q24", "d3", 0)]
+    rows = ["query-id\tcorpus-id\tscore", "q24\td3\t0"]
     for n in range(23):
-        rows += [(f"q{n}", f"d{2 * n}", 1)] + [(f"q{n}", f"d{2 * n + 1}", 1)] * (n % 2)
+        rows += [f"q{n}\td{2 * n}\t1"] + [f"q{n}\td{2 * n + 1}\t1"] * (n % 2)
     (made / "corpus.jsonl").write_text(lines(corpus))
     (made / "queries.jsonl").write_text(lines(queries))
-    table = "".join("\t".join(map(str, row)) + "\n" for row in rows)
-    (made / "qrels" / "dev.tsv").write_text(table)
+    (made / "qrels" / "dev.tsv").write_text("\n".join(rows))
     return made
 
 
+@pytest.fixture(scope="module")
+def shore(folder):
+    return retrieval.read_set(folder, "dev")
+
+
+def command(*words, **settings):
+    """What `mine` says with settings, and whether it went well."""
+    assigned = [f"--set={name}={value}" for name, value in settings.items()]
+    done = CliRunner().invoke(app, ["mine", *map(str, words), *assigned])
+    return done.output, done.exit_code == 0
+
+
 @pytest.mark.parametrize("name", ["tiny-bert", "bm25", "random"])
-def test_the_command_mines_what_the_page_would(folder, name, tmp_path):
+def test_the_command_mines_what_the_page_would(folder, shore, name, tmp_path):
     """The same queries, corpus and recipe, through the page's table of candidates."""
-    out = tmp_path / "mined.csv"
-    command = ["mine", str(folder), "--split", "dev", "--profile", "smoke"]
-    command += ["--set", "perc=0.99", "--set", "candidate_depth=9"]
-    done = CliRunner().invoke(app, [*command, "--teacher", name, "--out", str(out)])
-    assert done.exit_code == 0, done.output
-    assert (
-        "own positive" in done.output and "of 23 queries, 61 documents" in done.output
-    )
-    found = pd.read_csv(out)
-    data = retrieval.read_set(folder, "dev")
-    settings = resolve("smoke", {"perc": 0.99, "candidate_depth": 9})
-    teacher = teachers.load_teacher(name, settings)
-    search = candidates.Search(teacher, data, 9)
+    out, own = tmp_path / "mined.csv", {"perc": 0.99, "candidate_depth": 9}
+    said, well = command(folder, *SMOKE, "--teacher", name, "--out", out, **own)
+    assert well and "own positive" in said and "of 23 queries, 61 documents" in said
+    found, settings = pd.read_csv(out), resolve("smoke", own)
+    search = candidates.Search(teachers.load_teacher(name, settings), shore, 9)
     pool = prepare(search.candidates())
     wanted = mine_until_full(pool, search, settings.mining).negatives
     columns = ["query_id", "document_id", "method", "teacher"]
@@ -83,63 +87,57 @@ def test_the_command_mines_what_the_page_would(folder, name, tmp_path):
 
 PAIR = """
 import sys
+from pathlib import Path
+from nbutils.__main__ import app
 from nbutils.encoder import vectors
 from nbutils.mining import miner
-from nbutils.__main__ import app
-from pathlib import Path
-folder, name, out, cache = sys.argv[1:]
+cache, *words = sys.argv[1:]
 miner.SHARD = 8
 vectors.VECTORS = Path(cache)
-app(["mine", folder, "--split", "dev", "--profile", "smoke", "--teacher", name,
-     "--set", "perc=0.99", "--set", "candidate_depth=9", "--out", out])
+app(words)
 """
 
 
 @pytest.mark.parametrize("name", ["tiny-bert", "bm25"])
 def test_two_processes_mine_the_identical_table(folder, name, tmp_path, monkeypatch):
-    script = tmp_path / "pair.py"
-    script.write_text(PAIR)
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--master-addr", "127.0.0.1",
-        "--master-port", free_port(), "--nproc-per-node", "2", str(script), str(folder),
-        name, str(tmp_path / "two.parquet"), str(tmp_path / "two"),
-    ]  # fmt: skip
-    environment = {
-        **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
+    (tmp_path / "pair.py").write_text(PAIR)
+    words = ["mine", folder, *SMOKE, "--teacher", name, "--set", "candidate_depth=9"]
+    words += ["--set", "perc=0.99", "--out", tmp_path / "two.parquet"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    launch += ["--master-addr", "127.0.0.1", "--master-port", free_port()]
+    launch += [tmp_path / "pair.py", tmp_path / "two", *words]
+    paths = os.pathsep.join(filter(None, sys.path))
+    environment = {"PYTHONPATH": paths, "ACCELERATE_USE_CPU": "true"}
+    environment = {**os.environ, **environment, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=240
+        launch, env=environment, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("written to") == 1  # one process speaks
-    together = pd.read_parquet(tmp_path / "two.parquet")
     monkeypatch.setattr(miner, "SHARD", 8)
     monkeypatch.setattr(vectors, "VECTORS", tmp_path / "one")
-    data = retrieval.read_set(folder, "dev")
-    settings = resolve("smoke", {"perc": 0.99, "candidate_depth": 9})
-    teacher = teachers.load_teacher(name, settings)
-    alone = miner.mine_set(data, teacher, settings)
-    write_table(tmp_path / "one.parquet", alone)
-    alone = pd.read_parquet(tmp_path / "one.parquet")
+    words[-1] = tmp_path / "one.parquet"
+    assert command(*words[1:])[1]
+    together, alone = (
+        pd.read_parquet(tmp_path / f"{n}.parquet") for n in ("two", "one")
+    )
     pd.testing.assert_frame_equal(together, alone, check_exact=True)
     assert len(alone) > 40
 
 
-def test_more_processes_than_queries_leave_nobody_waiting(folder, monkeypatch):
-    data = retrieval.read_set(folder, "dev")
+def test_more_processes_than_queries_leave_nobody_waiting(shore, monkeypatch):
     settings = resolve("smoke")
     teacher = teachers.load_teacher("bm25", settings)
-    whole = miner.mine_set(data, teacher, settings)
+    whole = miner.mine_set(shore, teacher, settings)
     parts = []
     monkeypatch.setattr(miner, "gather", lambda own: [own])
     for number in range(30):
         monkeypatch.setattr(miner, "place", lambda n=number: (n, 30))
         if number < 23:
-            parts.append(miner.mine_set(data, teacher, settings))
+            parts.append(miner.mine_set(shore, teacher, settings))
         else:
             monkeypatch.setattr(miner, "gather", lambda own: [own, (whole, 1.0)])
-            assert miner.mine_set(data, teacher, settings).equals(whole)
+            assert miner.mine_set(shore, teacher, settings).equals(whole)
     pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), whole)
 
 
@@ -162,7 +160,7 @@ def test_an_ensemble_by_one_setting_is_the_pages_join(folder, how, tmp_path):
     }
     texts = data.corpus.set_index("id")["text"].to_dict()
     wanted = {
-        "cross_sample": lambda: cross_sample(lists, seed=0),
+        "cross_sample": lambda: cross_sample(lists, k=2),
         "intra_sample": lambda: intra_sample(lists, dedup=False, texts=texts),
         "intra_sample_dedup": lambda: intra_sample(lists, texts=texts),
     }[how]()
@@ -172,22 +170,10 @@ def test_an_ensemble_by_one_setting_is_the_pages_join(folder, how, tmp_path):
 
 
 def test_the_command_says_what_an_index_misses(folder, tmp_path):
-    command = ["mine", str(folder), "--split", "dev", "--profile", "smoke"]
-    command += ["--teacher", "tiny-bert", "--out", str(tmp_path / "x.csv")]
-    done = CliRunner().invoke(app, [*command, "--set", "index=Flat"])
-    assert done.exit_code == 0, done.output
-    assert "index Flat: 100.0% of the exact candidates found" in done.output
-    done = CliRunner().invoke(app, [*command, "--set", "index=Flut"])
-    assert "faiss knows no index 'Flut'" in done.output
-
-
-def test_bad_input_is_one_clear_line_and_nothing_is_written(folder, tmp_path):
-    command = ["mine", str(folder), "--profile", "smoke", "--teacher", "bm25"]
-    done = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "x.parquet")])
-    assert done.exit_code == 1
-    assert done.output.startswith("error: ") and done.output.count("\n") == 1
-    assert "no split 'train' in BEIR's format: it has dev" in done.output
-    assert not (tmp_path / "x.parquet").exists()
+    words = [folder, *SMOKE, "--teacher", "tiny-bert", "--out", tmp_path / "x.csv"]
+    said, well = command(*words, index="Flat")
+    assert well and "index Flat: 100.0% of the exact candidates found" in said
+    assert "faiss knows no index 'Flut'" in command(*words, index="Flut")[0]
 
 
 def test_pairs_are_mined_into_a_trainers_format(tmp_path):
@@ -195,10 +181,9 @@ def test_pairs_are_mined_into_a_trainers_format(tmp_path):
     texts = [f"{word} and {other}" for word in WORDS for other in WORDS[:3]]
     rows = [{"question": t.split()[0], "answer": t, "label": 1} for t in texts]
     pairs.write_text(lines(rows))
-    command = ["mine", str(pairs), "--profile", "smoke", "--teacher", "tiny-bert"]
-    command += ["--set", "mining_method=naive", "--format"]
-    done = CliRunner().invoke(app, [*command, "n-tuple", "--out", str(out)])
-    assert done.exit_code == 0 and "30 documents" in done.output, done.output
+    words = [pairs, "--profile", "smoke", "--teacher", "tiny-bert", "--out", out]
+    said, well = command(*words, "--format", "n-tuple", mining_method="naive")
+    assert well and "30 documents" in said
     made = pd.read_parquet(out)
     assert list(made) == ["anchor", "positive", *(f"negative_{n}" for n in range(1, 5))]
     assert made[["anchor", "positive"]].to_numpy().tolist() == [
@@ -206,13 +191,24 @@ def test_pairs_are_mined_into_a_trainers_format(tmp_path):
     ]
     own = made.apply(lambda row: set(row[2:]) & set(texts), axis=1)
     assert own.map(len).eq(4).all()
-    for form, name, said in (
-        ("labeled-list", "x.csv", "a csv holds no lists"),
-        ("tripel", "x.parquet", "unknown format 'tripel'; did you mean 'triplet'"),
-    ):
-        done = CliRunner().invoke(app, [*command, form, "--out", str(tmp_path / name)])
-        assert done.exit_code == 1 and said in done.output
-        assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--split", "train"], "no split 'train' in BEIR's format: it has dev"),
+        (["--format", "labeled-list", "--out", "x.csv"], "a csv holds no lists"),
+        (["--format", "tripel"], "unknown format 'tripel'; did you mean 'triplet'"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_nothing_is_written(
+    folder, tmp_path, monkeypatch, words, message
+):
+    monkeypatch.chdir(tmp_path)
+    said, well = command(folder, *SMOKE, "--teacher=bm25", "--out=x.parquet", *words)
+    assert not well and said.startswith("error: ") and said.count("\n") == 1
+    assert message in said
+    assert not list(tmp_path.iterdir())
 
 
 # -- a cross-encoder's opinion ---------------------------------------------------------
@@ -248,28 +244,26 @@ def test_a_rescored_search_is_another_table_and_is_not_searched_deeper():
     assert len(mined.shortfalls) == 5 and mined.negatives.empty
 
 
-def test_the_cross_encoder_of_the_settings_is_asked_in_its_own_way(folder, tmp_path):
+def test_the_cross_encoder_of_the_settings_is_asked_in_its_own_way(shore, tmp_path):
     from transformers import (
         BertConfig,
         BertForSequenceClassification,
         BertTokenizerFast,
     )
 
-    config = BertConfig(
-        vocab_size=5 + len(WORDS), hidden_size=8, num_hidden_layers=1,
-        num_attention_heads=1, intermediate_size=8, num_labels=1,
-    )  # fmt: skip
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    sizes |= {"vocab_size": 5 + len(WORDS), "intermediate_size": 8, "num_labels": 1}
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
     (tmp_path / "vocab.txt").write_text("\n".join(words))
-    BertForSequenceClassification(config).save_pretrained(tmp_path / "cross")
-    BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "cross")
-    changes = {"rescore_with": str(tmp_path / "cross"), "mining_method": "naive"}
+    cross = tmp_path / "cross"
+    BertForSequenceClassification(BertConfig(**sizes)).save_pretrained(cross)
+    BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(cross)
+    changes = {"rescore_with": str(cross), "mining_method": "naive"}
     settings = resolve("smoke", changes)
-    data = retrieval.read_set(folder, "dev")
-    mined = miner.mine_set(data, teachers.load_teacher("bm25", settings), settings)
+    mined = miner.mine_set(shore, teachers.load_teacher("bm25", settings), settings)
     assert set(mined["teacher"]) == {"bm25 + cross"}
-    texts = data.corpus.set_index("id")["text"]
-    pairs = mined["query_id"].map(data.queries), mined["document_id"].map(texts)
+    texts = shore.corpus.set_index("id")["text"]
+    pairs = mined["query_id"].map(shore.queries), mined["document_id"].map(texts)
     model = rescoring.load_rescorer(settings).model
     wanted = model.predict(list(zip(*pairs, strict=True)), show_progress_bar=False)
     assert mined["score"].to_numpy() == pytest.approx(wanted, abs=1e-5)

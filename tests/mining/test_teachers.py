@@ -3,9 +3,9 @@
 import base64
 import json
 import random
-import threading
 from copy import deepcopy
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
+from types import SimpleNamespace
 
 import bm25s
 import numpy as np
@@ -19,13 +19,14 @@ from tokenizers import Tokenizer
 from transformers import BertConfig, BertModel, ByT5Tokenizer
 from worlds import CORPUS
 
+from benchmarks.llm import HTTP
 from nbutils.core.errors import LabError
 from nbutils.core.retrieval import RetrievalSet
 from nbutils.core.settings import resolve
 from nbutils.encoder import models
 from nbutils.encoder.student import build_student, load_encoder
 from nbutils.encoder.vectors import embed
-from nbutils.mining import server as serving
+from nbutils.mining import server, teachers
 from nbutils.mining.candidates import Search
 from nbutils.mining.teachers import (
     BM25Teacher,
@@ -62,21 +63,15 @@ def test_bm25_on_a_tiny_corpus():
 @pytest.mark.parametrize(
     ("query", "texts"),
     [  # documents from best to worst; the last shares nothing
-        (
-            "咖啡会让人清醒吗",
-            ["咖啡会让人保持清醒。", "茶会让人保持平静。", "这座桥开通。"],
-        ),
-        (
-            "コーヒー豆の焙煎",
-            ["コーヒー豆は焙煎する。", "コーヒーは眠れない。", "橋。"],
-        ),
-        ("กาแฟทำให้ตื่นไหม", ["กาแฟทำให้คนตื่น", "ชาทำให้คนสงบ", "สะพาน"]),
-        ("GPU 显存不足", ["GPU 显存不足时怎么办", "我的 GPU 很好", "the moon"]),
-        ("茶", ["绿 茶 好", "红 茶 也 不 错 好 好", "桥"]),
+        ("咖啡会让人清醒吗", "咖啡会让人保持清醒。|茶会让人保持平静。|这座桥开通。"),
+        ("コーヒー豆の焙煎", "コーヒー豆は焙煎する。|コーヒーは眠れない。|橋。"),
+        ("กาแฟทำให้ตื่นไหม", "กาแฟทำให้คนตื่น|ชาทำให้คนสงบ|สะพาน"),
+        ("GPU 显存不足", "GPU 显存不足时怎么办|我的 GPU 很好|the moon"),
+        ("茶", "绿 茶 好|红 茶 也 不 错 好 好|桥"),
     ],
 )
 def test_bm25_pairs_the_signs_of_scripts_without_spaces(query, texts):
-    scores = BM25Teacher().scorer(texts)([query])[0]
+    scores = BM25Teacher().scorer(texts.split("|"))([query])[0]
     assert scores[0] > scores[1] > scores[2] == 0
 
 
@@ -97,16 +92,6 @@ def tiny():
     return settings, load_encoder(settings, "tiny-bert")
 
 
-def test_encoder_teacher_gives_cosines(tiny):
-    settings, model = tiny
-    teacher = EncoderTeacher(model, settings, name="tiny-bert")
-    found = search(teacher, {"q": CORPUS["text"][2]}, {"q": ["tides"]}, depth=3)
-    assert len(found.table) == 3
-    assert found.positives["score"].tolist() == [pytest.approx(1, abs=1e-3)]
-    assert found.table["document_id"].tolist()[0] == "tides"
-    assert found.table["score"].is_monotonic_decreasing
-
-
 def peoples_models(folder):
     """Modules and prompts as people's own encoders have them, tiny."""
     base = str(models.tiny_folder("tiny-bert", folder))
@@ -125,10 +110,10 @@ def peoples_models(folder):
         BertModel(BertConfig(**sizes)).save_pretrained(path)
         return dense(path)
 
-    both = {"query": "query: ", "passage": "passage: "}
+    both = {"prompts": {"query": "query: ", "passage": "passage: "}}
     return {
-        "prompts": (dense, {"prompts": both}),
-        "default": (dense, {"prompts": both, "default_prompt_name": "query"}),
+        "prompts": (dense, both),
+        "default": (dense, {**both, "default_prompt_name": "query"}),
         "dense": (lambda: [*dense(), modules.Dense(64, 16)], {}),
         "static": (static, {}),
         "words": (lambda: [modules.BoW(["moon", "yeast", "Steel"])], {}),
@@ -147,20 +132,33 @@ def test_ones_own_encoder_teaches_as_it_encodes_queries_and_documents(kind, tmp_
     settings = resolve("smoke", {"compute_dtype": "float32"})
     teacher = load_teacher(str(tmp_path / "own"), settings)
     texts = CORPUS["text"].tolist()
-    for queries, encode in ((True, made.encode_query), (False, made.encode_document)):
-        wanted = encode(texts, normalize_embeddings=True)
-        for _ in "made", "read":
-            found = teacher.vectors(texts, queries=queries)
-            np.testing.assert_allclose(found, wanted, atol=1e-6)
+    wanted = made.encode_query(texts), made.encode_document(texts)
+    wanted = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in wanted]
+    for rows, queries in zip(wanted * 2, [True, False] * 2, strict=True):
+        found = teacher.vectors(texts, queries=queries)  # made, then read
+        np.testing.assert_allclose(found, rows, atol=1e-6)
+    queries = dict(zip(CORPUS["id"], texts, strict=True))
+    found = search(teacher, queries, {name: [name] for name in queries}, 5)
+    scores = np.take_along_axis(wanted[0] @ wanted[1].T, found.documents, axis=1)
+    np.testing.assert_allclose(found.scores, scores, atol=1e-5)
 
 
-def test_a_prompt_that_published_encoders_store_under_another_name_is_found(tiny):
+def test_a_prompt_under_another_name_is_found_and_makes_another_teacher(tiny):
     settings, model = tiny
+    plain = EncoderTeacher(model, settings, name="tiny-bert")
     model.prompts["web_search_query"] = "find: "
     teacher = EncoderTeacher(model, settings, name="tiny-bert")
     del model.prompts["web_search_query"]
     wanted = embed(model, ["moon"], settings, "find: ", cache=None)
     np.testing.assert_array_equal(teacher.vectors(["moon"], queries=True), wanted)
+    assert teacher.fingerprint != plain.fingerprint
+    weight = next(model.parameters())
+    with torch.no_grad():
+        kept = weight.view(-1)[0].item()
+        weight.view(-1)[0] += 0.5
+        after = EncoderTeacher(model, settings, name="tiny-bert").fingerprint
+        weight.view(-1)[0] = kept
+    assert after != plain.fingerprint
 
 
 def test_a_student_teaches_unpacked():
@@ -179,43 +177,21 @@ def test_a_student_teaches_unpacked():
     assert (packed * unpacked).sum(1).min() > 0.9995
 
 
-def test_one_changed_weight_is_another_teacher(tiny):
-    settings, model = tiny
-    before = EncoderTeacher(model, settings, name="tiny-bert").fingerprint
-    model.prompts["s2p_query"] = "ask: "
-    prompted = EncoderTeacher(model, settings, name="tiny-bert")
-    del model.prompts["s2p_query"]
-    assert prompted.fingerprint != before
-    weight = next(model.parameters())
-    with torch.no_grad():
-        kept = weight.view(-1)[0].item()
-        weight.view(-1)[0] += 0.5
-        after = EncoderTeacher(model, settings, name="tiny-bert").fingerprint
-        weight.view(-1)[0] = kept
-    assert after != before
-
-
-def test_teachers_are_loaded_by_name():
-    assert load_teacher("server:e", resolve("smoke", {"encode_batch": 7})).batch == 7
-    assert load_teacher("bm25", resolve("smoke")).name == "bm25"
-    assert load_teacher("tiny-bert", resolve("smoke")).name == "tiny-bert"
-    with pytest.raises(LabError, match="no-such-model"):
-        load_teacher("nobody/no-such-model", resolve("smoke"))
-
-
-def test_teachers_of_one_short_name_keep_apart(tmp_path):
+def test_teachers_are_loaded_by_name_and_those_of_one_short_name_keep_apart(tmp_path):
     here = [models.tiny_folder("tiny-bert", tmp_path / part) for part in ("a", "b")]
-    names = ["bm25", *map(str, here), "tiny-mistral"]
-    found = load_teachers(resolve("smoke", {"teachers": names}))
-    assert next(iter(found)) == "bm25" and list(found)[3] == "tiny-mistral"
-    assert len(found) == 4 and all("/" not in name for name in found)
-    for name, folder in zip(list(found)[1:3], here, strict=True):
-        assert name == "--".join(folder.parts[1:])
-    for name, teacher in found.items():
-        assert teacher.name == name
+    names = ["bm25", *map(str, here), "tiny-mistral", "random", "server:e"]
+    found = load_teachers(resolve("smoke", {"teachers": names, "encode_batch": 7}))
+    apart = ["--".join(folder.parts[1:]) for folder in here]
+    assert [*found] == ["bm25", *apart, "tiny-mistral", "random", "server:e"]
+    assert [*found] == [teacher.name for teacher in found.values()]
+    assert found["server:e"].batch == 7
+    assert isinstance(found["random"], RandomTeacher)
     assert list(load_teachers(resolve("smoke"))) == ["bm25", "tiny-bert"]
+    assert load_teacher(str(here[0]), resolve("smoke")).name == here[0].name
     with pytest.raises(LabError, match="twice: name each teacher once"):
         load_teachers(resolve("smoke", {"teachers": [names[1], f"{here[0]}/"]}))
+    with pytest.raises(LabError, match="no-such-model"):
+        load_teacher("nobody/no-such-model", resolve("smoke"))
 
 
 # -- teachers without a model ----------------------------------------------------------
@@ -229,7 +205,6 @@ def test_random_scores_depend_on_seed_and_texts_alone():
     assert abs(np.corrcoef(scores)[0, 1]) < 0.15
     assert (scores > 0).all() and (scores < 1).all()
     assert (RandomTeacher(1).scorer(texts)(["a"]) != scores[0]).all()
-    assert isinstance(load_teacher("random", resolve("smoke")), RandomTeacher)
 
 
 def test_given_vectors_score_as_the_encoder_that_made_them(tmp_path):
@@ -274,72 +249,55 @@ def rows_of(texts):
 
 
 @pytest.fixture
-def server(monkeypatch, tmp_path):
+def served(monkeypatch, tmp_path):
     """OpenAI's embeddings endpoint, without a key; `answer` of its texts may change."""
 
-    class Embeddings(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            served.asked.append(body)
-            status, said = served.answer(body["input"])
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.end_headers()
-            self.wfile.write(
-                said if isinstance(said, bytes) else json.dumps(said).encode()
-            )
+    def reply(request):
+        made.asked.append(json.loads(request.content))
+        status, said = made.answer(made.asked[-1]["input"])
+        return HTTP.Response(status, content=json.dumps(said))
 
-        def log_message(self, *_):
-            pass
-
-    served = ThreadingHTTPServer(("127.0.0.1", 0), Embeddings)
-    served.asked, served.answer = [], lambda texts: (200, {"data": rows_of(texts)})
-    threading.Thread(target=served.serve_forever, daemon=True).start()
+    made = SimpleNamespace(
+        asked=[], answer=lambda texts: (200, {"data": rows_of(texts)})
+    )
+    opened = partial(server.open_sdk, transport=HTTP.MockTransport(reply))
+    monkeypatch.setattr(server, "open_sdk", opened)
+    monkeypatch.setattr(teachers, "VECTORS", tmp_path)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)  # one's own needs none
-    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{served.server_port}/v1")
-    yield served
-    served.shutdown()
-    served.server_close()
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost/v1")
+    return made
 
 
-def test_a_server_teaches_and_its_vectors_are_paid_for_once(server, tmp_path):
-    texts, whole = CORPUS["text"].tolist(), server.answer
+def test_a_server_teaches_and_its_vectors_are_paid_for_once(served):
+    texts, whole = CORPUS["text"].tolist(), served.answer
 
     def cut(given):  # takes two texts at most, and fails after the first two
-        many = {"error": f"batch size {len(given)} > maximum allowed batch size 2"}
-        return (
-            (422, many)
-            if len(given) > 2
-            else (
-                whole(given)
-                if given[0] == texts[0]
-                else (400, {"error": "out of words"})
-            )
-        )
+        if len(given) > 2:
+            return 422, {"error": f"batch size {len(given)} > maximum batch size 2"}
+        return whole(given) if given[0] == texts[0] else (400, {"error": "no words"})
 
-    server.answer = cut
-    with pytest.raises(LabError, match=r"for 'Tides follow.*out of words.*check"):
-        ServerTeacher("some/counter", cache=tmp_path, batch=4).vectors(texts)
-    assert [len(body["input"]) for body in server.asked] == [4, 2, 2, 1]
-    server.answer = whole
-    teacher = ServerTeacher("some/counter", prompt="ask: ", cache=tmp_path)
+    served.answer = cut
+    with pytest.raises(LabError, match=r"for 'Tides follow.*no words.*check"):
+        ServerTeacher("some/counter", batch=4).vectors(texts)
+    assert [len(body["input"]) for body in served.asked] == [4, 2, 2, 1]
+    served.answer = whole
+    teacher = ServerTeacher("some/counter")
     found = search(teacher, {"q": "moon"}, {"q": ["bread"]}, 5)
     wanted = np.array([letters(text) for text in texts])
     wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
-    asked = np.array(letters("ask: moon"))
+    asked = np.array(letters("moon"))
     scores = wanted[found.documents[0]] @ asked / np.linalg.norm(asked)
     np.testing.assert_allclose(found.scores[0], scores, atol=1e-6)
-    assert [texts[0] in body["input"] for body in server.asked].count(True) == 2
-    assert server.asked[0]["model"] == "some/counter"
-    before = len(server.asked)
-    again = ServerTeacher("some/counter", prompt="ask: ", cache=tmp_path)
-    same = search(again, {"q": "moon"}, {"q": ["bread"]}, 5)
+    assert [texts[0] in body["input"] for body in served.asked].count(True) == 2
+    assert served.asked[0]["model"] == "some/counter"
+    before = len(served.asked)
+    same = search(ServerTeacher("some/counter"), {"q": "moon"}, {"q": ["bread"]}, 5)
     pd.testing.assert_frame_equal(same.table, found.table)
-    assert len(server.asked) == before
-    other = ServerTeacher("some/other", cache=tmp_path)
+    assert len(served.asked) == before
+    other = ServerTeacher("some/other")
     assert other.fingerprint != teacher.fingerprint
     other.vectors(texts)
-    assert len(server.asked) > before
+    assert len(served.asked) > before
 
 
 def test_an_answer_of_another_form_is_put_right():
@@ -351,7 +309,7 @@ def test_an_answer_of_another_form_is_put_right():
     ]
     bare = [{"embedding": row["embedding"]} for row in rows[::-1]]
     for form in (rows, coded, bare):
-        found = serving.read(json.dumps({"data": form}).encode(), ["moon", "sea"])
+        found = server.read(json.dumps({"data": form}).encode(), ["moon", "sea"])
         np.testing.assert_array_equal(found, wanted)
 
 
@@ -364,17 +322,14 @@ ODD = {
 
 @pytest.mark.parametrize("kind", [*ODD, "ragged"])
 def test_a_vector_that_is_none_is_refused_by_its_text_and_not_kept(
-    kind, server, tmp_path
+    kind, served, tmp_path
 ):
-    def answer(texts):
-        rows = [{"index": n, "embedding": [1.0, n]} for n in range(len(texts))]
-        rows[1]["embedding"] = ODD.get(kind, [1.0])
-        return 200, {"data": rows}
-
-    server.answer, teacher = answer, ServerTeacher("x", cache=tmp_path)
+    rows = [{"index": n, "embedding": [1.0, n]} for n in range(3)]
+    rows[1]["embedding"] = ODD.get(kind, [1.0])
+    served.answer = lambda texts: (200, {"data": rows})
     with pytest.raises(LabError, match=r"vector of 'sea' is no"):
-        teacher.vectors(["moon", "sea", "salt"])
-    assert not teacher._path.exists()
+        ServerTeacher("x").vectors(["moon", "sea", "salt"])
+    assert not list(tmp_path.iterdir())
 
 
 def test_fuzzed_answers_give_vectors_or_one_clear_line(count=60):
@@ -395,7 +350,7 @@ def test_fuzzed_answers_give_vectors_or_one_clear_line(count=60):
         said = json.dumps(draw.choice([answer, answer, answer, draw.choice(junk)]))
         said = said.encode()[: draw.choice([None, None, draw.randint(0, 40)])]
         try:
-            found = serving.read(said, ["moon", "sea"])
+            found = server.read(said, ["moon", "sea"])
         except LabError as error:
             assert "\n" not in str(error)
         else:

@@ -14,7 +14,7 @@ from nbutils.pages.source import code_cells, label, tags
 
 REQUIRED = {
     "02_graded_negative_synthesis": ["ladder"],
-    "03_positive_aware_mining": ["ceiling"],
+    "03_positive_aware_mining": ["ceiling", "draw_keys"],
     "04_anchor_token_attention": ["ata_weights"],
     "05_qlora_curriculum_training": ["level_order", "info_nce", "training_step"],
 }
