@@ -104,12 +104,17 @@ def run_all(
     passed = {"profile": profile, "overrides": overrides or {}, "out": out}
     outcomes = [Outcome(p.stem, Path(ROOT, out, profile, p.stem)) for p in paths]
     for path, outcome in zip(paths, outcomes, strict=True):
-        began = time.perf_counter()
+        began, before = time.perf_counter(), path.read_bytes()
         try:
             with source.named(outcome.name):
                 page = _execute(path, outcome.folder, settings, passed, timeout)
             outcome.metrics = read_json(outcome.folder / "metrics.json")
             if keep:
+                if path.read_bytes() != before:
+                    raise LabError(
+                        f"{path.name} was edited while it ran, so it is left as it is; "
+                        f"the page that ran is in {outcome.folder}"
+                    )
                 source.write(path, source.committed(page))
             outcome.state = "done"
         except LabError as error:

@@ -18,6 +18,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from nbutils.core.errors import LabError
 from nbutils.core.files import alone, write_json
 from nbutils.core.settings import ROOT
+from nbutils.pages import execute
 from nbutils.pages.execute import OwnKernel, find, run_all
 from nbutils.pages.index import PARTS, write_index, write_page
 from nbutils.pages.source import alternative_texts, code_cells, committed, load, stale
@@ -322,6 +323,21 @@ def test_committed_pages_show_the_default_run_only():
     for name, value in others.items():
         with pytest.raises(LabError, match="show the default run"):
             run_all(["01"], keep=True, **{name: value})
+
+
+def test_a_page_edited_while_it_runs_is_left_as_it_is(write_probe, monkeypatch):
+    path = write_probe()
+    monkeypatch.setattr(execute, "ROOT", path.parent)
+
+    def run(page, folder, *_):
+        write_json(folder / "metrics.json", {})
+        path.write_text(path.read_text().replace("A probe", "My probe"))
+        return load(page)
+
+    monkeypatch.setattr(execute, "_execute", run)
+    (outcome,) = run_all([str(path)], keep=True)
+    assert outcome.state == "failed" and "was edited while it ran" in outcome.error
+    assert "My probe" in path.read_text() and stale(load(path))
 
 
 def test_notebooks_are_found_by_number_and_by_name():
