@@ -17,7 +17,7 @@ from nbutils.encoder import fetch, models
 from nbutils.pages.execute import PAGES, find
 from nbutils.pages.run import make_folder
 from nbutils.pages.source import check_outputs, sound, stale, yours
-from nbutils.synthesis import plan
+from nbutils.synthesis import prompts
 
 
 def data() -> str:
@@ -48,7 +48,7 @@ def page(name: str) -> str:
 CHECKS: dict[str, Callable[[], str]] = {
     "settings": lambda: f"{max(len(resolve(p).flat()) for p in PROFILES)} settings",
     "data": data,
-    "prompts": lambda: ", ".join(plan.templates()),
+    "prompts": lambda: ", ".join(prompts.templates()),
     "model": lambda: models.minilm_folder() and MINILM,
     "language model": lambda: fetch.verify_fetched() or SMOLLM2,
     "output folder": lambda: make_folder(ROOT / "runs") or "runs",

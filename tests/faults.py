@@ -24,7 +24,7 @@ from nbutils.core.sections import FAMILIES
 from nbutils.core.settings import resolve
 from nbutils.llm.client import Client
 from nbutils.llm.store import ChatRequest, Store
-from nbutils.synthesis.plan import Planned, recorded
+from nbutils.synthesis.prompts import Planned, recorded
 
 KEY = "sk-planted-0123456789"
 FAULTS = ("503", "time-out", "dropped", "truncated", "thought")

@@ -3,14 +3,14 @@
 ATA pooling weighs tokens by the attention they receive (Negative Matters).
 """
 
-from nbutils.encoder.anchors import anchor_table as anchor_table
-from nbutils.encoder.anchors import by_layer as by_layer
-from nbutils.encoder.anchors import class_means as class_means
-from nbutils.encoder.anchors import even_causal as even_causal
-from nbutils.encoder.anchors import inspect as inspect
-from nbutils.encoder.anchors import pool as pool
-from nbutils.encoder.anchors import relative_attention as relative_attention
-from nbutils.encoder.anchors import unrelated_cosine as unrelated_cosine
+from nbutils.encoder.anchor_statistics import anchor_table as anchor_table
+from nbutils.encoder.anchor_statistics import by_layer as by_layer
+from nbutils.encoder.anchor_statistics import class_means as class_means
+from nbutils.encoder.anchor_statistics import even_causal as even_causal
+from nbutils.encoder.anchor_statistics import inspect as inspect
+from nbutils.encoder.anchor_statistics import pool as pool
+from nbutils.encoder.anchor_statistics import relative_attention as relative_attention
+from nbutils.encoder.anchor_statistics import unrelated_cosine as unrelated_cosine
 from nbutils.encoder.student import build_student as build_student
 from nbutils.encoder.student import export_student as export_student
 from nbutils.encoder.student import load_encoder as load_encoder

@@ -34,7 +34,7 @@ from nbutils.synthesis.ladder import (
     texts_of,
 )
 from nbutils.synthesis.overlap import near_duplicates, shared_runs
-from nbutils.synthesis.plan import (
+from nbutils.synthesis.prompts import (
     brainstorm_requests,
     mgh_request,
     recording_plan,
@@ -42,4 +42,4 @@ from nbutils.synthesis.plan import (
 )
 from nbutils.synthesis.recording import estimate
 from nbutils.synthesis.replies import LEVEL_NAMES, REASONS, find_json, parse
-from nbutils.synthesis.second import second_answers
+from nbutils.synthesis.second_generator import second_answers

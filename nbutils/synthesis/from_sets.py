@@ -22,7 +22,7 @@ from nbutils.llm.client import Client
 from nbutils.llm.store import Store
 from nbutils.synthesis import replies
 from nbutils.synthesis.generate import Made, Watch, fulfil
-from nbutils.synthesis.plan import Planned
+from nbutils.synthesis.prompts import Planned
 from nbutils.synthesis.recording import count_tokens, estimated
 
 STAGE = "mgh-seeded"

@@ -28,9 +28,9 @@ from nbutils.core.records import (
 from nbutils.core.settings import resolve
 from nbutils.llm.client import Client
 from nbutils.llm.store import Answer, ChatRequest
-from nbutils.synthesis import plan
+from nbutils.synthesis import prompts
 from nbutils.synthesis.overlap import near_duplicates, repeats
-from nbutils.synthesis.plan import Planned
+from nbutils.synthesis.prompts import Planned
 from nbutils.synthesis.replies import REASONS, parse, without_thought
 
 Made = tuple[list, list[Rejection]]
@@ -41,7 +41,7 @@ Watch = Callable[[str, Any], None] | None
 
 def open_client(settings: Settings) -> Client:
     """The client over the recorded answers of the settings' families, verified."""
-    return Client(settings, plan.recorded_answers(settings))
+    return Client(settings, prompts.recorded_answers(settings))
 
 
 def fulfil(
@@ -90,7 +90,7 @@ def reask(
 ) -> ChatRequest:
     """The request that tells the model what was wrong with its answer."""
     why = {"reason": REASONS[fault.reason], "detail": fault.detail}
-    turns = [{"role": "user", "content": plan.templates()["reask"].format(**why)}]
+    turns = [{"role": "user", "content": prompts.templates()["reask"].format(**why)}]
     if (text := without_thought(answer.text)).strip():
         turns.insert(0, {"role": "assistant", "content": text})
     name = f"{chat.id.split('#')[0]}#{number}"
@@ -113,7 +113,7 @@ def without(made: Made, field: str, find: Callable, reason: str) -> Made:
 def brainstorm(settings: Settings, client: Client, watch: Watch = None) -> Made:
     """The tasks of every family, without repeats. Always all: examples need them."""
     families = settings.synthesis.families
-    requests = [r for f in families for r in plan.brainstorm_requests(f)]
+    requests = [r for f in families for r in prompts.brainstorm_requests(f)]
     answered, rejections = fulfil(requests, settings, client, watch)
     tasks = [task for group in answered for task in group]
     return without((tasks, rejections), "text", repeats, "duplicate_task")
@@ -127,7 +127,7 @@ def graded_examples(
     for family in dict.fromkeys(task.family for task in tasks):
         own = [task for task in tasks if task.family == family]
         requests += spread(
-            list(plan.mgh_requests(own, chosen.languages)),
+            list(prompts.mgh_requests(own, chosen.languages)),
             chosen.max_items,
             lambda r: (r.known["group"], r.known["split"]),
         )
@@ -141,7 +141,7 @@ def retrieval_items(settings: Settings, client: Client, watch: Watch = None) -> 
     """Queries with three independent positives each, `max_items` a family."""
     chosen, requests = settings.synthesis, []
     for family in chosen.families:
-        requests += islice(plan.seed_requests(family), chosen.max_items or None)
+        requests += islice(prompts.seed_requests(family), chosen.max_items or None)
     made = fulfil(requests, settings, client, watch)
     return without(made, "query", repeats, "duplicate_query")
 
@@ -158,7 +158,7 @@ def syneg_examples(
     parts = chosen.syneg_reflection, chosen.syneg_attributes
     for item in items:
         pair = {int(item.id.rsplit("/", 1)[1]): (item.query, item.positives[0])}
-        planned = plan.syneg_requests(item.family, pair, *parts)
+        planned = prompts.syneg_requests(item.family, pair, *parts)
         requests += [request for request in planned if request.stage in stages]
     return fulfil(requests, settings, client, watch)
 

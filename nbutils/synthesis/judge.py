@@ -17,7 +17,7 @@ from nbutils.core.records import Verdict
 from nbutils.core.statistics import bootstrap, ratio
 from nbutils.llm.client import Client
 from nbutils.llm.costs import Price, price_table
-from nbutils.synthesis.plan import Planned
+from nbutils.synthesis.prompts import Planned
 from nbutils.synthesis.recording import count_tokens
 from nbutils.synthesis.replies import Line, Prompt, Reply
 

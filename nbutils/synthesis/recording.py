@@ -25,7 +25,7 @@ from nbutils.llm.costs import price_of
 from nbutils.llm.store import Store, rough_tokens
 from nbutils.synthesis import generate
 from nbutils.synthesis.generate import Made, Watch
-from nbutils.synthesis.plan import Planned, recorded
+from nbutils.synthesis.prompts import Planned, recorded
 
 STAGES = {
     "brainstorm": ("", generate.brainstorm),

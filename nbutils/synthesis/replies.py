@@ -18,7 +18,7 @@ from nbutils.core import records
 from nbutils.core.text import has_spaces, normalise, words
 
 if TYPE_CHECKING:
-    from nbutils.synthesis.plan import Planned
+    from nbutils.synthesis.prompts import Planned
 
 REASONS = {
     "not_json": "no JSON value of the kind asked for is in the answer",

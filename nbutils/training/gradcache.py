@@ -17,7 +17,7 @@ from nbutils.core.fields import Settings
 from nbutils.core.records import TrainingInstance
 from nbutils.encoder.templates import padded_width
 from nbutils.training import losses
-from nbutils.training.curriculum import negatives_for
+from nbutils.training.mixing import negatives_for
 
 
 @dataclass

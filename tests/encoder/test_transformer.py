@@ -5,7 +5,8 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from nbutils.core.errors import LabError
-from nbutils.encoder import anchors, models
+from nbutils.encoder import anchor_statistics as anchors
+from nbutils.encoder import models
 from nbutils.encoder.student import build_student
 
 TEXTS = ["Bees dance in the dark.", "A much longer text, padded or cut. " * 3, "Tax"]

@@ -16,7 +16,7 @@ from nbutils.llm.client import Client
 from nbutils.llm.sdk import Server
 from nbutils.llm.store import Answer, ChatRequest, Store, chat_request
 from nbutils.synthesis.generate import brainstorm, fulfil, open_client
-from nbutils.synthesis.plan import brainstorm_requests, recorded
+from nbutils.synthesis.prompts import brainstorm_requests, recorded
 from nbutils.synthesis.replies import parse
 
 PLANNED = list(brainstorm_requests("health"))

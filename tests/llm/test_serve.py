@@ -17,7 +17,7 @@ from conftest import free_port
 from nbutils.core.errors import LabError
 from nbutils.encoder import models
 from nbutils.synthesis.generate import fulfil, open_client
-from nbutils.synthesis.plan import brainstorm_requests
+from nbutils.synthesis.prompts import brainstorm_requests
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}"

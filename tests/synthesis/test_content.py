@@ -16,7 +16,7 @@ from nbutils.core.settings import resolve
 from nbutils.core.text import normalise
 from nbutils.pages import execute
 from nbutils.pages.source import code_cells, load
-from nbutils.synthesis import from_sets, generate, judge, plan, replies
+from nbutils.synthesis import from_sets, generate, judge, prompts, replies
 
 
 @pytest.fixture
@@ -237,7 +237,7 @@ def test_the_command_tells_the_cost_then_grades_and_goes_on(
 def test_the_four_prompts_differ_in_what_they_leave_out():
     for reflection, attributes in replies.SYNEG:
         item = {0: ("query", "the positive")}
-        first, *more = plan.syneg_requests("health", item, reflection, attributes)
+        first, *more = prompts.syneg_requests("health", item, reflection, attributes)
         assert not more or attributes
         assert ("[Reasoning]" in first.text) == reflection
         assert ('"reasoning"' in first.text) == reflection

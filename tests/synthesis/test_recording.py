@@ -14,7 +14,7 @@ from nbutils.core.settings import resolve
 from nbutils.llm import costs
 from nbutils.llm.client import Client
 from nbutils.llm.store import Answer, Store
-from nbutils.synthesis import generate, plan, recording
+from nbutils.synthesis import generate, prompts, recording
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def command(settings, name, *more, code=0):
 def test_an_estimate_counts_what_is_missing_and_follows_the_price(priced):
     settings, count = priced(), recording.count_tokens
     table = recording.estimate(settings, Store(settings.llm.store)).set_index("stage")
-    pairs = plan.recorded("health")
+    pairs = prompts.recorded("health")
     assert table.loc["all", "requests"] == len(pairs) == table.loc["all", "ask"]
     texts, said = zip(
         *((r.text, t) for r, t in pairs if r.stage == "seed"), strict=True
@@ -65,7 +65,7 @@ def test_tokens_of_other_scripts_are_not_counted_as_one_a_run():
 def test_a_pilot_tells_the_lengths_and_is_not_asked_again(priced):
     settings = priced()
     store = Store(settings.llm.store)
-    for number, request in enumerate(list(plan.seed_requests("health"))[:6]):
+    for number, request in enumerate(list(prompts.seed_requests("health"))[:6]):
         usage = {"prompt_tokens": 5, "completion_tokens": 100 + number}
         chat = request.chat(settings)
         store.keep(chat, Answer(chat.key, "x", usage))
@@ -129,15 +129,15 @@ def test_the_command_records_resumes_and_counts_what_is_rejected(server, priced)
 
 
 def test_record_mode_asks_also_for_what_is_shipped(server, priced):
-    requests = [r.chat(resolve()) for r in plan.seed_requests("health")][:2]
+    requests = [r.chat(resolve()) for r in prompts.seed_requests("health")][:2]
     client = generate.open_client(priced(llm_mode="record"))
-    assert {r.key for r in requests} <= {*plan.recorded_answers(priced())}
+    assert {r.key for r in requests} <= {*prompts.recorded_answers(priced())}
     client.complete_many(requests)
     assert client.requested == len(client.store) == 2
 
 
 def test_two_clients_share_a_store(server, priced):
-    requests = [r.chat(priced()) for r in plan.seed_requests("health")]
+    requests = [r.chat(priced()) for r in prompts.seed_requests("health")]
     clients = [Client(priced()), Client(priced())]
     with ThreadPoolExecutor() as pool:
         parts = requests[:30], requests[18:]

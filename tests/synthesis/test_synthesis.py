@@ -19,7 +19,7 @@ from nbutils.core.records import GROUPS, KINDS, read_records
 from nbutils.core.sections import FAMILIES
 from nbutils.core.settings import DATA, resolve
 from nbutils.core.text import distinct_n, has_spaces, normalise, words
-from nbutils.synthesis import generate, ladder, overlap, plan
+from nbutils.synthesis import generate, ladder, overlap, prompts
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def loaded():
 
 def test_the_planned_requests_are_those_that_were_asked_and_all_differ():
     settings = resolve()
-    requests = [r for family in FAMILIES for r, _ in plan.recorded(family)]
+    requests = [r for family in FAMILIES for r, _ in prompts.recorded(family)]
     keys = [request.chat(settings).key for request in requests]
     assert len({r.text for r in requests}) < len({*keys}) == 1700  # by their sample
     asked = hashlib.sha256("".join(keys).encode()).hexdigest()
@@ -42,9 +42,9 @@ def test_the_planned_requests_are_those_that_were_asked_and_all_differ():
 def test_a_changed_or_missing_file_and_an_unknown_family_are_named(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(plan, "RECORDINGS", tmp_path / "recordings")
-    shutil.copytree(DATA / "recordings", plan.RECORDINGS)
-    path, settings = plan.RECORDINGS / "answers/home.jsonl", resolve().changed
+    monkeypatch.setattr(prompts, "RECORDINGS", tmp_path / "recordings")
+    shutil.copytree(DATA / "recordings", prompts.RECORDINGS)
+    path, settings = prompts.RECORDINGS / "answers/home.jsonl", resolve().changed
     path.write_bytes(path.read_bytes().replace(b"the", b"thE", 1))
     with pytest.raises(LabError, match=r"home\.jsonl is truncated or changed"):
         generate.open_client(settings(families=["home"]))
@@ -52,12 +52,12 @@ def test_a_changed_or_missing_file_and_an_unknown_family_are_named(
     with pytest.raises(LabError, match=r"home\.jsonl is missing"):
         generate.open_client(settings(families=["home"]))
     with pytest.raises(LabError, match="unknown family 'homes'; did you mean 'home'"):
-        plan.recorded("homes")
+        prompts.recorded("homes")
 
 
 def test_languages_take_turns_and_the_default_stays_what_was_recorded(loaded):
-    plain = list(plan.mgh_requests(loaded.tasks[:1]))
-    mixed = list(plan.mgh_requests(loaded.tasks[:1], ["English", "German"]))
+    plain = list(prompts.mgh_requests(loaded.tasks[:1]))
+    mixed = list(prompts.mgh_requests(loaded.tasks[:1], ["English", "German"]))
     assert [r.variables["language"] for r in mixed] == ["English", "German"] * 3
     assert [r.text for r in mixed][::2] == [r.text for r in plain][::2]
     with pytest.raises(LabError, match="twice"):
@@ -161,7 +161,7 @@ def test_repeats_are_dropped_with_a_named_reason(loaded):
 
 
 def test_a_query_that_was_written_before_is_refused(answering, live, loaded):
-    said = {request.id: text for request, text in plan.recorded("health")}
+    said = {request.id: text for request, text in prompts.recorded("health")}
     answering(lambda prompt: said["health/mgh/sts/0/0"])
     tasks = [task for task in loaded.tasks if task.id == "health/brainstorm/sts/0"]
     client = generate.open_client(live())

@@ -9,13 +9,14 @@ from training.made import instance
 from nbutils.core.errors import LabError
 from nbutils.core.settings import resolve
 from nbutils.training import curriculum
+from nbutils.training.mixing import negatives_for
 
 SMOKE = resolve("smoke")
 
 
 def negatives(one, level, step=0, **changes) -> list[str]:
     settings = SMOKE.changed(**{"retrieved_per_query": 2, **changes})
-    return curriculum.negatives_for(one, level, settings, step)
+    return negatives_for(one, level, settings, step)
 
 
 def test_curriculum_goes_from_coarse_to_fine():
@@ -91,7 +92,7 @@ def test_ratio_is_synthetic_to_retrieved_at_an_equal_number(mixing, ratio):
     settings = SMOKE.changed(**asked)
     counts = np.array(
         [
-            ["found" not in t for t in curriculum.negatives_for(one, "N2", settings, s)]
+            ["found" not in t for t in negatives_for(one, "N2", settings, s)]
             for one in map(instance, range(400))
             for s in range(4)
         ]

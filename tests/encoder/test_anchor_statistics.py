@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from nbutils.encoder import anchors, vectors
+from nbutils.encoder import anchor_statistics as anchors
+from nbutils.encoder import vectors
 from nbutils.encoder.pooling import ata_weights
 from nbutils.encoder.student import build_student
 
@@ -54,7 +55,10 @@ def test_classes_of_tokens():
         "<|im_end|>": "template: <|im_end|>",
     }  # fmt: skip
     assert anchors.token_classes([*wanted], 3, 1) == [*wanted.values()]
-    assert anchors.token_classes(["a", "!"], 0, 0) == ["first token", "punctuation"]
+    assert anchors.token_classes(["a", "!"], 0, 0) == [
+        "first token",
+        "punctuation",
+    ]
 
 
 def test_table_and_means_by_class():

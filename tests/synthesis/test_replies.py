@@ -1,6 +1,6 @@
 """From an answer to a record or a named rejection, always.
 
-    NBUTILS_FUZZ=50000 python -m pytest tests/synthesis/test_parsing.py
+    NBUTILS_FUZZ=50000 python -m pytest tests/synthesis/test_replies.py
 
 runs the long form; the suite's own is short.
 """
@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from nbutils.core.records import GradedExample, Record, Rejection
 from nbutils.core.settings import resolve
 from nbutils.llm.store import Answer
-from nbutils.synthesis import plan, replies
+from nbutils.synthesis import prompts, replies
 from nbutils.synthesis.generate import reask
 
 BY_TEMPLATE = defaultdict(list)
-for pair in plan.recorded("health"):
+for pair in prompts.recorded("health"):
     BY_TEMPLATE[pair[0].prompt.template].append(pair)
 
 

@@ -5,12 +5,12 @@ from collections import Counter
 import pytest
 
 from nbutils.core.records import Verdict
-from nbutils.synthesis import second
+from nbutils.synthesis import second_generator
 
 
 @pytest.fixture(scope="module")
 def answers():
-    return second.second_answers()
+    return second_generator.second_answers()
 
 
 def counts(answers, column):
@@ -52,11 +52,14 @@ def test_what_is_read_loosely_stands_beside_the_first_generators(answers):
     ],
 )
 def test_a_verdict_in_prose_is_its_first_sentences(text, answers):
-    assert second.LOOSE["judge"](text)["answers"] is answers
+    assert second_generator.LOOSE["judge"](text)["answers"] is answers
 
 
 def test_every_answer_had_room_for_what_was_asked(answers):
-    llm, requests = second.second_settings().llm, second.second_requests()
+    llm, requests = (
+        second_generator.second_settings().llm,
+        second_generator.second_requests(),
+    )
     assert (llm.temperature, llm.reasks) == (0, 0)
     assert max(answers["tokens"]) == llm.max_tokens
     assert {*answers["outcome"][answers["tokens"] == llm.max_tokens]} == {"cut_off"}

@@ -20,7 +20,7 @@ from nbutils.core.settings import read_config, resolve
 from nbutils.llm.client import Client
 from nbutils.synthesis.from_sets import STAGE, seeded_requests
 from nbutils.synthesis.judge import judge_requests
-from nbutils.synthesis.plan import RECORDINGS, Planned, recorded
+from nbutils.synthesis.prompts import RECORDINGS, Planned, recorded
 from nbutils.synthesis.replies import parse
 
 FOLDER = RECORDINGS / "second_generator"
