@@ -7,8 +7,6 @@ gets a mistake's hint where it does as that mistake does. So one source gives th
 its own test and the notebook of solutions.
 """
 
-from __future__ import annotations
-
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence

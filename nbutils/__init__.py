@@ -1,7 +1,5 @@
 """Hard negatives for text embeddings: the mechanisms that the six notebooks show."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 

@@ -1,7 +1,5 @@
 """The command line: `python -m nbutils COMMAND`. Heavy modules load when needed."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

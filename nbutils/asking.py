@@ -1,7 +1,5 @@
 """The commands that ask a language model: estimate, record, grade."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import typer

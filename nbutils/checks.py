@@ -3,8 +3,6 @@
 Each check is a function that raises LabError for a fault and returns a remark.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

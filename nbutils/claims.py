@@ -19,8 +19,6 @@ within ±0.02, and fails outside. A claim is
 - not distinguishable here, otherwise.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import cache
 from itertools import pairwise

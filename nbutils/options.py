@@ -1,7 +1,5 @@
 """What the commands share: the application, its options, its one-line errors."""
 
-from __future__ import annotations
-
 import errno
 from pathlib import Path
 from typing import Annotated, Any

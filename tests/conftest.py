@@ -1,7 +1,5 @@
 """What several test files share: small notebooks, a cache of their own, coverage."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket

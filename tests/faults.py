@@ -1,7 +1,5 @@
 """A server on loopback that answers from the recordings and fails at a set rate."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import multiprocessing

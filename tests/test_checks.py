@@ -1,7 +1,5 @@
 """`nbutils check` says one line a subject, and counts the faults."""
 
-from __future__ import annotations
-
 import shutil
 
 import pytest

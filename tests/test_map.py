@@ -1,7 +1,5 @@
 """The house: what each room may import, how long a file is, and the README's map."""
 
-from __future__ import annotations
-
 import ast
 import re
 

@@ -1,7 +1,5 @@
 """One list of dependencies: pyproject, environment.yml and constraints.txt agree."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

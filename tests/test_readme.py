@@ -1,7 +1,5 @@
 """The README's own-data commands, as they are printed there, on a set of one's own."""
 
-from __future__ import annotations
-
 import re
 import shlex
 

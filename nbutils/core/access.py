@@ -3,8 +3,6 @@
 What is read there is kept nowhere; a fault names the variable and shows no value.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from typing import Any

@@ -1,7 +1,5 @@
 """Seeded draws that depend on names alone: not on order, blocks or resuming."""
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np

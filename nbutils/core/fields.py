@@ -1,8 +1,6 @@
 """All settings. Each has a place (`settings.mining.perc`) and a flat name (`perc`)."""
 
-from __future__ import annotations
-
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from nbutils.core import sections as rooms
 from nbutils.core.sections import Section, opt
@@ -33,7 +31,7 @@ class Settings(Section):
             for name, (section, leaf) in PLACES.items()
         }
 
-    def changed(self, **changes: Any) -> Settings:
+    def changed(self, **changes: Any) -> Self:
         """The same but for some settings, by flat name; KeyError for an unknown one."""
         return Settings(**nested({**self.flat(), **changes}))
 

@@ -1,7 +1,5 @@
 """JSONL, JSON, tables and sums. Every write is atomic: a file is whole or not there."""
 
-from __future__ import annotations
-
 import fcntl
 import gzip
 import hashlib

@@ -1,7 +1,5 @@
 """The machine a run finds, compared with what its settings need before it starts."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

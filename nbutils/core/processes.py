@@ -1,7 +1,5 @@
 """Several processes as one: `accelerate launch -m nbutils train …` (or `mine`)."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from typing import Any

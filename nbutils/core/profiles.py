@@ -1,7 +1,5 @@
 """The profiles: what differs from the defaults, by flat name of the setting."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from nbutils.core.sections import SMOLLM2

@@ -1,7 +1,5 @@
 """The records that flow from room to room."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ BEIR's: corpus.jsonl and queries.jsonl (or .jsonl.gz) with `_id`, `text` and per
 `title`; qrels/SPLIT.tsv with query-id, corpus-id and score, above 0 for a positive.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Callable, Iterable

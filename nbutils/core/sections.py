@@ -4,8 +4,6 @@
 "ours" is a choice of this lab, where papers are silent or the machine is smaller.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator

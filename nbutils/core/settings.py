@@ -3,8 +3,6 @@
 Command line and notebook parameters go before a YAML file, then profile, then default.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path

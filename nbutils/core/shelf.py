@@ -3,8 +3,6 @@
 A process that is killed loses nothing; a power failure may cost the latest rows.
 """
 
-from __future__ import annotations
-
 import contextlib
 import sqlite3
 import threading

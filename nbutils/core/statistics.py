@@ -1,7 +1,5 @@
 """95 % percentile bootstrap intervals of means, shares and differences, by units."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 

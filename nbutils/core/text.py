@@ -1,7 +1,5 @@
 """Equality of texts, words and word n-grams: what the lab counts texts by."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Iterable

@@ -4,8 +4,6 @@ Negative Matters sees anchors at the first word, at punctuation and at the templ
 last token; here that is counted over many texts.
 """
 
-from __future__ import annotations
-
 import string
 from collections.abc import Sequence
 from typing import Any

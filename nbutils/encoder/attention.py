@@ -5,13 +5,12 @@ token receives; `AttentionTap` lets it run as the last layer of any backbone tha
 transformers' attention interface. Every other layer runs SDPA.
 """
 
-from __future__ import annotations
-
 import math
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from itertools import product
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -153,7 +152,7 @@ class AttentionTap:
     layers: list[Layer] = field(default_factory=list)
     received: Tensor | None = None
 
-    def __enter__(self) -> AttentionTap:
+    def __enter__(self) -> Self:
         self._before = _TAP.set(self)
         return self
 

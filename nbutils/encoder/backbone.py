@@ -4,8 +4,6 @@
 section `encoder`; those that make up its vectors are saved with it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import shutil
 from pathlib import Path

@@ -4,8 +4,6 @@ SmolLM2-135M-Instruct (Apache-2.0) lies as a 4-bit GGUF file in a wheel, whose c
 never imported. NF4 on top of its 4 bits is a second rounding.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Where models come from: a folder, the hub's cache, a wheel's files, or code."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.metadata
 import os

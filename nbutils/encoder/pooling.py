@@ -4,8 +4,6 @@ Every pooling is a set of token weights that sum to one. ATA (Negative Matters) 
 token by the attention it receives, which `attention.attend` sums without a matrix.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

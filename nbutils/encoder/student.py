@@ -4,8 +4,6 @@ The student is backbone, pooling and normalisation; teachers and measuring encod
 any SentenceTransformer.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import math

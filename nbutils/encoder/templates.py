@@ -4,8 +4,6 @@ A text is tokenized together with its format, as the model's authors do it; wher
 text stands among the tokens is read from their offsets.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

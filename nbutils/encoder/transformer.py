@@ -1,7 +1,5 @@
 """A transformer as the student needs it: in 4 bits, both ways, without dropout."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

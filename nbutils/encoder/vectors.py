@@ -1,7 +1,5 @@
 """Vectors of texts, kept on disk by everything that makes them what they are."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence

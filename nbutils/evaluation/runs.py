@@ -2,8 +2,6 @@
 variants of a study (`python -m nbutils study`), each made once and kept.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace

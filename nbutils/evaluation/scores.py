@@ -1,7 +1,5 @@
 """Scores: models as mteb sees them, mteb's own scores, and what each query got."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence

@@ -4,8 +4,6 @@ What they are (studies.yaml), and how what they left is read and compared; `runs
 them. A run is named by what it changes in the defaults: studies share what is alike.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field

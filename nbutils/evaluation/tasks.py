@@ -1,7 +1,5 @@
 """What is scored: held-out sets as mteb tasks, and mteb's own tasks by name."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence

@@ -3,8 +3,6 @@
 Gateways put failures into a 200, and servers write an answer's text in several ways.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime

@@ -4,8 +4,6 @@ A batch is noted in a file beside the store before it is submitted, so a run tha
 broken off waits for it and submits it once.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from collections import Counter

@@ -1,7 +1,5 @@
 """One chat client for replay, live and record runs."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed

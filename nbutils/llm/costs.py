@@ -1,7 +1,5 @@
 """What a token costs, and the limits on tokens, attempts and money."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ The SDK's retries are the only ones. What it would not retry by itself, a 200 th
 carries no answer, is turned into the server fault that it is, so that it does.
 """
 
-from __future__ import annotations
-
 import re
 import time
 import warnings

@@ -1,7 +1,5 @@
 """Requests, answers, and the store that keeps every answer raw, as it arrives."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

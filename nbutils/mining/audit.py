@@ -4,8 +4,6 @@ A false negative is a mined document that answers the query. Where unlabelled po
 were planted, their share is counted; NV-Retriever estimates it with a judge.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

@@ -4,12 +4,11 @@ NV-Retriever's methods differ only in which candidates they keep, so the expensi
 is done once and stored, with a fingerprint of all that it depends on.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -80,7 +79,7 @@ class Candidates:
         documents = self.data.corpus["id"].take(document).array
         return pd.DataFrame({"query_id": names, "document_id": documents})
 
-    def by_score(self) -> Candidates:
+    def by_score(self) -> Self:
         """Each query's candidates from best to worst; equal ones stay as they stood."""
         order = np.argsort(-self.scores, axis=1, kind="stable")
         grids = {

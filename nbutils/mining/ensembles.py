@@ -5,8 +5,6 @@ teacher, mined with at least as many a query as are wanted); a returned table ha
 same columns, and `teacher` says whose choice a row is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import combinations
 

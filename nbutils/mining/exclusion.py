@@ -5,8 +5,6 @@ the positive under another id. `prepare` says once, for a candidate table, which
 excludes each candidate; every method of `methods` reads that.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import chain
 

@@ -1,7 +1,5 @@
 """Mined negatives in the forms that sentence-transformers' trainers read."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from nbutils.core.errors import known

@@ -5,8 +5,6 @@ those are taken. Rules come before any cut, so a query gets its negatives as lon
 table holds any; `mine_until_full` deepens the table where it does not.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, get_args
 

@@ -5,8 +5,6 @@ fixed size, because a vector's rounding depends on its batch, and mines for its 
 the queries: the table is the same however many processes make it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 

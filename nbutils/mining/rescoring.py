@@ -3,8 +3,6 @@
 It costs one reading a pair, so it scores only what a cheaper teacher found.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any

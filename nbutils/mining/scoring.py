@@ -4,8 +4,6 @@ Both kinds answer two questions: the best documents of every query and the score
 some pairs (`first`), and the best of some queries below a ceiling (`top`).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable

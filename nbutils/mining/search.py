@@ -6,8 +6,6 @@ error tells for which queries that is provably the exact answer, ties included; 
 others every document is scored. Vectors may be memory-mapped.
 """
 
-from __future__ import annotations
-
 import ctypes
 import sys
 from concurrent.futures import ThreadPoolExecutor

@@ -3,8 +3,6 @@
 Draws are keyed by (seed, query, document): no order of the work can change them.
 """
 
-from __future__ import annotations
-
 from functools import cache
 
 import numpy as np

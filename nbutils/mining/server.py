@@ -1,7 +1,5 @@
 """An embeddings server that speaks OpenAI's API, and what its answers may look like."""
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Iterator, Sequence

@@ -4,8 +4,6 @@ A teacher is a name, a fingerprint of whatever its scores depend on, and its `sc
 a set's documents for the set's queries: products of vectors, or whole rows of numbers.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Callable, Sequence
@@ -13,6 +11,7 @@ from functools import cached_property, partial
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
+from typing import Self
 
 import bm25s
 import numpy as np
@@ -138,7 +137,7 @@ class EncoderTeacher(TextTeacher):
         self.fingerprint = digest(fingerprint(model), *parts)
 
     @classmethod
-    def of_student(cls, model, settings: Settings, *, name: str) -> EncoderTeacher:
+    def of_student(cls, model, settings: Settings, *, name: str) -> Self:
         """A student, on a CPU with its 4-bit weights unpacked: that halves the time."""
         if model.device.type == "cpu":
             model = unpack_student(model)
@@ -180,7 +179,7 @@ class VectorTeacher:
         self.name, self.device = name, device
 
     @classmethod
-    def read(cls, folder: str | Path, device: str = "cpu") -> VectorTeacher:
+    def read(cls, folder: str | Path, device: str = "cpu") -> Self:
         """From KIND.npy, and KIND.txt with the id of each row, one a line."""
         ids, vectors = {}, {}
         for kind in ("queries", "corpus"):

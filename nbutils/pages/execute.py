@@ -4,8 +4,6 @@ Papermill executes; the checks of `source` stand before and after it, because by
 it only warns of a misspelt parameter and lets an early exit pass.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import time

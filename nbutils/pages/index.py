@@ -4,8 +4,6 @@ No script and no style is fetched from elsewhere: the pages open without network
 from a file share.
 """
 
-from __future__ import annotations
-
 import re
 from datetime import datetime
 from pathlib import Path

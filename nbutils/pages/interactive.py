@@ -4,8 +4,6 @@ A headless run shows the picture of record only. Where somebody watches, control
 below it; what they ask for is drawn below them, and is not kept.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from typing import Any

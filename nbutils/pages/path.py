@@ -1,7 +1,5 @@
 """A page cut down to the cells of a tag: the 90-minute path `lab90`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from nbformat import NotebookNode

@@ -3,8 +3,6 @@
 A notebook calls `start`, works, and ends with `Run.finish`.
 """
 
-from __future__ import annotations
-
 import base64
 import errno
 import html
@@ -36,7 +34,7 @@ def start(
     profile: str = "workshop",
     overrides: dict[str, Any] | None = None,
     out: str = "runs",
-) -> Run:
+) -> "Run":
     """Resolve and check the settings of a notebook's run, and say what will happen.
 
     A relative `out` is under the repository root, which also becomes the working

@@ -1,7 +1,5 @@
 """The notebooks of solutions: each page with its exercises' stubs filled in."""
 
-from __future__ import annotations
-
 import ast
 import inspect
 import io

@@ -6,8 +6,6 @@ stayed stale, an early exit, a shell line whose failure nobody saw, a widget tha
 breaks the page. Every fault is a LabError of one line.
 """
 
-from __future__ import annotations
-
 import ast
 import copy
 import hashlib

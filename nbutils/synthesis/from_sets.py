@@ -4,8 +4,6 @@ A sample of the set keeps its query and its positive and gets the four negatives
 reading): in one call for the whole ladder, or in one call for each level.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -4,8 +4,6 @@ Stage 1 brainstorms tasks; stage 2 writes one graded example a call (Negative Ma
 after E5-mistral's two-step prompt). SyNeg adds negatives to a query and its positive.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial

@@ -4,8 +4,6 @@ NV-Retriever counts false negatives so (section on false negatives, a 70B model 
 judge), and SyNeg's negatives can be checked so.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np

@@ -4,8 +4,6 @@ Similarities go in as arrays of (examples × 5) cosines, columns P, N1, N2, N3, 
 `draws` are the `samples` and the `seed` of an interval (`statistics.bootstrap`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import combinations

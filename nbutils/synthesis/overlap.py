@@ -1,7 +1,5 @@
 """Texts that repeat others, exactly or nearly, and training texts that leak."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 

@@ -5,8 +5,6 @@ The attributes are those of E5-mistral's and SyNeg's prompts; the counts, the fa
 and their domains are the lab's (`data/recordings/plan.json`).
 """
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence

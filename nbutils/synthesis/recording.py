@@ -1,7 +1,5 @@
 """Filling the store: what it would cost, and every request of some stages asked."""
 
-from __future__ import annotations
-
 import importlib.metadata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -4,8 +4,6 @@ Pure and repeatable: nothing is asked, nothing is evaluated, and no text makes i
 JSON only; a code fence or prose around the JSON is let through.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -66,7 +64,7 @@ class Rejected(Exception):
     """Why an answer is not a record (reason, detail)."""
 
 
-def parse(request: Planned, text: str, finish: str = "") -> Any:
+def parse(request: "Planned", text: str, finish: str = "") -> Any:
     """What an answer holds: a record, a list of records, or a Rejection.
 
     finish: why the server stopped; where that was in the middle, it is the reason.
@@ -176,7 +174,7 @@ class Reply(BaseModel, extra="forbid", strict=True):
     def check(self, asked: Mapping[str, Any]) -> None:
         """Rejected for texts that are not as asked for, by a request's variables."""
 
-    def record(self, request: Planned) -> records.Record:
+    def record(self, request: "Planned") -> records.Record:
         self.check(request.variables)
         return self.makes(id=request.id, **request.known, **dict(self))
 
@@ -207,7 +205,7 @@ Ladder = Annotated[
 
 
 class TasksReply(RootModel[list[str]], strict=True):  # of one group in one family
-    def record(self, request: Planned) -> list[records.Task]:
+    def record(self, request: "Planned") -> list[records.Task]:
         texts, wanted, made = self.root, request.variables["num_tasks"], []
         if len(texts) != wanted:
             raise Rejected("wrong_count", f"{len(texts)} tasks instead of {wanted}")

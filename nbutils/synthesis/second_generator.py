@@ -4,8 +4,6 @@ It is the lab's student with all its layers, served on this machine (the README 
 `data/recordings` says how). Its answers are read by the same parser as any others.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from typing import Any

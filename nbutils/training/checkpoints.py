@@ -4,8 +4,6 @@ One file, replaced whole or not at all. Every process calls `save` and `resume`;
 the main one reads and writes.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os

@@ -1,7 +1,5 @@
 """Which level and which instances a step trains on (Negative Matters, curriculum)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -4,8 +4,6 @@ For a decoder of Mistral's architecture with LoRA on every linear layer (QLoRA,
 LLM2Vec); `python -m benchmarks gpu` measures the same on a card.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

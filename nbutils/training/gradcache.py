@@ -1,7 +1,5 @@
 """GradCache (Gao et al. 2021): a large batch's gradient in a small memory."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

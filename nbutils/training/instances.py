@@ -1,7 +1,5 @@
 """Training instances: records of the training split, or a set, with their negatives."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path

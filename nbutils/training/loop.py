@@ -1,7 +1,5 @@
 """Contrastive training of the 4-bit student: the run, the step, and what may fail."""
 
-from __future__ import annotations
-
 import math
 import sys
 import time

@@ -1,7 +1,5 @@
 """The contrastive loss, and which texts of a batch must not count as negatives."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 

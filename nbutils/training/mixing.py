@@ -4,8 +4,6 @@ Everything random follows from (seed, query, step), never from the order of call
 run's place in the data is the number of its step.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """What a run needs is compared with what the machine has, before anything starts."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

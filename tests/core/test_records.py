@@ -1,7 +1,5 @@
 """Records and their files: whole or absent, and a fault names its file and line."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

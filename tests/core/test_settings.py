@@ -1,7 +1,5 @@
 """Settings: unknown names and wrong types are errors that name the nearest."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Intervals: the one bootstrap, means, shares, paired differences."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import scipy.stats

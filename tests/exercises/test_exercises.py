@@ -1,7 +1,5 @@
 """Every exercise tells right from wrong, and the pages' stubs are those exercises."""
 
-from __future__ import annotations
-
 import ast
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The client: replay, live over real HTTP, under faults and kills; what it costs."""
 
-from __future__ import annotations
-
 import logging
 import time
 

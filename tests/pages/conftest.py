@@ -1,7 +1,5 @@
 """The committed pages, one after the other."""
 
-from __future__ import annotations
-
 import pytest
 
 from nbutils.core.settings import ROOT

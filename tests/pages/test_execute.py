@@ -1,7 +1,5 @@
 """Every way in which a headless run was seen to pass wrongly is an error here."""
 
-from __future__ import annotations
-
 import html
 import json
 import os

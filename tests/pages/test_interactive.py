@@ -1,7 +1,5 @@
 """Controls: headless only the picture of record, else what is asked for beside it."""
 
-from __future__ import annotations
-
 import IPython.display
 import pytest
 from ipywidgets import Dropdown, IntSlider, Text, VBox

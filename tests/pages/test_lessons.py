@@ -1,7 +1,5 @@
 """The pages read as lessons; and each rule of that sees the fault it is for."""
 
-from __future__ import annotations
-
 import re
 import statistics
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """The committed pages: sound, fresh, in the style of the house, equal to nbutils."""
 
-from __future__ import annotations
-
 import ast
 import re
 from functools import cache

@@ -1,7 +1,5 @@
 """A page cut down to a tag's cells: they run alone."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

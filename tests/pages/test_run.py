@@ -1,7 +1,5 @@
 """A notebook's own side of its run: what it says, reads, times, reports and shows."""
 
-from __future__ import annotations
-
 import json
 import re
 import time

@@ -1,7 +1,5 @@
 """Every page for real, in the smoke profile, from one call."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

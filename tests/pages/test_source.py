@@ -1,7 +1,5 @@
 """Pages and outputs that are refused without a kernel, and who works on a page."""
 
-from __future__ import annotations
-
 import subprocess
 
 import pytest

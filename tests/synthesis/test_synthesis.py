@@ -1,7 +1,5 @@
 """Synthesis: the plan, the records, the ladder and the text-only check."""
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 from statistics import NormalDist
