@@ -69,14 +69,17 @@ def mine_by_settings(
     LabError where intra-sample, one negative of each teacher, is to give another number
     of negatives than there are teachers.
     """
-    recipe, every = settings.mining, load_teachers(settings)
-    if recipe.ensemble == "none":
-        return mine_set(data, [*every.values()][-1], settings, say)
-    if recipe.ensemble != "cross_sample" and len(every) != recipe.negatives_per_query:
+    recipe, count = settings.mining, len(settings.mining.teachers)
+    if recipe.ensemble == "none":  # then no other teacher is loaded
+        alone = settings.changed(teachers=recipe.teachers[-1:])
+        (teacher,) = load_teachers(alone).values()
+        return mine_set(data, teacher, settings, say)
+    if recipe.ensemble != "cross_sample" and count != recipe.negatives_per_query:
         raise LabError(
             f"{recipe.ensemble} takes one negative of each teacher, and there are "
-            f"{len(every)}: set negatives_per_query={len(every)}"
+            f"{count}: set negatives_per_query={count}"
         )
+    every = load_teachers(settings)
     lists = {name: mine_set(data, one, settings, say) for name, one in every.items()}
     if recipe.ensemble == "cross_sample":
         return cross_sample(lists, k=recipe.negatives_per_query, seed=settings.seed)

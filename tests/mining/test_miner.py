@@ -169,6 +169,15 @@ def test_an_ensemble_by_one_setting_is_the_pages_join(folder, how, tmp_path):
     assert set(found["teacher"]) == {"bm25", "tiny-bert"}
 
 
+def test_only_the_teacher_that_mines_is_loaded(folder):
+    absent = ["/nowhere/encoder", "bm25"]
+    settings = resolve("smoke", {"teachers": absent})
+    data = retrieval.read_set(folder, "dev")
+    assert set(miner.mine_by_settings(data, settings)["teacher"]) == {"bm25"}
+    with pytest.raises(LabError, match="/nowhere/encoder"):
+        miner.mine_by_settings(data, settings.changed(ensemble="cross_sample"))
+
+
 def test_the_command_says_what_an_index_misses(folder, tmp_path):
     words = [folder, *SMOKE, "--teacher", "tiny-bert", "--out", tmp_path / "x.csv"]
     said, well = command(*words, index="Flat")
