@@ -21,10 +21,9 @@ from transformers import AutoModel, MistralConfig
 from benchmarks.harness import Row, measured, row
 from benchmarks.training import batches, our_steps, peer_model, peer_seconds
 from nbutils.core import machine
-from nbutils.core.fields import Settings
 from nbutils.core.files import write_table
 from nbutils.core.records import TrainingInstance
-from nbutils.core.settings import ROOT, resolve
+from nbutils.core.settings import ROOT, Settings, resolve
 from nbutils.encoder.models import device_of, tiny_folder
 from nbutils.encoder.student import build_student
 from nbutils.mining.search import nearest

@@ -11,8 +11,7 @@ from unittest.mock import patch
 import openai
 
 from benchmarks.harness import Row, measured, row, timed_row
-from nbutils.core.fields import Settings
-from nbutils.core.settings import resolve
+from nbutils.core.settings import Settings, resolve
 from nbutils.llm.client import Client
 from nbutils.llm.store import ChatRequest, chat_request
 from nbutils.synthesis import generate

@@ -21,10 +21,9 @@ from sentence_transformers.sentence_transformer import losses, trainer, training
 from transformers import TrainerCallback
 
 from benchmarks.harness import Row, in_process, in_turn, measured, row, timed_row
-from nbutils.core.fields import Settings
 from nbutils.core.records import TrainingInstance, read_records
 from nbutils.core.sections import MINILM, SMOLLM2
-from nbutils.core.settings import resolve
+from nbutils.core.settings import Settings, resolve
 from nbutils.encoder.models import compute_dtype, device_of, local_name, quiet
 from nbutils.encoder.student import build_student
 from nbutils.encoder.transformer import keep_differentiable, quantization_config

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from nbutils.core.errors import LabError
-from nbutils.core.fields import Settings
 from nbutils.core.sections import FAMILIES
-from nbutils.core.settings import resolve
+from nbutils.core.settings import Settings, resolve
 from nbutils.llm.client import Client
 from nbutils.llm.store import ChatRequest, Store
 from nbutils.synthesis.prompts import Planned, recorded

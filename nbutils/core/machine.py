@@ -14,10 +14,9 @@ from pathlib import Path
 import psutil
 
 from nbutils.core.errors import LabError
-from nbutils.core.fields import Settings
 from nbutils.core.files import verify
 from nbutils.core.sections import MINILM, SMOLLM2
-from nbutils.core.settings import DATA, ROOT
+from nbutils.core.settings import DATA, ROOT, Settings
 
 PACKAGES = ("torch", "transformers", "sentence-transformers", "peft", "bitsandbytes",
             "mteb")  # fmt: skip

@@ -8,15 +8,17 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from nbutils.core.fields import Settings
 from nbutils.core.files import SUMS, read_jsonl, verify
-from nbutils.core.settings import DATA
+from nbutils.core.settings import DATA, Settings
 
 RECORDS = DATA / "records"
 """The shipped records: what the recorded answers parse to."""
 
 LEVELS = ("N1", "N2", "N3", "N4")
 """N1 is the hardest negative, N4 the easiest (Negative Matters, MGH)."""
+
+RUNGS = ("P", *LEVELS)
+"""A ladder, from the most to the least similar: the positive, then its negatives."""
 
 GROUPS = ("short-long", "long-short", "short-short", "long-long", "sts")
 Split = Literal["train", "dev", "held-out-tasks", "held-out-family"]
@@ -54,7 +56,7 @@ class GradedExample(Record):
 
     def documents(self) -> dict[str, str]:
         """Document id to text: the positive `…/P`, then `…/N1` to `…/N4`."""
-        named = zip(("P", *LEVELS), (self.positive, *self.negatives), strict=True)
+        named = zip(RUNGS, (self.positive, *self.negatives), strict=True)
         return {f"{self.id}/{name}": text for name, text in named}
 
 

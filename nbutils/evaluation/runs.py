@@ -14,19 +14,13 @@ import pandas as pd
 
 from nbutils.core import files, processes, statistics
 from nbutils.core.errors import LabError
-from nbutils.core.fields import Settings
 from nbutils.core.machine import check_machine
-from nbutils.core.records import read_records
+from nbutils.core.records import RUNGS, read_records
 from nbutils.core.retrieval import HELD_OUT, RetrievalSet, read_set
-from nbutils.core.settings import DATA, resolve
+from nbutils.core.settings import DATA, Settings, resolve
 from nbutils.encoder.student import build_student, load_encoder, load_student
 from nbutils.evaluation import studies
-from nbutils.evaluation.scores import (
-    RUNGS,
-    development,
-    per_query_scores,
-    set_scores,
-)
+from nbutils.evaluation.scores import development, per_query_scores, set_scores
 from nbutils.mining.miner import mine_by_settings, mine_for_training
 from nbutils.training import loop
 from nbutils.training.instances import MINED, set_instances, training_data
@@ -170,7 +164,7 @@ def _run(
         scores = set_scores(student, settings, read_set(SCIFACT, "test"))
     else:
         scores = per_query_scores(student, settings, records)
-        scores = scores if study.cosines else scores.drop(columns=RUNGS)
+        scores = scores if study.cosines else scores.drop(columns=[*RUNGS])
     return {**made, "scores": scores}
 
 

@@ -16,15 +16,14 @@ from mteb.models.model_meta import ModelMeta
 from mteb.types import PromptType
 from sentence_transformers import SentenceTransformer
 
-from nbutils.core.fields import Settings
-from nbutils.core.records import LEVELS, Records
+from nbutils.core.records import RUNGS, Records
 from nbutils.core.retrieval import HELD_OUT, RetrievalSet, ladder_ids, local_set
+from nbutils.core.settings import Settings
 from nbutils.encoder.student import unpack_student
 from nbutils.encoder.vectors import embed, fingerprint
 from nbutils.evaluation.tasks import judgements, local_tasks
 from nbutils.mining.teachers import BM25Teacher
 
-RUNGS = ["P", *LEVELS]
 Run = Mapping[str, Mapping[str, float]]
 """What a search found: query id to {document id: score}."""
 
@@ -131,7 +130,7 @@ def ndcg_per_query(run: Run, data: RetrievalSet) -> pd.Series:
 def rungs(run: Run, ladder: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     """Scores of P and N1 to N4, a row a graded query, from a reranking run."""
     found = {q: [scores[d] for d in ladder[q]] for q, scores in run.items()}
-    return pd.DataFrame.from_dict(found, "index", columns=RUNGS).sort_index()
+    return pd.DataFrame.from_dict(found, "index", columns=[*RUNGS]).sort_index()
 
 
 def beats_n1(run: Run, ladder: Mapping[str, Sequence[str]]) -> pd.Series:

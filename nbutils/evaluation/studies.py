@@ -14,9 +14,8 @@ import pandas as pd
 import yaml
 
 from nbutils.core.errors import LabError, known
-from nbutils.core.fields import PLACES
 from nbutils.core.files import read_json, read_table
-from nbutils.core.settings import DATA, ROOT, resolve
+from nbutils.core.settings import DATA, PLACES, ROOT, resolve
 from nbutils.core.statistics import paired_difference, unit_of
 
 SHIPPED = DATA / "results" / "studies"

@@ -8,8 +8,7 @@ from functools import cache, cached_property, partial
 from typing import Any
 
 from nbutils.core.errors import LabError
-from nbutils.core.fields import Settings
-from nbutils.core.settings import ROOT
+from nbutils.core.settings import ROOT, Settings
 from nbutils.llm.costs import Budget, Pace, price_of
 from nbutils.llm.store import Answer, ChatRequest, Store, Unanswered
 

@@ -10,9 +10,8 @@ import pandas as pd
 from pydantic import BaseModel, Field, ValidationError
 
 from nbutils.core.errors import LabError, nearest
-from nbutils.core.fields import Settings
 from nbutils.core.files import read_table
-from nbutils.core.settings import DATA, ROOT
+from nbutils.core.settings import DATA, ROOT, Settings
 
 TABLE = DATA / "prices" / "prices.csv"
 

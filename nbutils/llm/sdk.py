@@ -15,7 +15,7 @@ import openai
 
 from nbutils.core.access import network_names, open_sdk
 from nbutils.core.errors import LabError
-from nbutils.core.fields import Settings
+from nbutils.core.settings import Settings
 from nbutils.llm.answers import NoAnswer, answer_of, read_reply
 from nbutils.llm.store import Answer, ChatRequest, Unanswered
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nbutils.core.errors import LabError
-from nbutils.core.fields import Settings
+from nbutils.core.settings import Settings
 from nbutils.core.shelf import Shelf
 
 

@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 
 from nbutils.core.errors import LabError
-from nbutils.core.fields import Settings
 from nbutils.core.processes import gather, place, share, wait
 from nbutils.core.records import Records
 from nbutils.core.retrieval import RetrievalSet, passages
+from nbutils.core.settings import Settings
 from nbutils.mining.candidates import Search
 from nbutils.mining.ensembles import cross_sample, intra_sample
 from nbutils.mining.exclusion import prepare

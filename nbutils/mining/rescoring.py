@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nbutils.core.errors import LabError
-from nbutils.core.fields import Settings
+from nbutils.core.settings import Settings
 from nbutils.encoder.models import device_of
 from nbutils.mining.candidates import Candidates
 

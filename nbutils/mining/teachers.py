@@ -19,8 +19,8 @@ import pandas as pd
 
 from nbutils.core.draws import key, uniform
 from nbutils.core.errors import LabError
-from nbutils.core.fields import Settings
 from nbutils.core.retrieval import RetrievalSet
+from nbutils.core.settings import Settings
 from nbutils.core.text import SIGNS
 from nbutils.encoder.models import device_of
 from nbutils.encoder.student import load_encoder, unpack_student

@@ -1,6 +1,5 @@
 """A notebook's run: what a page calls, and how pages are executed headless."""
 
-from nbutils.core.machine import describe_machine as describe_machine
-from nbutils.pages.interactive import explore as explore
-from nbutils.pages.run import start as start
-from nbutils.pages.run import table as table
+from nbutils.core.machine import describe_machine
+from nbutils.pages.interactive import explore
+from nbutils.pages.run import start, table

@@ -23,10 +23,9 @@ from papermill.parameterize import parameterize_notebook
 from traitlets import default
 
 from nbutils.core.errors import LabError, known
-from nbutils.core.fields import Settings
 from nbutils.core.files import alone, read_json
 from nbutils.core.machine import check_machine, environment
-from nbutils.core.settings import ROOT, resolve
+from nbutils.core.settings import ROOT, Settings, resolve
 from nbutils.pages import source
 from nbutils.pages.index import write_index, write_page
 from nbutils.pages.path import write_cut

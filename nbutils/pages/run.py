@@ -21,9 +21,8 @@ import psutil
 
 from nbutils.core import machine
 from nbutils.core.errors import LabError, known
-from nbutils.core.fields import Settings
 from nbutils.core.files import atomic, read_json, verify, write_json
-from nbutils.core.settings import ROOT, resolve
+from nbutils.core.settings import ROOT, Settings, resolve
 
 PARTS = ("encoding", "training")
 HEADLESS = "NBUTILS_HEADLESS"

@@ -4,11 +4,9 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from nbutils.core.records import LEVELS
+from nbutils.core.records import RUNGS
 from nbutils.plots import style
 from nbutils.plots.style import BESIDE, Plot, canvas, told, told_by
-
-RUNGS = ("P", *LEVELS)
 
 
 def fan(passages: pd.DataFrame) -> Plot:

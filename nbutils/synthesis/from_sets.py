@@ -12,10 +12,9 @@ from typing import Any
 import pandas as pd
 from pydantic import Field
 
-from nbutils.core.fields import Settings
 from nbutils.core.records import GradedExample, Rejection
 from nbutils.core.retrieval import RetrievalSet
-from nbutils.core.settings import ROOT
+from nbutils.core.settings import ROOT, Settings
 from nbutils.llm.client import Client
 from nbutils.llm.store import Store
 from nbutils.synthesis import replies

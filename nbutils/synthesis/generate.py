@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from nbutils.core.errors import LabError
-from nbutils.core.fields import Settings
 from nbutils.core.files import write_jsonl, write_sums
 from nbutils.core.records import (
     KINDS,
@@ -23,7 +22,7 @@ from nbutils.core.records import (
     Task,
     spread,
 )
-from nbutils.core.settings import resolve
+from nbutils.core.settings import Settings, resolve
 from nbutils.llm.client import Client
 from nbutils.llm.store import Answer, ChatRequest
 from nbutils.synthesis import prompts

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from nbutils.core.errors import LabError
-from nbutils.core.fields import Settings
 from nbutils.core.records import Verdict
+from nbutils.core.settings import Settings
 from nbutils.core.statistics import bootstrap, ratio
 from nbutils.llm.client import Client
 from nbutils.llm.costs import Price, price_table

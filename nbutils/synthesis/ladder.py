@@ -17,12 +17,10 @@ from sklearn.pipeline import make_pipeline
 from threadpoolctl import threadpool_limits
 
 from nbutils.core.errors import LabError, known
-from nbutils.core.records import LEVELS, GradedExample, Rejection
+from nbutils.core.records import LEVELS, RUNGS, GradedExample, Rejection
 from nbutils.core.statistics import bootstrap, interval
 from nbutils.core.text import distinct_n, words
 
-RUNGS = ("P", *LEVELS)
-"""The columns of every array of similarities, from most to least similar."""
 RULES = ("monotone", "positive_first")
 """`monotone`: no inversion at all; `positive_first`: every negative is below P."""
 

@@ -16,10 +16,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from nbutils.core.errors import known
-from nbutils.core.fields import Settings
 from nbutils.core.files import read_json, read_jsonl, read_sums, verify
 from nbutils.core.records import Task, split_of
-from nbutils.core.settings import DATA
+from nbutils.core.settings import DATA, Settings
 from nbutils.core.text import words
 from nbutils.llm.store import Answer, ChatRequest, chat_request
 from nbutils.synthesis.replies import BRAINSTORM, MGH, SEED, SYNEG, Prompt, parse

@@ -15,9 +15,9 @@ from rich.table import Table
 from tokenizers import Tokenizer
 
 from nbutils.core.errors import LabError, known
-from nbutils.core.fields import Settings
 from nbutils.core.files import alone
 from nbutils.core.records import Rejection
+from nbutils.core.settings import Settings
 from nbutils.llm.client import Client
 from nbutils.llm.costs import price_of
 from nbutils.llm.store import Store, rough_tokens

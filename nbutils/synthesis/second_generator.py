@@ -10,11 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from nbutils.core.fields import Settings
 from nbutils.core.files import read_jsonl, verify, write_jsonl, write_sums
 from nbutils.core.records import Rejection, read_records
 from nbutils.core.retrieval import RetrievalSet
-from nbutils.core.settings import read_config, resolve
+from nbutils.core.settings import Settings, read_config, resolve
 from nbutils.llm.client import Client
 from nbutils.synthesis.from_sets import STAGE, seeded_requests
 from nbutils.synthesis.judge import judge_requests

@@ -16,9 +16,9 @@ import torch
 
 from nbutils.core import machine, processes
 from nbutils.core.errors import LabError
-from nbutils.core.fields import Settings
 from nbutils.core.files import atomic
 from nbutils.core.records import TrainingInstance
+from nbutils.core.settings import Settings
 
 NAME = "checkpoint.pt"
 OF_THE_MACHINE = {"min_memory_gb", "checkpoint_every"}

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from nbutils.core.errors import LabError, nearest
-from nbutils.core.fields import Settings
 from nbutils.core.records import LEVELS, TrainingInstance
+from nbutils.core.settings import Settings
 from nbutils.training.mixing import RETRIEVAL
 
 

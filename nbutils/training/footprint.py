@@ -11,9 +11,8 @@ import pandas as pd
 from transformers import MistralConfig
 
 from nbutils.core.errors import LabError
-from nbutils.core.fields import Settings
 from nbutils.core.files import read_table
-from nbutils.core.settings import DATA
+from nbutils.core.settings import DATA, Settings
 
 MISTRAL_7B = MistralConfig(sliding_window=None)
 """Mistral-7B-Instruct-v0.2's shape: the library's default, without a window."""

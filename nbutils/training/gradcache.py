@@ -11,8 +11,8 @@ from torch.nn.functional import pad
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from nbutils.core import processes
-from nbutils.core.fields import Settings
 from nbutils.core.records import TrainingInstance
+from nbutils.core.settings import Settings
 from nbutils.encoder.templates import padded_width
 from nbutils.training import losses
 from nbutils.training.mixing import negatives_for

@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from nbutils.core import machine, processes
 from nbutils.core.errors import LabError
-from nbutils.core.fields import Settings
 from nbutils.core.files import write_json, write_table
 from nbutils.core.records import TrainingInstance
+from nbutils.core.settings import Settings
 from nbutils.encoder.student import save_student
 from nbutils.training import checkpoints
 from nbutils.training.curriculum import plan

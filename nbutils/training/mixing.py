@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nbutils.core.fields import Settings
 from nbutils.core.records import LEVELS, TrainingInstance
+from nbutils.core.settings import Settings
 
 ALL = "all"
 """The level of a step that sees every level at once."""

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nbutils.__main__ import app
-from nbutils.core import fields, files, settings
+from nbutils.core import files, settings
 from nbutils.core.errors import LabError
 from nbutils.core.profiles import PROFILES
 from nbutils.core.sections import Mining
@@ -38,7 +38,7 @@ def test_a_profile_is_data_and_nothing_asks_for_its_name():
 def test_every_profile_and_setting_is_told_with_meaning_and_source():
     assert all(resolve(profile).profile == profile for profile in PROFILES)
     rows = {row["name"]: row for row in settings.table()}
-    assert list(rows) == list(fields.PLACES)
+    assert list(rows) == list(settings.PLACES)
     for row in rows.values():
         assert row["text"] and row["source"], row["name"]
         assert set(PROFILES) < set(row)
@@ -208,7 +208,7 @@ def test_a_fault_shows_no_traceback_outside_of_tests_either():
 def test_settings_prints_every_name_with_its_source_or_those_of_a_word():
     done = CliRunner().invoke(app, ["settings", "--profile", "smoke"])
     assert done.exit_code == 0 and "NV-Retriever" in done.stdout
-    for name in fields.PLACES:
+    for name in settings.PLACES:
         assert name in done.stdout
     done = CliRunner().invoke(app, ["settings", "mining"])
     assert "perc" in done.stdout and "lora_r" not in done.stdout

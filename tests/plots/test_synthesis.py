@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from plots.support import check, frame, texts
 
+from nbutils.core.records import RUNGS
 from nbutils.core.settings import DATA
 from nbutils.plots import synthesis
-from nbutils.plots.synthesis import RUNGS
 
 
 def test_passages_stand_at_their_angle_and_in_their_order():
