@@ -142,8 +142,8 @@ def check_machine(settings: Settings) -> None:
 
         if not torch.cuda.is_available():
             raise LabError(
-                f"profile {settings.profile!r} needs a CUDA GPU and PyTorch finds "
-                "none: profiles workshop and smoke run on a CPU"
+                "device is 'cuda', which needs a CUDA GPU, and PyTorch finds none: set "
+                "device to 'cpu', or take the profile workshop or smoke"
             )
     keys = ("OPENAI_API_KEY", "OPENAI_BASE_URL")
     if settings.llm.mode != "replay" and not any(map(os.environ.get, keys)):

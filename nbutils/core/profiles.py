@@ -4,8 +4,11 @@ from typing import Any
 
 from nbutils.core.sections import SMOLLM2
 
+MISTRAL = "mistralai/Mistral-7B-Instruct-v0.2"
 STUDENTS: dict[str, dict[str, Any]] = {
     SMOLLM2: {"text_format": "chat", "student_layers": 8},
+    MISTRAL: {"text_format": "inst"},
+    "tiny-mistral": {"text_format": "inst"},
 }
 """What comes with a student unless it is set: its template, and layers that fit."""
 
@@ -21,7 +24,7 @@ PROFILES: dict[str, dict[str, Any]] = {
     "workshop": {},
     "smoke": {
         "min_memory_gb": 1.0, "families": ["health", "industry"], "max_items": 12,
-        "student": "tiny-mistral", "text_format": "inst", "max_length": 160,
+        "student": "tiny-mistral", "max_length": 160,
         "reference": "tiny-bert", "teachers": ["bm25", "tiny-bert"],
         "candidate_depth": 20, "steps_per_level": 2, "warmup_steps": 2,
         "batch_size": 8, "mini_batch": 8, "bootstrap_samples": 200,
@@ -29,8 +32,8 @@ PROFILES: dict[str, dict[str, Any]] = {
     "paper": {
         "device": "cuda", "min_memory_gb": 16.0,
         "llm_mode": "live", "llm_model": "gpt-4o",
-        "student": "mistralai/Mistral-7B-Instruct-v0.2", "text_format": "inst",
-        "max_length": 512, "compute_dtype": "bfloat16", "gradient_checkpointing": True,
+        "student": MISTRAL, "max_length": 512, "compute_dtype": "bfloat16",
+        "gradient_checkpointing": True,
         "teachers": ["bm25", "intfloat/e5-mistral-7b-instruct"],
         "steps_per_level": 400, "warmup_steps": 300, "learning_rate": 2e-4,
         "temperature": 0.02, "retrieved_per_query": 2, "batches_from": "dataset",

@@ -68,7 +68,7 @@ def read_set(
     folder = Path(folder)
     if folder.is_file():
         read = read_jsonl if folder.suffix == ".jsonl" else read_table
-        return pair_set(read(folder), name=folder.name)
+        return pair_set(read(folder), name=folder.stem)
     if not folder.is_dir():
         raise LabError(
             f"{folder} is no folder: give one that holds corpus.jsonl, queries.jsonl "

@@ -130,7 +130,7 @@ class Encoder(Section):
     )
     """llm2vec: not what stands before the text; all: every token; text: it alone"""
     text_format: str = opt("plain", "LLM2Vec (inst)")
-    """plain, e5, inst, chat (SmolLM2's, unless set) or a template with {text} in it"""
+    """plain, e5, inst (Mistral's own), chat (SmolLM2's) or a template with {text}"""
     max_length: int = opt(160, unit="tokens", gt=7)
     """longest text"""
     encode_batch: int = opt(64, unit="texts", gt=0)

@@ -7,7 +7,7 @@ notebook parameters go before a YAML file, then profile, then default.
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, Self, get_origin
+from typing import Any, Literal, Self, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -144,10 +144,13 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise LabError(f"settings file {path} must hold 'name: value' lines")
     found = {}
     for name, value in values.items():
+        if value is None and name in SECTIONS:
+            value = {}  # all its lines are comments
         whole = isinstance(value, dict)  # a section: no setting is a mapping
         for leaf, own in value.items() if whole else [(name, value)]:
             flat = flat_name(f"{name}.{leaf}" if whole else name)
-            if field_of(flat).annotation is float and isinstance(own, str):
+            kind = field_of(flat).annotation
+            if float in (kind, *get_args(kind)) and isinstance(own, str):
                 with suppress(ValueError):  # refused when it is resolved
                     own = float(own)
             found[flat] = own
@@ -163,13 +166,15 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         )
     name = flat_name(name)
     section, leaf = PLACES[name]
-    value = raw
-    if field_of(name).annotation is not str:
+    value, kind = raw, field_of(name).annotation
+    if kind is not str:
         with suppress(*NOT_YAML):  # refused as the text that it is
             value = yaml.safe_load(raw)
+    if isinstance(value, bool) and kind is not bool:
+        value = raw  # `true` is no number
     try:
-        kind = SECTIONS.get(section, Settings)
-        return name, getattr(kind.model_validate({leaf: value}, strict=False), leaf)
+        own = SECTIONS.get(section, Settings)
+        return name, getattr(own.model_validate({leaf: value}, strict=False), leaf)
     except ValidationError as error:
         raise _refusal(name, error, raw) from None
 
@@ -188,8 +193,9 @@ def _refusal(name: str, error: ValidationError, value: Any = None) -> LabError:
     first = error.errors()[0]
     value = first["input"] if value is None else value
     reason = first["msg"].removeprefix("Value error, ")
-    if get_origin(field_of(name).annotation) is list and isinstance(value, str):
-        reason += f", such as {name}=[{value.strip('[]')}]"
+    listed = get_origin(field_of(name).annotation) is list
+    if listed and isinstance(value, str) and "[" not in value:
+        reason += f", such as {name}=[{value}]"
     return LabError(f"setting {name!r} cannot be {value!r}: {reason}")
 
 

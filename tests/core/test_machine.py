@@ -16,7 +16,7 @@ def test_what_is_missing_is_refused_before_anything_starts(monkeypatch, tmp_path
     with pytest.raises(LabError, match=r"only \d+\.\d GB .* min_memory_gb is 90000"):
         machine.check_machine(resolve("smoke", {"min_memory_gb": 90000.0}))
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(LabError, match="workshop and smoke run on a CPU"):
+    with pytest.raises(LabError, match="which needs a CUDA GPU"):
         machine.check_machine(resolve("smoke", {"device": "cuda"}))
     published = shutil.copytree(DATA / "published", tmp_path / "published")
     monkeypatch.setattr(machine, "DATA", tmp_path)

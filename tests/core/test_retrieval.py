@@ -145,6 +145,7 @@ def test_pairs_of_a_query_and_a_positive_are_a_set(form, tmp_path):
         else:
             write_table(path, frame)
         data = read_set(path)
+        assert data.name == "pairs"  # of which results are named
     assert data.queries == {"q0": "ask 2", "q1": "ask 1"}
     assert data.corpus["text"].tolist()[:2] == ["two", "one"]
     assert data.positives == {"q0": ["d0", "d1"], "q1": ["d1"]}

@@ -11,7 +11,7 @@ from nbutils.__main__ import app
 from nbutils.core import files, settings
 from nbutils.core.errors import LabError
 from nbutils.core.profiles import PROFILES
-from nbutils.core.sections import Mining
+from nbutils.core.sections import MINILM, SMOLLM2, Mining
 from nbutils.core.settings import ROOT, parse_assignment, read_config, resolve
 from nbutils.pages import execute
 
@@ -77,12 +77,14 @@ def test_a_misspelt_or_mistyped_override_is_refused(overrides, cause):
 def test_a_setting_has_a_place_a_flat_name_and_a_bare_one(tmp_path):
     config = tmp_path / "mine.yaml"
     config.write_text("mining:\n  perc: 0.8\nllm.mode: live\nlora_r: 2\n"
-                      "learning_rate: 2e-4\nllm_model: 2e-4\n")  # fmt: skip
+                      "learning_rate: 2e-4\nllm_model: 2e-4\nmin_score: 1e-3\n"
+                      "synthesis:\n  # max_items: 3\n")  # fmt: skip
     given = {**read_config(config), "training.temperature": 0.1}
     found = resolve("smoke", given)
     assert (found.mining.perc, found.llm.mode) == (0.8, "live")
     assert found.training.temperature == 0.1 != found.llm.temperature
     assert (found.training.learning_rate, found.llm.model) == (2e-4, "2e-4")
+    assert found.mining.min_score == 1e-3
     assert (found.flat()["lora_r"], found.flat()["batch_size"]) == (2, 8)
     assert parse_assignment("schedule=reverse") == ("schedule", "reverse")
     assert parse_assignment("max_cost=3")[0] == "llm_max_cost"
@@ -120,12 +122,24 @@ def test_a_faulty_settings_file_is_named(text, cause, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_a_student_brings_its_template_and_layers_unless_they_are_set():
+    def found(profile, **changes):
+        encoder = resolve(profile, changes).encoder
+        return encoder.text_format, encoder.student_layers
+
+    assert found("workshop") == found("paper", student=SMOLLM2) == ("chat", 8)
+    assert found("paper") == found("smoke") == ("inst", 0)
+    assert found("paper", student=MINILM) == ("plain", 0)
+    assert found("workshop", text_format="e5", student_layers=0) == ("e5", 0)
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [
         ("bidirectional=false", False),
         ("seed = 7", 7),
         ("learning_rate=2e-4", 2e-4),
+        ("min_score=1e-3", 1e-3),
         ("families=[health, home]", ["health", "home"]),
         ("llm_model=4", "4"),
         ("student=a=b", "a=b"),
@@ -149,6 +163,7 @@ def test_an_assignment_takes_the_settings_type(text, value):
         ("run --set seed=many", "'seed' cannot be 'many'"),
         ("run --set seed=2026-13-45", "'seed' cannot be '2026-13-45'"),
         ("run --set teachers=bm25", "such as teachers=[bm25]"),
+        ("run --set lora_r=true", "'lora_r' cannot be 'true'"),
         ("run --set families=[1", "'families' cannot be '[1'"),
         ("run --set families=[helth]", "did you mean 'health'"),
         ("run --profile papre", "did you mean 'paper'"),

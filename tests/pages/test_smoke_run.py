@@ -58,7 +58,7 @@ def test_each_reads_what_the_ones_before_it_wrote(outcomes, out):
 @pytest.mark.parametrize(
     ("overrides", "cause"),
     [
-        ({"min_memory_gb": 0.1}, "needs a CUDA GPU"),
+        ({"min_memory_gb": 0.1}, "device is .cuda., which needs a CUDA GPU"),
         ({"min_memory_gb": 0.1, "device": "cpu"}, "OPENAI_API_KEY"),
         ({"min_memory_gb": 90000.0}, "GB of memory are free"),
     ],
