@@ -141,13 +141,18 @@ def write_table(path: str | Path, table: pd.DataFrame) -> None:
         (table.to_csv if csv else table.to_parquet)(temporary, index=False)
 
 
+IDS = dict.fromkeys(("query_id", "document_id", "positive_id"), str)
+"""Columns that are no numbers, whatever a csv makes of them."""
+
+
 def read_table(path: str | Path) -> pd.DataFrame:
     """A parquet or csv table; LabError if missing, damaged or, under sums, changed."""
     path = _existing(path)
     if (path.parent / SUMS).is_file():
         verify(path)
     try:
-        return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+        csv = path.suffix == ".csv"
+        return pd.read_csv(path, dtype=IDS) if csv else pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise LabError(f"{path} cannot be read as a table: {error}") from None
 

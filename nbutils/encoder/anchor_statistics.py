@@ -75,6 +75,7 @@ def inspect(
     if not model[0].tapped:
         raise LabError(f"{model[0].section.student}: its attention cannot be read")
     entries, every, section = [], slice(None), model[0].section
+    model.eval()  # without dropout
     written = model.tokenizer, section.text_format, "", "text", section.max_length
     for text in texts:
         features = model.preprocess([text])

@@ -176,10 +176,11 @@ class Backbone(InputModule):
 
     @classmethod
     def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs):
-        """The module from a folder that `save` wrote (a local one).
+        """The module from a folder that `save` wrote, here or on the hub.
 
         `model_kwargs={"device": "cuda"}` loads the weights there at once; LabError for
-        others, because a student's settings stand in its folder.
+        others, because a student's settings stand in its folder, and for a folder
+        without them.
         """
         given = {k: v for k, v in kwargs.items() if k == "backend" and v != "torch"}
         for kind in ("model_kwargs", "processor_kwargs", "config_kwargs"):
@@ -190,7 +191,11 @@ class Backbone(InputModule):
                 f"a saved student takes no {', '.join(given)}: load it without, or "
                 f"change {cls.config_file_name} in its folder"
             )
-        folder = Path(model_name_or_path, subfolder)
+        hub = ("token", "cache_folder", "revision", "local_files_only")
+        own = {name: kwargs[name] for name in hub if kwargs.get(name) is not None}
+        folder = Path(cls.load_dir_path(model_name_or_path, subfolder, **own) or "")
+        if not (folder / cls.config_file_name).is_file():
+            raise LabError(f"{model_name_or_path} holds no saved student: name another")
         saved = cls.load_config(str(folder))
         if not saved.get("tap", True):  # how earlier versions wrote any other pooling
             saved["pooling"] = "mean"

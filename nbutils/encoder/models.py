@@ -124,6 +124,8 @@ def load_pretrained(load: Callable[..., Any], name: str, **kwargs) -> Any:
     try:
         with quiet():
             return load(name, **kwargs)
+    except LabError:  # which says what to do
+        raise
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise LabError(

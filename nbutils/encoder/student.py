@@ -7,7 +7,6 @@ any SentenceTransformer.
 import contextlib
 import copy
 import math
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -60,20 +59,10 @@ def build_student(settings: Settings) -> SentenceTransformer:
     return as_encoder(backbone, device)
 
 
-def save_student(
-    model: SentenceTransformer,
-    folder: str | Path,
-    beside: Callable[[Path], None] | None = None,
-) -> Path:
-    """Save to a folder that `load_student` opens; whole or not at all.
-
-    `beside` is called with the folder before it is put in its place, to write there
-    what belongs to the weights.
-    """
+def save_student(model: SentenceTransformer, folder: str | Path) -> Path:
+    """Save to a folder that `load_student` opens; whole or not at all."""
     with atomic(folder) as made:
         model.save(str(made), create_model_card=False)
-        if beside:
-            beside(made)
     return Path(folder)
 
 
@@ -103,8 +92,8 @@ def export_student(model: SentenceTransformer, folder: str | Path) -> Path:
     for name, able in PLAIN.items():
         if (value := getattr(section, name)) not in able:
             raise LabError(
-                f"no plain module does what a student with {name}={value} does: open "
-                f"it with trust_remote_code, or train one with {' or '.join(able)}"
+                f"an export has no module for {name}={value}: open the student with "
+                f"trust_remote_code, or train one with {' or '.join(able)}"
             )
     merged = unpack_student(model)[0].model
     for name, layer in list(merged.named_modules()):
@@ -174,7 +163,9 @@ def load_encoder(settings: Settings, name: str | None = None) -> SentenceTransfo
     name = settings.encoder.reference if name is None else name
     device = device_of(settings)
     if name in TINY:
-        section = Encoder(student=name, quantization="none", pooling="mean")
+        dtype = settings.encoder.compute_dtype
+        plain = {"quantization": "none", "pooling": "mean", "compute_dtype": dtype}
+        section = Encoder(student=name, **plain)
         model = as_encoder(Backbone(section, device), device)
     else:
         packages = {kind.split(".")[0] for kind in module_types(name)}

@@ -25,6 +25,7 @@ FORMATS = {
 `plain` writes the instruction in front of the text, as sentence-transformers does.
 `chat` is the user's turn alone: SmolLM2's own template puts a system text before it.
 """
+FEATURES = ("input_ids", "attention_mask", "pooling_mask")
 
 
 def template_of(text_format: str, instruction: str = "") -> str:
@@ -70,7 +71,7 @@ def tokenize(
     rule: str,
     longest: int,
 ) -> dict[str, Tensor]:
-    """`input_ids`, `attention_mask` and `pooling_mask`, each (texts, tokens).
+    """FEATURES, each (texts, tokens).
 
     A text too long for `longest` tokens loses its own end, never its format's. Padding
     follows the tokenizer's side. LabError where the format alone fills the length.
@@ -97,14 +98,18 @@ def tokenize(
         kept = [start] * before + [1] * len(body) + [rule != "text"] * len(ids[after:])
         own = [*ids[:before], *body, *ids[after:]]
         rows.append(torch.tensor([own, [1] * len(own), kept]))
+    return padded(rows, tokenizer)
+
+
+def padded(rows: Sequence[Tensor], tokenizer) -> dict[str, Tensor]:
+    """Rows of FEATURES, (3, tokens) each, as one batch: (texts, tokens) by name."""
     width = padded_width(max((row.shape[1] for row in rows), default=0))
     padding = torch.tensor([tokenizer.pad_token_id, 0, 0])[:, None, None]
     batch = padding.repeat(1, len(rows), width)
     for number, row in enumerate(rows):
         begin = width - row.shape[1] if tokenizer.padding_side == "left" else 0
         batch[:, number, begin : begin + row.shape[1]] = row
-    names = "input_ids", "attention_mask", "pooling_mask"
-    return dict(zip(names, batch, strict=True))
+    return dict(zip(FEATURES, batch, strict=True))
 
 
 def _place(written, begin: int, end: int) -> tuple[int, int]:

@@ -135,7 +135,9 @@ class Search:
     @cached_property
     def fingerprint(self) -> str:
         """Names everything that the table depends on."""
-        data, rescorer = self.data, getattr(self.rescorer, "name", "")
+        data, rescorer = self.data, ""
+        if self.rescorer:
+            rescorer = [self.rescorer.name, self.rescorer.weights]
         return digest(
             [self.teacher.fingerprint, self.depth, self.index, rescorer],
             list(data.queries.items()),

@@ -7,18 +7,21 @@ excludes each candidate; every method of `methods` reads that.
 
 from dataclasses import dataclass
 from itertools import chain
+from typing import get_args
 
 import numpy as np
 import pandas as pd
 
 from nbutils.core.draws import key
+from nbutils.core.sections import Mining
 from nbutils.core.text import normalise
 from nbutils.mining.candidates import Candidates, pairs_of
 
 RULES = (
     "kept", "positive_id", "equal_text_to_positive", "excluded_id",
     "equal_text_to_excluded", "equal_text_to_query", "duplicate_text",
-    "shifted", "abs", "margin_pos", "perc_pos", "max_score", "min_score",
+    *get_args(Mining.model_fields["mining_method"].annotation), "max_score",
+    "min_score",
 )  # fmt: skip
 """A candidate's fate; the first rule that holds is the one that is reported."""
 

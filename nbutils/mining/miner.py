@@ -2,7 +2,8 @@
 
 Under `accelerate launch` each process embeds its share of the texts, in shards of a
 fixed size, because a vector's rounding depends on its batch, and mines for its share of
-the queries: the table is the same however many processes make it.
+the queries: the table is the same however many processes make it, but for documents
+that are drawn to fill a gap.
 """
 
 from collections.abc import Callable
@@ -46,7 +47,7 @@ def mine_set(
     names = np.array_split(list(data.queries), processes)[number].tolist()
     recipe, seed = settings.mining, settings.seed
     part = None  # of a process without a query
-    if names:
+    if names or number == 0:  # without any, `Search` says so
         own = replace(data, queries={name: data.queries[name] for name in names})
         depth, rescorer = recipe.candidate_depth, load_rescorer(settings)
         search = Search(teacher, own, depth, recipe.index, rescorer)

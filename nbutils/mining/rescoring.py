@@ -8,19 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sentence_transformers import CrossEncoder
 
 from nbutils.core.errors import LabError
 from nbutils.core.settings import Settings
-from nbutils.encoder.models import device_of
+from nbutils.encoder.models import device_of, load_pretrained, weights_sha256
 from nbutils.mining.candidates import Candidates
 
 
 @dataclass(frozen=True)
 class Rescorer:
-    """A sentence-transformers `CrossEncoder`, or whatever has its `predict`."""
+    """A sentence-transformers `CrossEncoder`, or whatever has its `predict`.
+
+    `weights` tells models of the same `name` apart.
+    """
 
     name: str
     model: Any
+    weights: str = ""
 
     def __call__(self, candidates: Candidates) -> Candidates:
         """The same candidates with the model's scores, ranked among themselves by them.
@@ -51,13 +56,8 @@ class Rescorer:
 
 
 def load_rescorer(settings: Settings) -> Rescorer | None:
-    """The cross-encoder of `rescore_with`, None where it is empty; LabError without."""
-    from sentence_transformers import CrossEncoder
-
+    """The cross-encoder of `rescore_with` (LabError: not found), None where empty."""
     if not (name := settings.mining.rescore_with):
         return None
-    try:
-        return Rescorer(Path(name).name, CrossEncoder(name, device=device_of(settings)))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise LabError(f"cross-encoder {name!r} cannot be loaded: {reason}") from None
+    model = load_pretrained(CrossEncoder, name, device=device_of(settings))
+    return Rescorer(Path(name).name, model, f"{name} {weights_sha256(name)}")

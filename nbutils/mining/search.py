@@ -203,18 +203,21 @@ def approximate(
 ) -> tuple[np.ndarray, np.ndarray]:
     """As `nearest`, by a faiss index: scores are exact, some places are missed.
 
-    An IVF index looks into a tenth of its lists. LabError for a factory it lacks.
+    An IVF index looks into a tenth of its lists. LabError for an index that it has not,
+    or cannot make of so few documents.
     """
     import faiss
 
     metric = faiss.METRIC_INNER_PRODUCT
     try:
         index = faiss.index_factory(documents.shape[1], factory, metric)
-    except RuntimeError:
+        index.train(documents)
+    except RuntimeError as error:
+        reason = str(error).rpartition("Error: ")[2].splitlines()[0]
         raise LabError(
-            f"faiss knows no index {factory!r}: try 'IVF256,Flat' or 'HNSW32'"
+            f"faiss makes no index {factory!r} of {len(documents)} vectors ({reason}): "
+            "try 'HNSW32', or 'IVF256,Flat' for many thousands"
         ) from None
-    index.train(documents)
     index.add(documents)
     if hasattr(index, "nprobe"):
         index.nprobe = max(1, index.nlist // 10)

@@ -48,8 +48,8 @@ def select(found: Candidates, recipe: Mining, rules: np.ndarray, seed: int):
 def random_documents(found: Candidates, missing: np.ndarray, seed: int):
     """Query and document place of random documents that are not a query's candidates.
 
-    missing (Q,): how many each lacks. Drawn from all documents that are anybody's
-    candidates or positives, without the query's own texts or repeats.
+    missing (Q,): how many each lacks. Drawn from all documents that are a candidate or
+    positive of any query of the table, without the query's own texts or repeats.
     """
     data, excluded = found.data, pairs_of(found.data, found.data.excluded)
     known = np.unique(np.r_[found.documents[found.documents >= 0], found.positive])

@@ -22,7 +22,7 @@ from nbutils.core.errors import LabError
 from nbutils.core.retrieval import RetrievalSet
 from nbutils.core.settings import Settings
 from nbutils.core.text import SIGNS
-from nbutils.encoder.models import device_of
+from nbutils.encoder.models import compute_dtype, device_of
 from nbutils.encoder.student import load_encoder, unpack_student
 from nbutils.encoder.vectors import VECTORS, embed, fingerprint, kept
 from nbutils.mining import server
@@ -67,12 +67,8 @@ class BM25Teacher(RowTeacher):
         index.index(words, show_progress=False)
 
         def scores(queries: Sequence[str]) -> np.ndarray:
-            found = np.zeros((len(queries), len(texts)), dtype=np.float32)
-            for row, query in enumerate(self._words(queries)):
-                known = [word for word in query if word in index.vocab_dict]
-                if known:
-                    found[row] = index.get_scores(known)
-            return found
+            known = map(index.get_tokens_ids, self._words(queries))
+            return np.stack([*map(index.get_scores_from_ids, known)])
 
         return scores
 
@@ -125,23 +121,20 @@ class EncoderTeacher(TextTeacher):
     """Dense teacher: the cosine of a SentenceTransformer's vectors.
 
     They are those of its `encode_query` and `encode_document`: its own prompts, routes
-    and modules. The prompt of queries is the first of QUERY_PROMPTS that it has.
+    and modules. The prompt of queries is the first of QUERY_PROMPTS that it has. On a
+    CPU 4-bit weights are unpacked: that halves the time.
     """
 
-    def __init__(self, model, settings, *, name: str):
+    def __init__(self, model, settings: Settings, *, name: str):
+        packed = any(getattr(m, "is_loaded_in_4bit", False) for m in model.modules())
+        if packed and model.device.type == "cpu":
+            model = unpack_student(model)
         self.model, self.settings, self.name = model, settings, name
         own = (model.prompts.get(prompt) for prompt in QUERY_PROMPTS)
         self.query_prompt = next(filter(None, own), None)
         self.device = device_of(settings)
-        parts = self.query_prompt, settings.encoder.max_length
-        self.fingerprint = digest(fingerprint(model), *parts)
-
-    @classmethod
-    def of_student(cls, model, settings: Settings, *, name: str) -> Self:
-        """A student, on a CPU with its 4-bit weights unpacked: that halves the time."""
-        if model.device.type == "cpu":
-            model = unpack_student(model)
-        return cls(model, settings, name=name)
+        dtype = compute_dtype(settings.encoder.compute_dtype, model.device.type)
+        self.fingerprint = digest(fingerprint(model), self.query_prompt, str(dtype))
 
     def vectors(self, texts: Sequence[str], *, queries: bool = False) -> np.ndarray:
         role, prompt = ("query", self.query_prompt) if queries else ("document", None)
@@ -202,7 +195,8 @@ class VectorTeacher:
 
     @cached_property
     def fingerprint(self) -> str:
-        rows = [hashlib.sha256(rows).hexdigest() for rows in self.rows.values()]
+        whole = map(np.ascontiguousarray, self.rows.values())
+        rows = [hashlib.sha256(rows).hexdigest() for rows in whole]
         return digest([list(names) for names in self.ids.values()], rows)
 
     def scores(self, data: RetrievalSet) -> VectorScores:
@@ -217,7 +211,8 @@ class VectorTeacher:
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
     """Rows of unit length, float32; as they are if they have it; zeros stay."""
-    length = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
+    kind = np.result_type(vectors, np.float32)  # sums of narrower ones overflow
+    length = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=kind))
     if vectors.dtype == np.float32 and np.allclose(length, 1, atol=1e-5):
         return vectors
     vectors = vectors / np.where(length > 0, length, 1)[:, None]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nbutils.core.errors import LabError, nearest
+from nbutils.core.errors import LabError, known
 from nbutils.core.records import LEVELS, TrainingInstance
 from nbutils.core.settings import Settings
 from nbutils.training.mixing import RETRIEVAL
@@ -25,9 +25,7 @@ def level_order(schedule: str, steps_per_level: int, seed: int = 0) -> list[str]
         **{f"fixed-{k}": [f"N{k}"] * len(fine_to_coarse) for k in (1, 2, 3, 4)},
         "all": ["all"] * len(fine_to_coarse),
     }
-    if schedule not in orders:
-        raise LabError(f"unknown schedule {schedule!r}{nearest(schedule, orders)}")
-    return [str(level) for level in orders[schedule]]
+    return [str(level) for level in orders[known("schedule", schedule, orders)]]
 
 
 def plan(

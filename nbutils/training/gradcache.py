@@ -7,13 +7,12 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.losses.gradcache import RandContext
 from torch import Tensor
-from torch.nn.functional import pad
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from nbutils.core import processes
 from nbutils.core.records import TrainingInstance
 from nbutils.core.settings import Settings
-from nbutils.encoder.templates import padded_width
+from nbutils.encoder.templates import FEATURES, padded, padded_width
 from nbutils.training import losses
 from nbutils.training.mixing import negatives_for
 
@@ -71,32 +70,21 @@ def batch_chunks(
     for prompt in {prompt for prompt, _ in unique}:
         texts = [text for own, text in unique if own == prompt]
         made = model.preprocess(texts, prompt=prompt or None)
-        real = made["attention_mask"].bool()
-        for i, text in enumerate(texts):
-            rows[prompt, text] = {key: v[i][real[i]] for key, v in made.items()}
+        every = torch.stack([made[name] for name in FEATURES], dim=1)
+        for text, row in zip(texts, every, strict=True):
+            rows[prompt, text] = row[:, row[1].bool()]  # without its padding
     size, tokens = settings.training.mini_batch, settings.training.mini_batch_tokens
-    by_length = sorted(unique, key=lambda pair: len(rows[pair]["input_ids"]))
-    groups: list[list[dict[str, Tensor]]] = []
+    by_length = sorted(unique, key=lambda pair: rows[pair].shape[1])
+    groups: list[list[Tensor]] = []
     for pair in by_length:  # what comes later is longer: it sets the group's width
         count = len(groups[-1]) if groups else size
-        width = padded_width(len(rows[pair]["input_ids"]))
+        width = padded_width(rows[pair].shape[1])
         if count == size or (tokens and (count + 1) * width > tokens):
             groups.append([])
         groups[-1].append(rows[pair])
-    fill = model.tokenizer.pad_token_id
     place = {pair: row for row, pair in enumerate(by_length)}
-    return [_padded(group, fill) for group in groups], [place[pair] for pair in pairs]
-
-
-def _padded(rows: Sequence[dict[str, Tensor]], fill: int) -> dict[str, Tensor]:
-    """Rows of features as one batch: `input_ids` padded with `fill`, others with 0."""
-    width = padded_width(max(len(row["input_ids"]) for row in rows))
-    batch = {}
-    for key in rows[0]:
-        value = fill if key == "input_ids" else 0
-        wide = [pad(row[key], (0, width - len(row[key])), value=value) for row in rows]
-        batch[key] = torch.stack(wide)
-    return batch
+    batches = [padded(group, model.tokenizer) for group in groups]
+    return batches, [place[pair] for pair in pairs]
 
 
 def group_vectors(model: SentenceTransformer, group: dict[str, Tensor]) -> Tensor:

@@ -75,6 +75,7 @@ def set_instances(
 
     mined: columns query_id and document_id; written: query id to texts of a language
     model. The first labelled positive is trained on, the others are never negatives.
+    LabError for a table of another form, or of documents that the set has not.
     """
     texts, written = data.corpus.set_index("id")["text"], written or {}
     retrieved = {} if mined is None else _by_query(mined, texts)
@@ -94,7 +95,11 @@ def set_instances(
 
 
 def _by_query(mined: pd.DataFrame, texts: Mapping[str, str]) -> dict[str, tuple]:
+    if not {"query_id", "document_id"} <= set(mined.columns):
+        raise LabError("this is no table of mined negatives: mine with --format table")
     named = mined.assign(text=mined["document_id"].map(texts))
+    if lost := named.loc[named["text"].isna(), "document_id"].tolist():
+        raise LabError(f"document {lost[0]!r} is mined and not in this set: mine anew")
     return named.groupby("query_id", sort=False)["text"].agg(tuple).to_dict()
 
 

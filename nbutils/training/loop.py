@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from nbutils.core import machine, processes
 from nbutils.core.errors import LabError
-from nbutils.core.files import write_json, write_table
+from nbutils.core.files import atomic, write_json, write_table
 from nbutils.core.records import TrainingInstance
 from nbutils.core.settings import Settings
 from nbutils.encoder.student import save_student
@@ -75,7 +75,10 @@ def train(
                 "raise temperature"
             )
         if step == 0 and norm == 0:
-            raise LabError("the adapters get no gradient at the first step")
+            raise LabError(
+                "the adapters get no gradient at the first step: give every query a "
+                "negative, or set in_batch=true"
+            )
         row = {"step": step + 1, "level": level, **made, "learning_rate": rate}
         log["steps"].append({**row, "seconds": time.perf_counter() - began})
         bar.set_postfix(level=level, loss=f"{loss:.3f}", refresh=False)
@@ -175,11 +178,10 @@ def save_run(
         "instances": len(data),
         "data": checkpoints.data_digest(data),
     }
-
-    def beside(temporary: Path) -> None:
-        write_table(temporary / "steps.csv", steps)
+    with atomic(folder) as whole:
+        save_student(model, whole)
+        write_table(whole / "steps.csv", steps)
         if len(curve):
-            write_table(temporary / "curve.csv", curve)
-        write_json(temporary / "run.json", made)
-
-    return save_student(model, folder, beside)
+            write_table(whole / "curve.csv", curve)
+        write_json(whole / "run.json", made)
+    return Path(folder)

@@ -47,6 +47,16 @@ def test_what_is_received_is_of_each_layer_and_of_the_pooling_in_the_last(entrie
     assert found[2].tolist() == pytest.approx(wanted["mean"].tolist())
 
 
+def test_what_is_inspected_has_no_dropout(settings):
+    model = build_student(settings.changed(lora_dropout=0.5)).train()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(0.05)
+    one, other = (anchors.inspect(model, ["A text."])[0]["hidden"] for _ in range(2))
+    assert np.array_equal(one, other)
+
+
 def test_classes_of_tokens():
     wanted = {
         "<|im_start|>": "first token", "user": "template: user", "↵": "template: ↵",

@@ -171,10 +171,13 @@ def test_a_student_teaches_unpacked():
                 parameter.add_(0.05 * torch.randn_like(parameter))
     texts = CORPUS["text"].tolist()
     packed = embed(student, texts, settings, cache=None)
-    teacher = EncoderTeacher.of_student(student, settings, name="student")
+    teacher = EncoderTeacher(student, settings, name="student")
     assert not any(hasattr(p, "quant_state") for p in teacher.model.parameters())
     unpacked = teacher.vectors(texts)
     assert (packed * unpacked).sum(1).min() > 0.9995
+    low = EncoderTeacher(student, settings.changed(compute_dtype="bfloat16"), name="x")
+    whole = EncoderTeacher(student, settings.changed(compute_dtype="float32"), name="x")
+    assert low.fingerprint != whole.fingerprint  # other products, another table
 
 
 def test_teachers_are_loaded_by_name_and_those_of_one_short_name_keep_apart(tmp_path):
@@ -227,6 +230,12 @@ def test_given_vectors_score_as_the_encoder_that_made_them(tmp_path):
         search(teacher, {"three": "?"}, {"three": ["moon"]}, 1)
     np.save(tmp_path / "corpus.npy", vectors[::-1] * [1.01, *[1] * 7])
     assert VectorTeacher.read(tmp_path).fingerprint != teacher.fingerprint
+    np.save(tmp_path / "corpus.npy", np.asfortranarray(vectors[::-1]))
+    assert VectorTeacher.read(tmp_path).fingerprint == teacher.fingerprint
+    for kind in (np.int8, np.float16):  # whose sums would overflow
+        large = np.full((5, 4096), 100, kind)
+        unit = VectorTeacher({}, {"corpus": large}).rows["corpus"]
+        np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, atol=1e-3)
     (tmp_path / "corpus.txt").write_text("\n".join(CORPUS["id"][:4]))
     with pytest.raises(LabError, match=r"corpus\.txt 4 ids"):
         VectorTeacher.read(tmp_path)

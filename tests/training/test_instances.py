@@ -6,6 +6,7 @@ import pytest
 from nbutils.core.errors import LabError
 from nbutils.core.files import read_table, write_table
 from nbutils.core.records import GradedExample, Records, RetrievalItem, read_records
+from nbutils.core.retrieval import RetrievalSet
 from nbutils.core.settings import resolve
 from nbutils.core.text import normalise
 from nbutils.training import instances
@@ -49,6 +50,20 @@ def test_foreign_rows_are_left_out_and_a_foreign_table_is_refused(
     write_table(path, table.drop(columns="document_id"))
     with pytest.raises(LabError, match="no table of mined negatives"):
         instances.training_data(records, path)
+
+
+def test_a_set_takes_mined_rows_by_names_that_look_like_numbers(tmp_path):
+    corpus = pd.DataFrame({"id": ["07", "448"], "text": ["right", "wrong"]})
+    data = RetrievalSet("own", {"1": "which?"}, corpus, {"1": ["07"]})
+    mined = pd.DataFrame({"query_id": ["1"], "document_id": ["448"]})
+    for path in (tmp_path / "mined.csv", tmp_path / "mined.parquet"):
+        write_table(path, mined)
+        (made,) = instances.set_instances(data, read_table(path))
+        assert (made.positive, made.retrieved) == ("right", ("wrong",))
+    with pytest.raises(LabError, match="document 'x' is mined and not in this set"):
+        instances.set_instances(data, mined.assign(document_id="x"))
+    with pytest.raises(LabError, match="no table of mined negatives"):
+        instances.set_instances(data, pd.DataFrame({"anchor": ["which?"]}))
 
 
 def test_records_that_ask_the_same_share_their_positives(tmp_path):
