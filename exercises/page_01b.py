@@ -44,7 +44,6 @@ EXERCISES = [
                 (n * p + factor * m * q) / 1e6
             ),
         },
-        tolerance=1e-9,
     ),
     Exercise(
         to_ask,

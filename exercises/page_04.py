@@ -24,19 +24,14 @@ def masked_ata(attention: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return weights / weights.sum()
 
 
-def _ata(count=None, looks=None, wins=None, axis=0, log=True):
-    """A mistaken `masked_ata`: K, the rows that vote, the columns that win."""
+def _ata(count=False, looks=False, wins=False, axis=0, log=np.log1p):
+    """A mistaken `masked_ata`: padding in K, in the rows that vote, in the columns."""
 
     def wrong(attention, mask):
-        ones = np.ones(len(mask))
-        k = len(mask) if count == "all" else mask.sum()
-        rows, columns = (
-            ones if looks == "all" else mask,
-            ones if wins == "all" else mask,
-        )
-        received = (np.log1p(k * attention) if log else attention).sum(0)
-        if axis == 1:
-            received = received.T
+        every = np.ones(len(mask))
+        real, rows, columns = (every if own else mask for own in (count, looks, wins))
+        received = log(real.sum() * attention).sum(0)
+        received = received.T if axis == 1 else received
         weights = (received * rows[:, None]).sum(0) * columns
         return weights / weights.sum()
 
@@ -80,13 +75,13 @@ EXERCISES = [
         ],
         {
             "padding has a weight of its own: the mask must also hold for columns": (
-                _ata(wins="all")
+                _ata(wins=True)
             ),
-            "padded tokens vote: the mask must also hold for rows": _ata(looks="all"),
-            "K counts the padding: only real tokens count": _ata(count="all"),
-            "the mask is not used": _ata(count="all", looks="all", wins="all"),
+            "padded tokens vote: the mask must also hold for rows": _ata(looks=True),
+            "K counts the padding: only real tokens count": _ata(count=True),
+            "the mask is not used": _ata(count=True, looks=True, wins=True),
             "these are sums of rows: sum over the tokens that look, j": _ata(axis=1),
-            "the logarithm is missing: log(1 + K a)": _ata(log=False),
+            "the logarithm is missing: log(1 + K a)": _ata(log=np.asarray),
         },
     ),
     Exercise(

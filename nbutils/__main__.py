@@ -67,11 +67,14 @@ def train(
     if processes.is_main():
         for line in runs.report("train", folder):
             typer.echo(line)
+        typer.echo(f"scores, logs and students: {folder}")
 
 
 def _study(name, seeds, out, profile, assign, config, checkpoints=None) -> Path:
     """Make a study's runs; returns their folder."""
     overrides = gather(assign, config)
+    if "seed" in overrides:
+        raise LabError("seeds are named by --seeds, such as --seeds 3, not by --set")
     try:
         numbers = [int(part) for part in seeds.split(",")]
     except ValueError:
@@ -113,7 +116,7 @@ def mine(
     from nbutils.core import processes
     from nbutils.mining import audit, formats, miner
 
-    out = out or settings.ROOT / "runs" / profile / f"mined-{data.name}"
+    out = out or settings.ROOT / "runs" / profile / f"mined-{data.name}.parquet"
     out = out if out.suffix in (".parquet", ".csv") else Path(f"{out}.parquet")
     if known("format", form, formats.FORMATS) != "table" and out.suffix == ".csv":
         raise LabError(f"a csv holds no lists, which {form} may need: name a .parquet")
@@ -151,7 +154,8 @@ def study(
 ) -> None:
     """Train a student for every variant of a study and seed that is not made yet."""
     for name in names:
-        _study(name, seeds, out, profile, assign, config)
+        folder = _study(name, seeds, out, profile, assign, config)
+        typer.echo(f"{name}: all runs are in {folder}")
 
 
 @app.command()
@@ -179,14 +183,19 @@ def score(
         if (before := f"untrained, {name}") in means:
             gain = studies.difference(table, name, before, data.name)
             typer.echo(f"{name}, by training: {in_words(gain)}")
+    typer.echo(f"scores of every query: {out}")
 
 
 @app.command()
-def claims() -> None:
+def claims(
+    out: option(Path, "the table of comparisons, .csv") = Path("runs/claims.csv"),
+) -> None:
     """Compare what the papers claim with the shipped runs; print each verdict."""
     from nbutils import claims as claiming
+    from nbutils.core.settings import ROOT
 
-    claiming.make(typer.echo)
+    claiming.make(ROOT / out, typer.echo)
+    typer.echo(f"every comparison: {out}")
 
 
 @app.command()

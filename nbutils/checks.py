@@ -38,7 +38,8 @@ def page(name: str) -> str:
         return remark
     notebook = sound(path)
     if fault := stale(notebook):
-        raise LabError(fault)
+        number = path.stem.split("_")[0]
+        raise LabError(f"{fault}: run 'make notebooks ARGS={number}'")
     check_outputs(notebook)
     return f"{path.stat().st_size / 1000:.0f} kB"
 

@@ -23,6 +23,7 @@ within ±0.02, and fails outside. A claim is
 from collections.abc import Callable, Mapping
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -235,8 +236,8 @@ def rows_of(number: str) -> tuple[list[Row], str]:
     return rows, lacking
 
 
-def make(say: Callable[[str], None] = print) -> pd.DataFrame:
-    """Every claim's comparisons from the shipped runs; writes data/results/claims.csv.
+def make(path: Path, say: Callable[[str], None] = print) -> pd.DataFrame:
+    """Every claim's comparisons from the shipped runs, written to the csv `path`.
 
     A claim without any keeps one row, which says what is lacking.
     """
@@ -248,5 +249,5 @@ def make(say: Callable[[str], None] = print) -> pd.DataFrame:
         parts.append(pd.DataFrame([claim] * len(table)).join(table))
         say(f"{claim['number']:>3} {table['verdict'][0]:<25} {claim['claim']}")
     whole = pd.concat(parts, ignore_index=True).round(4)
-    write_table(studies.CLAIMS, whole)
+    write_table(path, whole)
     return whole

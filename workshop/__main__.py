@@ -25,7 +25,9 @@ def site(out: Out = Path("runs/site")) -> None:
 
 
 @app.command()
-def slides(out: Out = Path("runs/slides"), tag: str = "lab90") -> None:
+def slides(
+    out: Out = Path("runs/slides"), tag: option(str, "cells of this tag") = "lab90"
+) -> None:
     """The cells of a tag as slides, from the outputs stored in the notebooks."""
     from workshop.site import slides as build
 

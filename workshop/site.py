@@ -8,7 +8,6 @@ import posixpath
 import re
 import shutil
 from html import unescape
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -117,6 +116,7 @@ def outline(head: str) -> tuple[str, str, str]:
 # -- links -----------------------------------------------------------------------------
 
 LINK = re.compile(r'\b(href|src)="([^"]*)"')
+PLACE = re.compile(r'\bid="([^"]*)"')
 ELSEWHERE = re.compile(r"[a-z]+:|//")
 
 
@@ -146,29 +146,16 @@ def _follow_all(cells: list[NotebookNode], path: str) -> list[str]:
     return linked
 
 
-class _Links(HTMLParser):
-    """The ids of a page, and where it leads."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.found: dict[str, list[str]] = {"id": [], "href": [], "src": []}
-        self.feed(html)
-
-    def handle_starttag(self, tag, attrs):
-        for name, value in attrs:
-            if value and name in self.found:
-                self.found[name].append(value)
-
-
 def check_links(folder: Path) -> None:
     """LabError for a link within the site to no file, or to no place of its page."""
     folder = folder.resolve()
-    pages = {p: _Links(p.read_text("utf-8")).found for p in folder.rglob("*.html")}
+    pages = {path: path.read_text("utf-8") for path in folder.rglob("*.html")}
+    places = {path: {*PLACE.findall(page)} for path, page in pages.items()}
     for path, page in pages.items():
-        for link in page["href"] + page["src"]:
+        for link in (unescape(link) for _, link in LINK.findall(page)):
             to, _, anchor = link.partition("#")
             there = (path.parent / to).resolve() if to else path
-            broken = anchor and there in pages and anchor not in pages[there]["id"]
+            broken = anchor and there in pages and anchor not in places[there]
             if not ELSEWHERE.match(link) and (broken or not there.is_file()):
                 name = path.relative_to(folder)
                 raise LabError(f"{name}: its link to {link!r} leads nowhere")

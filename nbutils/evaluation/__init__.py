@@ -3,7 +3,6 @@
 from nbutils.evaluation.scores import (
     BM25Search,
     CachedEncoder,
-    beats_n1,
     development,
     evaluate,
     ndcg_per_query,

@@ -72,17 +72,18 @@ def run_study(
 def _own(folder: Path, ours: dict[str, Any]) -> None:
     """LabError if a folder of runs was made under other settings; else notes them."""
     stored = studies.settings_of(folder)
+    if not stored:
+        return files.write_json(folder / "settings.json", ours)
+    made = resolve(stored["profile"]).flat() | stored  # what came since had its default
     told = [
         f"{name}={value!r} (now {ours[name]!r})"
-        for name, value in stored.items()
+        for name, value in made.items()
         if ours.get(name, value) != value  # a setting that went had no part in it
     ]
     if told:
         raise LabError(
             f"{folder} holds runs made with {', '.join(told)}: give another --out"
         )
-    if not stored:
-        files.write_json(folder / "settings.json", ours)
 
 
 def _is_made(folder: Path, key: str, due: list[str]) -> bool:
@@ -106,11 +107,14 @@ def score_models(
 
     names: folders of trained students, and other encoders by hub name; texts are as
     long as the settings say. A student is scored before training too, with its adapters
-    off, as `untrained, NAME`. Columns variant, seed (0), split, query_id, ndcg.
+    off, as `untrained, NAME`. Columns variant (the last part of the name, the whole
+    where two share that), seed (0), split, query_id, ndcg.
     """
-    parts = []
-    for name in names:
-        title, trained = Path(name).name, Path(name, "run.json").is_file()
+    names, parts = list(dict.fromkeys(names)), []
+    last = [Path(name).name for name in names]
+    for name, title in zip(names, last, strict=True):
+        title = title if last.count(title) == 1 else name  # such as seed0, of two runs
+        trained = Path(name, "run.json").is_file()
         model = load_student(name) if trained else load_encoder(settings, name)
         if trained:
             model.max_seq_length = settings.encoder.max_length
@@ -181,7 +185,11 @@ def scifact_claims() -> tuple[RetrievalSet, dict[str, list[str]]]:
 
 
 def _mined(settings: Settings, study: studies.Study, folder: Path) -> Path:
-    """The file of negatives that the settings' method mines for training queries."""
+    """The file of negatives that the settings' method mines for training queries.
+
+    With seed 0, whichever seed comes first: all runs of a variant have one table.
+    """
+    settings = settings.changed(seed=0)
     chosen = settings.mining.model_dump_json().encode()
     path = folder / "mined" / f"{study.data}-{sha256(chosen).hexdigest()[:12]}.parquet"
     if not path.is_file():

@@ -61,7 +61,7 @@ class CachedEncoder(AbsEncoder):
             written = task_metadata.prompt
             prompt = written.get("query") if isinstance(written, dict) else written
         said = prompt or role
-        new = list({t for t in texts if (said, t) not in self.known})
+        new = [t for t in dict.fromkeys(texts) if (said, t) not in self.known]
         vectors = embed(
             self.model, new, self.settings, prompt, role=role, cache=self.cache
         )
@@ -140,18 +140,21 @@ def beats_n1(run: Run, ladder: Mapping[str, Sequence[str]]) -> pd.Series:
 
 
 def set_scores(
-    model: SentenceTransformer,
+    model: "SentenceTransformer | CachedEncoder",
     settings: Settings,
     data: RetrievalSet,
     ladder: Mapping[str, Sequence[str]] | None = None,
 ) -> pd.DataFrame:
     """One row a query of any retrieval set: query_id, ndcg, split (the set's name).
 
+    A `CachedEncoder` keeps the vectors that it has.
     With a `ladder` (`retrieval.ladder_ids`) also beats_n1 and the cosines of P and N1
     to N4 to their query, of the queries that it has.
     """
+    if not isinstance(model, CachedEncoder):
+        model = CachedEncoder(model, settings, "student")
     tasks = local_tasks(data, ladder or {})[: 2 if ladder else 1]
-    _, runs = evaluate(CachedEncoder(model, settings, "student"), tasks)
+    _, runs = evaluate(model, tasks)
     retrieval, *reranking = (runs[task.metadata.name] for task in tasks)
     table = pd.DataFrame({"ndcg": ndcg_per_query(retrieval, data)})
     for run in reranking:

@@ -37,9 +37,8 @@ class LocalTask:
         self.texts = dict(zip(data.corpus["id"], data.corpus["text"], strict=True))
         self.ladder = {q: list(ladder[q]) for q in data.queries if q in ladder}
         whole = json.dumps([self.queries, self.judged, self.texts, self.ladder])
-        title = data.name.title().replace("-", "")
         self.metadata = TaskMetadata(
-            name=f"Lab{title}{self.kind}",
+            name=f"{data.name} {self.kind}",
             description=self.__doc__,
             type=self.kind,
             category="t2t",

@@ -1,5 +1,4 @@
 """A notebook's run: what a page calls, and how pages are executed headless."""
 
 from nbutils.core.machine import describe_machine
-from nbutils.pages.interactive import explore
-from nbutils.pages.run import start, table
+from nbutils.pages.run import explore, start, table

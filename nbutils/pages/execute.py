@@ -28,7 +28,6 @@ from nbutils.core.machine import check_machine, environment
 from nbutils.core.settings import ROOT, Settings, resolve
 from nbutils.pages import source
 from nbutils.pages.index import write_index, write_page
-from nbutils.pages.path import write_cut
 from nbutils.pages.run import HEADLESS, make_folder
 
 PAGES = (
@@ -92,7 +91,7 @@ def run_all(
     paths = [find(name) for name in names]
     if tag:
         out = str(Path(out, tag))
-        paths = [write_cut(path, tag, Path(ROOT, out)) for path in paths]
+        paths = [source.write_cut(path, tag, Path(ROOT, out)) for path in paths]
     settings = resolve(profile, overrides)
     for path in paths:
         source.sound(path)

@@ -6,12 +6,13 @@ A notebook calls `start`, works, and ends with `Run.finish`.
 import base64
 import errno
 import html
+import inspect
 import io
 import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,44 @@ class Run:
         write_json(self.path("metrics.json"), report)
         total, peak = report["seconds"]["total"], report["peak_memory_gb"]
         print(f"{len(rows)} numbers in metrics.json; {total:.0f} s, peak {peak:.1f} GB")
+
+
+def explore(run: Run, show: Callable[..., None], **controls: Any) -> None:
+    """Call `show()`, and let whoever watches call it again with other arguments.
+
+    A headless run shows the picture of record alone; what controls ask for is drawn
+    below them, and not kept. show: displays something, and has a default for each
+    argument, which together are what is of record; controls: what each argument may
+    be, in ipywidgets' short forms: a list of values, (low, high, step), or a text. A
+    LabError of `show` is one line in place of the picture.
+    """
+    show()
+    if not run.interactive:
+        return
+    from IPython.display import clear_output, display
+    from ipywidgets import Label, Output, VBox, interactive
+
+    knobs, shown = {}, Output()
+    for name, argument in inspect.signature(show).parameters.items():
+        knob = interactive.widget_from_abbrev(controls[name], argument.default)
+        knob.description = name.replace("_", " ")
+        knob.style.description_width = "initial"
+        if hasattr(knob, "continuous_update"):
+            knob.continuous_update = False  # drawn when a slider rests, a text is done
+        knobs[name] = knob
+
+    def again(change: object) -> None:
+        with shown, run.aside():
+            clear_output(wait=True)
+            try:
+                show(**{name: knob.value for name, knob in knobs.items()})
+            except LabError as error:
+                print(error)
+
+    for knob in knobs.values():
+        knob.observe(again, "value")
+    hint = Label("Change a value: it is drawn again below, and the one above stays.")
+    display(VBox([hint, *knobs.values(), shown]))
 
 
 def table(

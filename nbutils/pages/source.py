@@ -17,8 +17,9 @@ from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell
 
-from nbutils.core.errors import LabError
+from nbutils.core.errors import LabError, nearest
 from nbutils.core.files import atomic
 
 MAX_BYTES = 400_000
@@ -225,8 +226,7 @@ def stale(notebook: NotebookNode) -> str:
     stored = notebook.metadata.get("nbutils", {}).get("source_sha256")
     if stored == source_sha256(notebook):
         return ""
-    what = "its code is newer than its outputs" if stored else "it has not been run"
-    return f"{what}: run 'make notebooks'"
+    return "its code is newer than its outputs" if stored else "it has not been run"
 
 
 def yours(path: Path) -> str:
@@ -245,3 +245,32 @@ def yours(path: Path) -> str:
             return ""
     restore = f"'git checkout notebooks/{path.name}' restores it"
     return f"changed by you since it was run; {restore}"
+
+
+# -- the short path ------------------------------------------------------------------
+
+NEEDS = "-needs"
+"""The cell `lab90-needs` is run on the path `lab90`, and no slide."""
+
+
+def write_cut(path: Path, tag: str, folder: Path) -> Path:
+    """Write `cut` of the page at `path` to FOLDER/NAME.ipynb; returns that path."""
+    with named(path.stem):
+        write(folder / path.name, cut(load(path), tag))
+    return folder / path.name
+
+
+def cut(page: NotebookNode, tag: str) -> NotebookNode:
+    """A copy with the cells of a tag, those of TAG-needs and the parameters.
+
+    The last cell ends the run, without the whole page's metrics. LabError where no cell
+    has the tag.
+    """
+    made = cleared(page)
+    if tag not in (known := {own for cell in made.cells for own in tags(cell)}):
+        raise LabError(f"no cell is tagged {tag!r}{nearest(tag, known)}")
+    asked = {tag, tag + NEEDS, "parameters"}
+    made.cells = [cell for cell in made.cells if asked & {*tags(cell)}]
+    if "run.finish(" not in made.cells[-1].source:
+        made.cells.append(new_code_cell("run.finish({})"))
+    return made

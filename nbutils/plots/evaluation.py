@@ -1,7 +1,5 @@
 """Plots of page 06: scores of tasks, gains from training, published averages."""
 
-import re
-
 import numpy as np
 import pandas as pd
 
@@ -14,7 +12,6 @@ OUTCOMES = {"holds": ("o", style.PALETTE[0]), "fails": ("X", style.PALETTE[3])}
 
 def task_scores(table: pd.DataFrame) -> Plot:
     """mteb's main score, a panel a metric: columns task, model, metric, score."""
-    table = table.assign(task=table["task"].map(_in_words))
     groups = table.groupby("metric", sort=False)
     counts = groups["task"].nunique()
     height = 1.0 + 0.55 * counts.sum() + 0.35 * len(counts)
@@ -28,14 +25,6 @@ def task_scores(table: pd.DataFrame) -> Plot:
     ndcg = table[table["metric"] == "ndcg_at_10"]
     found = told_by(ndcg, "task", "model", "score")
     return fig, f"mteb scores by metric, task and model; NDCG@10 of {found}."
-
-
-def _in_words(task: str) -> str:
-    """`LabHeldOutTasksSTS` as "held out tasks STS"; mteb's own names as they are."""
-    if not task.startswith("Lab"):
-        return task
-    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z]+", task.removeprefix("Lab"))
-    return " ".join(word if word.isupper() else word.lower() for word in words)
 
 
 def paired_gains(table: pd.DataFrame) -> Plot:

@@ -1,15 +1,18 @@
 """Runs over seeds, and the command that makes them."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pytest
 from sentence_transformers import SentenceTransformer
 from typer.testing import CliRunner
 
 from nbutils.__main__ import app
 from nbutils.core import machine, retrieval
-from nbutils.core.files import read_table, write_table
+from nbutils.core.errors import LabError
+from nbutils.core.files import read_table, write_json, write_table
 from nbutils.core.records import read_records
 from nbutils.core.settings import resolve
 from nbutils.encoder.student import build_student, load_student
@@ -49,6 +52,9 @@ def test_the_command_refuses_bad_seeds_and_a_missing_gpu():
     runner = CliRunner()
     bad = runner.invoke(app, ["train", "--seeds", "one"])
     assert bad.exit_code == 1 and "takes numbers such as 0,1,2" in bad.output
+    for command in ("train", "study bits"):  # or seed 0 would be trained
+        unheard = runner.invoke(app, [*command.split(), "--set", "seed=3"])
+        assert unheard.exit_code == 1 and "named by --seeds" in unheard.output
     paper = runner.invoke(app, ["train", "--profile", "paper"])
     assert paper.exit_code == 1 and "error:" in paper.output
 
@@ -59,6 +65,7 @@ def test_the_command_leaves_a_student_with_its_log_and_settings(tmp_path):
     assert done.exit_code == 0, done.output
     folder = tmp_path / "students" / "seed0"
     assert "train, trained, seed 0" in done.output and "1 seeds" in done.output
+    assert f"students: {tmp_path}" in done.output.replace("\n", "")
     made = json.loads((folder / "run.json").read_text())
     settings = resolve("smoke", {"pooling": "mean"})
     assert made["settings"] == settings.flat()
@@ -76,3 +83,34 @@ def test_the_command_leaves_a_student_with_its_log_and_settings(tmp_path):
     refused = CliRunner().invoke(app, arguments)
     assert refused.exit_code == 1 and "pooling='mean' (now 'ata')" in refused.output
     assert json.loads((folder / "run.json").read_text()) == made
+
+
+def test_a_setting_that_is_newer_than_a_folder_had_its_default_there(tmp_path):
+    usual = resolve("smoke").flat()
+    runs._own(tmp_path, usual)
+    older = {name: value for name, value in usual.items() if name != "causalneg"}
+    write_json(tmp_path / "settings.json", older)
+    runs._own(tmp_path, usual)
+    with pytest.raises(LabError, match=r"causalneg=0\.0 \(now 0\.05\)"):
+        runs._own(tmp_path, {**usual, "causalneg": 0.05})
+
+
+def test_all_seeds_of_a_variant_have_one_table_of_negatives(tmp_path):
+    study, tables = replace(studies.STUDIES["sampling"], data="recordings"), []
+    for seed in (1, 0):
+        changes = {**study.variants["2 of the top 10"], "teachers": ["bm25"]}
+        settings = resolve("smoke", {**changes, "seed": seed})
+        own = runs._mined(
+            settings, replace(study, data="recordings"), tmp_path / f"{seed}"
+        )
+        tables.append(read_table(own))
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_models_whose_names_end_alike_are_scored_apart(tmp_path, monkeypatch):
+    scored = pd.DataFrame({"query_id": ["q"], "ndcg": [0.5], "split": ["x"]})
+    monkeypatch.setattr(runs, "load_encoder", lambda settings, name: None)
+    monkeypatch.setattr(runs, "set_scores", lambda *_: scored)
+    names = ["a/seed0", "b/seed0", "c/MiniLM", "c/MiniLM"]
+    table = runs.score_models(names, resolve("smoke"), None)
+    assert table["variant"].tolist() == ["a/seed0", "b/seed0", "MiniLM"]

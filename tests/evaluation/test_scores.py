@@ -79,7 +79,7 @@ def test_scores_of_a_query_are_mtebs_own(data, ladder, settings):
     assert own["ndcg"].mean() == pytest.approx(found["Retrieval"], abs=1e-5)
     graded = own.dropna(subset="beats_n1")
     assert set(graded.index) == set(data.queries) & set(ladder)
-    beats = scores.beats_n1(runs["LabHeldOutTasksReranking"], ladder)
+    beats = scores.beats_n1(runs["held-out-tasks Reranking"], ladder)
     assert (graded["beats_n1"] == beats).all() and set(beats) <= {0.0, 1.0}
     texts = dict(zip(data.corpus["id"], data.corpus["text"], strict=True))
     query = graded.index[0]
@@ -111,7 +111,7 @@ def test_tasks_are_pickled_and_loaded_again(data, ladder):
     for task in tasks:
         task.load_data()
         task.unload_data()
-        assert task.dataset is None and task.metadata.name.startswith("LabHeldOut")
+        assert task.dataset is None and task.metadata.name.startswith("held-out")
     after = scores.evaluate(scores.BM25Search(), tasks[:2])
     assert after[0].equals(before[0]) and after[1] == before[1]
     # what is kept under a task's name and revision follows its data
@@ -141,7 +141,7 @@ def test_mteb_takes_a_saved_student_as_the_sentence_transformer_it_is(
     opened = SentenceTransformer(str(folder), trust_remote_code=True, device="cpu")
     table, runs = scores.evaluate(opened, local_tasks(data, ladder))
     assert set(table["type"]) == KINDS
-    found = runs["LabHeldOutTasksRetrieval"]
+    found = runs["held-out-tasks Retrieval"]
     vectors = opened.encode([*data.queries.values(), *data.corpus["text"]])
     queries, documents = np.split(vectors, [len(data.queries)])
     cosine = queries @ documents.T  # the student's vectors are of length one
@@ -175,7 +175,7 @@ class Oracle:
 def test_a_perfect_and_a_perverse_model(data, ladder, sign, perfect):
     table, runs = scores.evaluate(Oracle(data, sign), local_tasks(data, ladder)[:2])
     assert table["score"][0] == pytest.approx(perfect)
-    reranking = runs["LabHeldOutTasksReranking"]
+    reranking = runs["held-out-tasks Reranking"]
     assert scores.beats_n1(reranking, ladder).mean() == perfect
 
 

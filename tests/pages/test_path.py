@@ -10,8 +10,7 @@ from nbutils.core.errors import LabError
 from nbutils.core.files import read_json
 from nbutils.core.settings import ROOT
 from nbutils.pages.execute import PAGES, find
-from nbutils.pages.path import cut, write_cut
-from nbutils.pages.source import code_cells, load, sound, tags
+from nbutils.pages.source import code_cells, cut, load, sound, tags, write_cut
 
 
 def page_of(*cells: tuple[str, str]):

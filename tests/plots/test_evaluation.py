@@ -6,16 +6,16 @@ from nbutils.plots import evaluation
 
 
 def test_task_scores_name_tasks_and_metrics_in_words():
-    rows = [("LabHeldOutTasksRetrieval", "before", "ndcg_at_10", 0.4)]
-    rows += [("LabHeldOutTasksRetrieval", "after", "ndcg_at_10", 0.5)]
-    rows += [("LabHeldOutFamilySTS", "after", "cosine_spearman", 0.9)]
+    rows = [("held-out-tasks Retrieval", "before", "ndcg_at_10", 0.4)]
+    rows += [("held-out-tasks Retrieval", "after", "ndcg_at_10", 0.5)]
+    rows += [("held-out-family STS", "after", "cosine_spearman", 0.9)]
     rows += [("FiQA", "after", "ndcg_at_10", 0.3)]
     plot = evaluation.task_scores(frame("task model metric score", *rows))
-    told = "held out tasks retrieval: before 0.400, after 0.500; FiQA: after 0.300."
+    told = "held-out-tasks Retrieval: before 0.400, after 0.500; FiQA: after 0.300."
     ndcg, spearman = check(plot, told).axes
-    assert texts(ndcg.get_yticklabels()) == ["held out tasks retrieval", "FiQA"]
+    assert texts(ndcg.get_yticklabels()) == ["held-out-tasks Retrieval", "FiQA"]
     assert ndcg.get_xlabel() == "NDCG@10"
-    assert texts(spearman.get_yticklabels()) == ["held out family STS"]
+    assert texts(spearman.get_yticklabels()) == ["held-out-family STS"]
     assert ndcg.get_legend() and not spearman.get_legend()
     assert "0.9" not in plot[1]  # only NDCG is told; the rest is in the table
 
