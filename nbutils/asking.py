@@ -37,12 +37,9 @@ def estimate(
 ) -> None:
     """Say what a recording would ask and cost; nothing is asked."""
     chosen = live_settings(profile, assign, config)
-    from nbutils.core.settings import ROOT
-    from nbutils.llm.store import Store
     from nbutils.synthesis import recording
 
-    store = Store(ROOT / chosen.llm.store)
-    tell_cost(recording.estimate(chosen, store, stages or ()), chosen)
+    tell_cost(recording.estimate(chosen, stages or ()), chosen)
 
 
 @app.command()
@@ -60,7 +57,7 @@ def record(
     from nbutils.synthesis import recording
 
     with recording.on_terminal(chosen, batch, live) as (client, watch):
-        made = recording.record(chosen, client, stages or (), watch)
+        made = recording.record(client, stages or (), watch)
     for stage, (accepted, rejected) in made.items():
         count = f"{len(accepted)} records, {len(rejected)}"
         typer.echo(f"{stage}: {count} rejected for good")
@@ -95,6 +92,6 @@ def grade(
         return tell_cost(from_sets.estimate(requests, chosen), chosen)
     out = out or settings.ROOT / "runs" / profile / f"graded-{data.name}.jsonl"
     with recording.on_terminal(chosen, batch, live) as (client, watch):
-        made, rejected = from_sets.graded(requests, chosen, client, watch)
+        made, rejected = from_sets.graded(requests, client, watch)
     count = files.write_jsonl(out, made)
     typer.echo(f"{count} graded examples, {len(rejected)} rejected for good: {out}")

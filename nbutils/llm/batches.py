@@ -76,7 +76,7 @@ class Batches:
             for noted in self._noted():  # begun by an earlier run
                 if set(noted["keys"]) <= set(by_key):
                     self._finish(noted, by_key)
-            left = self._left(requests)
+            left = self.client.lacking(requests)
             if self.live and len(left) < FEWEST:
                 return
             for start in range(0, len(left), MOST):
@@ -87,16 +87,13 @@ class Batches:
                 f"({self.client.server.in_short(error)}): run again to go on with it, "
                 "or leave out --batch to ask live"
             ) from None
-        left = self._left(left)
+        left = self.client.lacking(left)
         if left and not self.live:
             raise LabError(
                 f"{len(left)} of {len(requests)} requests have no answer from batch "
                 "files, for the reasons above: run again with --batch to submit them "
                 "again, or with --batch --live to ask them live at the full price"
             )
-
-    def _left(self, requests: list[ChatRequest]) -> list[ChatRequest]:
-        return [request for request in requests if not self.client.find(request)]
 
     def _submit(self, requests: list[ChatRequest]) -> dict[str, Any]:
         """The note of a new file of these requests, of which there is no batch yet."""
@@ -134,7 +131,7 @@ class Batches:
                 found = "" if found.text else "an answer without text"
             reasons[found] += bool(found)
         self._note(noted, ended=True)
-        lost = len(self._left([by_key[key] for key in noted["keys"]]))
+        lost = len(self.client.lacking(by_key[key] for key in noted["keys"]))
         for error in getattr(batch.errors, "data", None) or ():
             reasons[error_text(error.model_dump())] = lost
         self.say(

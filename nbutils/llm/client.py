@@ -49,6 +49,10 @@ class Client:
         whole = found and (found.text.strip() or found.finish == "content_filter")
         return found if whole or not self.live else None
 
+    def lacking(self, requests: Iterable[ChatRequest]) -> list[ChatRequest]:
+        """Those that no recording and no store answers; nothing is asked."""
+        return [request for request in requests if not self.find(request)]
+
     def complete(self, request: ChatRequest) -> Answer:
         """The answer to one request; one that was cut off or filtered is one, too.
 
@@ -75,7 +79,7 @@ class Client:
         """
         requests = list(requests)
         unique = list({request.key: request for request in requests}.values())
-        if left := [request for request in unique if not self.find(request)]:
+        if left := self.lacking(unique):
             if not self.live:
                 raise LabError(_missing(left[0]))
             self.prefetch(left)
