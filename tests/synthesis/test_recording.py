@@ -41,7 +41,7 @@ def command(settings, name, *more, code=0):
 
 def test_an_estimate_counts_what_is_missing_and_follows_the_price(priced):
     settings, count = priced(), recording.count_tokens
-    table = recording.estimate(settings, Store(settings.llm.store)).set_index("stage")
+    table = recording.estimate(settings).set_index("stage")
     pairs = prompts.recorded("health")
     assert table.loc["all", "requests"] == len(pairs) == table.loc["all", "ask"]
     texts, said = zip(
@@ -69,11 +69,11 @@ def test_a_pilot_tells_the_lengths_and_is_not_asked_again(priced):
         usage = {"prompt_tokens": 5, "completion_tokens": 100 + number}
         chat = request.chat(settings)
         store.keep(chat, Answer(chat.key, "x", usage))
-    row = recording.estimate(settings, store, ["seed"]).iloc[0]
+    row = recording.estimate(settings, ["seed"]).iloc[0]
     assert (row["stored"], row["ask"], row["from"]) == (6, 42, "pilot")
     assert row["answer_mean"] == pytest.approx(102.5)
     other = settings.changed(llm_model="gpt-4o")
-    row = recording.estimate(other, store, ["seed"]).iloc[0]
+    row = recording.estimate(other, ["seed"]).iloc[0]
     assert (row["stored"], row["from"]) == (0, "recordings")
 
 
@@ -86,7 +86,7 @@ def test_the_estimate_is_printed_and_what_is_wrong_named(priced):
 def test_a_budget_stops_in_time_and_a_higher_one_goes_on(server, priced):
     def items_for(cost):
         settings = priced(llm_max_cost=cost, llm_in_flight=4)
-        return generate.retrieval_items(settings, generate.open_client(settings))
+        return generate.retrieval_items(generate.open_client(settings))
 
     for _ in range(2):  # also after a restart
         with pytest.raises(costs.BudgetReached, match="--max-cost"):
@@ -102,14 +102,13 @@ def test_a_budget_stops_in_time_and_a_higher_one_goes_on(server, priced):
 def test_answers_that_can_never_be_long_enough_are_not_paid_for(server, priced):
     settings = priced(llm_max_tokens=50)
     with pytest.raises(LabError, match=r"1\d\d words or more.*llm_max_tokens is 50"):
-        generate.retrieval_items(settings, generate.open_client(settings))
+        generate.retrieval_items(generate.open_client(settings))
     assert not server.seen
 
 
 def test_record_asks_for_the_stages_and_what_they_need(server, priced):
-    settings, seen = priced(max_items=5), {"seed": [], "syneg": []}
-    client = generate.open_client(settings)
-    made = recording.record(settings, client, ["syneg"], lambda s, o: seen[s].append(o))
+    client, seen = generate.open_client(priced(max_items=5)), {"seed": [], "syneg": []}
+    made = recording.record(client, ["syneg"], lambda s, o: seen[s].append(o))
     assert list(made) == ["seed", "syneg"]
     for stage, (accepted, rejected) in made.items():
         assert len(accepted) == 5 and rejected == []

@@ -163,7 +163,7 @@ def test_a_query_that_was_written_before_is_refused(answering, live, loaded):
     answering(lambda prompt: said["health/mgh/sts/0/0"])
     tasks = [task for task in loaded.tasks if task.id == "health/brainstorm/sts/0"]
     client = generate.open_client(live())
-    (kept,), refused = generate.graded_examples(tasks, live(), client)
+    (kept,), refused = generate.graded_examples(tasks, client)
     assert [r.reason for r in refused] == ["duplicate_query"] * 5
     assert {r.detail for r in refused} == {f"repeats {kept.id}"}
 
@@ -185,11 +185,10 @@ def test_near_duplicates_are_those_of_the_definition(least):
 def test_graded_examples_are_freed_of_near_duplicates_by_the_setting():
     settings = resolve("smoke")
     tasks = read_records(settings).tasks
-    client = generate.open_client(settings)
-    kept, rejections = generate.graded_examples(tasks, settings, client)
+    kept, rejections = generate.graded_examples(tasks, generate.open_client(settings))
     assert rejections == []
-    loose = settings.changed(near_duplicate=1e-9)
-    fewer, refused = generate.graded_examples(tasks, loose, client)
+    loose = generate.open_client(settings.changed(near_duplicate=1e-9))
+    fewer, refused = generate.graded_examples(tasks, loose)
     assert len(fewer) + len(refused) == len(kept) and refused
     assert {r.reason for r in refused} == {"near_duplicate"}
 
