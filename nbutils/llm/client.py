@@ -130,7 +130,7 @@ class Client:
         return Server(self.settings, self._before, self._transport)
 
     @cached_property
-    def _budget(self) -> Budget | None:
+    def budget(self) -> Budget | None:
         """What the settings allow, less what the answers in the store have cost."""
         if not self.settings.llm.max_cost:
             return None
@@ -148,14 +148,13 @@ class Client:
         """The server's answer, asked for within the limits on tokens and money."""
         asked, most = request.tokens, int(request.decoding["max_tokens"])
         with self._lock:
-            server, budget = self.server, self._budget  # made by the first thread
+            server, budget = self.server, self.budget  # made by the first thread
         with budget.held(asked, most) if budget else nullcontext([0, 0]) as used:
             self._token_pace.take(asked + most)
             with self._lock:
                 self.requested += 1
             answer = server.complete(request)
-            names = "prompt_tokens", "completion_tokens"
-            used[:] = (answer.usage.get(name, 0) for name in names)
+            used[:] = answer.tokens
             self._token_pace.give_back(asked + most - sum(used))
         return answer
 
