@@ -139,7 +139,7 @@ class Client:
         return Budget(self.settings.llm.max_cost, price(""), spent)
 
     def _before(self) -> None:
-        """Ahead of every attempt: wait for its turn."""
+        """Ahead of every attempt at an answer: wait for its turn."""
         with self._lock:
             self.attempts += 1
         self._attempt_pace.take()

@@ -111,6 +111,7 @@ def test_a_part_failed_batch_is_finished_live(provider, opened):
     assert len(provider.batches) == 1 and len(client.store) == 40
     failed = [r.key for n, r in enumerate(requests) if n % 5 == 4]
     assert sorted(provider.chats) == sorted(failed)
+    assert client.attempts == client.requested == 8  # files and looks are none
     assert json.loads(notes.read_text()) == []
     assert any("32 answers, 8 without one; 8: busy" in line for line in said)
     wanted = provider.answers[requests[0].messages[0]["content"]]
