@@ -54,10 +54,12 @@ def price_of(settings: Settings, model: str = "") -> Price:
     table = price_table(settings.llm.prices)
     for row in table[table["model"] == model].to_dict("records"):
         return Price(**row)
+    told = f"no price is known of model {model!r}"
+    if model == "recorded":
+        raise LabError(f"{told}: set llm_model ({', '.join(table['model'])})")
     raise LabError(
-        f"no price is known of model {model!r}{nearest(model, table['model'])}: "
-        "name a csv with llm_prices, of the columns "
-        f"{','.join(Price.model_fields)} (0 is a price)"
+        f"{told}{nearest(model, table['model'])}: name a csv with llm_prices, of the "
+        f"columns {','.join(Price.model_fields)} (0 is a price)"
     )
 
 

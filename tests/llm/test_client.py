@@ -266,6 +266,8 @@ def test_own_prices_go_before_the_shipped_ones(tmp_path):
     assert costs.price_table(str(path))["model"].is_unique
     with pytest.raises(LabError, match=r"did you mean 'gpt-4o'.*llm_prices"):
         costs.price_of(settings.changed(llm_model="gpt-4oo"))
+    with pytest.raises(LabError, match=r"'recorded': set llm_model .*gpt-4o-mini"):
+        costs.price_of(resolve())
 
 
 def test_a_pace_spreads_units_over_the_minute(monkeypatch):
