@@ -4,6 +4,7 @@ Stage 1 brainstorms tasks; stage 2 writes one graded example a call (Negative Ma
 after E5-mistral's two-step prompt). SyNeg adds negatives to a query and its positive.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -174,12 +175,12 @@ def write_shipped(folder: Path = RECORDS) -> None:
 
 def counts(records: Records) -> Mapping[str, int]:
     """How many of each kind there are."""
-    matched = sum(example.attribute == "matched" for example in records.syneg)
+    attributes = Counter(example.attribute for example in records.syneg)
     return {
         "tasks": len(records.tasks),
         "graded": len(records.graded),
         "items": len(records.items),
-        "syneg_matched": matched,
-        "syneg_free": len(records.syneg) - matched,
+        "syneg_matched": attributes["matched"],
+        "syneg_free": attributes["free"],
         "rejections": len(records.rejections),
     }

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from dataclasses import replace
 from statistics import NormalDist
 
 import numpy as np
@@ -70,6 +71,9 @@ def test_counts_and_no_rejections(loaded):
         "tasks": 140, "graded": 840, "items": 336,
         "syneg_matched": 336, "syneg_free": 153, "rejections": 0,
     }  # fmt: skip
+    bare = loaded.syneg[0].model_copy(update={"attribute": "none"})
+    found = generate.counts(replace(loaded, syneg=[bare]))
+    assert found["syneg_matched"] == found["syneg_free"] == 0
 
 
 def test_nothing_held_out_is_in_train_and_records_point_at_each_other(loaded):
