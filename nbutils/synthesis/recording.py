@@ -76,7 +76,8 @@ def _tokenizer() -> Tokenizer:
 def estimate(settings: Settings, stages: Sequence[str] = ()) -> pd.DataFrame:
     """What `record` would ask and cost, a table as of `estimated`.
 
-    Of each stage at most `max_items` requests a family, as long as recorded ones.
+    Of each stage at most `max_items` requests a family, as long as recorded ones: mgh
+    and syneg are planned from the recorded tasks and items, by the default prompt.
     """
     planned = {stage: ([], []) for stage in check_stages(stages)}
     pairs = [recorded(family) for family in settings.synthesis.families]
@@ -150,7 +151,7 @@ def on_terminal(
     `batch` and `live` are those of `Batches`. LabError where another run fills the same
     store: nothing is paid for twice.
     """
-    console, counts = Console(), Counter()
+    console, counts = Console(markup=False), Counter()  # others' words
     client = generate.open_client(settings)
     if batch:
         from nbutils.llm.batches import Batches  # the SDK is imported for it

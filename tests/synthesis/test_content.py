@@ -229,6 +229,8 @@ def test_the_command_tells_the_cost_then_grades_and_goes_on(
     assert "6 graded examples" in run() and len(server.seen) == 6  # replayed
     asked = [example.query for example in read_jsonl(out, GradedExample)]
     assert asked == [f"which is {n}" for n in range(6)]
+    named = ["--profile", "paper", "--set", "llm_temperature=0.5"]  # its mode is live
+    assert "6 graded examples" in run(*named) and len(server.seen) == 12
 
 
 # -- SyNeg's prompt without its parts

@@ -72,13 +72,20 @@ def test_a_pilot_tells_the_lengths_and_is_not_asked_again(priced):
     row = recording.estimate(settings, ["seed"]).iloc[0]
     assert (row["stored"], row["ask"], row["from"]) == (6, 42, "pilot")
     assert row["answer_mean"] == pytest.approx(102.5)
+    filtered, blank = list(prompts.seed_requests("health"))[6:8]
+    for request, finish in ((filtered, "content_filter"), (blank, "stop")):
+        chat = request.chat(settings)
+        store.keep(chat, Answer(chat.key, " ", finish=finish))
+    row = recording.estimate(settings, ["seed"]).iloc[0]
+    assert (row["stored"], row["ask"]) == (7, 41)  # what is filtered is answered
     other = settings.changed(llm_model="gpt-4o")
     row = recording.estimate(other, ["seed"]).iloc[0]
     assert (row["stored"], row["from"]) == (0, "recordings")
 
 
 def test_the_estimate_is_printed_and_what_is_wrong_named(priced):
-    assert "XYZ live" in command(priced(), "estimate", "seed")
+    said = command(priced(), "estimate", "seed")
+    assert "XYZ live" in said and "by the default prompt" in said
     assert "llm_prices" in command(priced(llm_model="gpt-4"), "estimate", code=1)
     assert "did you mean 'seed'" in command(priced(), "estimate", "sed", code=1)
 
@@ -125,6 +132,12 @@ def test_the_command_records_resumes_and_counts_what_is_rejected(server, priced)
         server.answers[prompt] = text.replace('"title"', '"name"')
     said = command(*arguments, "max_items=7", "--set", "llm_reasks=0")
     assert "rejected: wrong_keys │ 3" in said and "accepted" in said
+
+
+def test_a_servers_words_are_no_markup(server, priced, capsys):
+    with recording.on_terminal(priced(), batch=True) as (client, _):
+        client.prefetch.__self__.say("no [/v1/x] here")
+    assert "no [/v1/x] here" in capsys.readouterr().out
 
 
 def test_record_mode_asks_also_for_what_is_shipped(server, priced):
