@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from dataclasses import replace
+from functools import partial
 from statistics import NormalDist
 
 import numpy as np
@@ -294,8 +295,10 @@ def test_auc_with_ties_and_its_interval():
     scores = np.round(draw.normal(labels * 0.7, 1), 1)
     area, _, _ = ladder.auc_interval(labels, scores, items, samples=500)
     assert area == pytest.approx(roc_auc_score(labels, scores), abs=1e-6)
-    texts, shorter, ids = ["one two three"] * 9, ["one two"] * 9, list("abcdefghi")
-    assert ladder.text_only_auc(texts, shorter, ids, ids, kind="length")[0] == 1
+    both = ([(text, item) for item in "abcdefghi"] for text in ("one two", "one"))
+    assert ladder.text_only_auc(*both, kind="length")[0] == 1
+    with pytest.raises(LabError, match="two items or more"):
+        ladder.text_only_auc([], [])
 
     def trial(draw):
         shared = draw.normal(size=60)  # both texts of an item score alike
@@ -313,17 +316,12 @@ def test_the_text_only_check_finds_the_leak_and_its_absence(loaded):
         own = [(text, e.item_id) for text in e.negatives if e.item_id in free]
         negatives[e.attribute] += own
 
-    def leak(genuine, negatives):
-        (texts, ids), (others, of) = (
-            zip(*p, strict=True) for p in (genuine, negatives)
-        )
-        return ladder.text_only_auc(texts, others, ids, of)
-
-    found = {attribute: leak(genuine, own) for attribute, own in negatives.items()}
+    leak = partial(ladder.text_only_auc, genuine)
+    found = {attribute: leak(own) for attribute, own in negatives.items()}
     assert len(free) == 153
     assert found["free"][1] > found["matched"][2]  # intervals apart
     assert found["free"][0] > 0.8 and found["matched"][0] < 0.7
-    same = leak(genuine[::2], genuine[1::2])
+    same = ladder.text_only_auc(genuine[::2], genuine[1::2])
     assert same[1] < 0.5  # texts of one kind: no leak is claimed
 
 
