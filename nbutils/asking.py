@@ -8,23 +8,24 @@ from nbutils import options as o
 from nbutils.options import app, gather, option
 
 
-def live_settings(profile, assign, config, max_cost=None, mode: str = "live"):
-    """Settings that ask a server: `mode`, unless the user says another."""
+def chosen_settings(profile, assign, config, max_cost=None, **base):
+    """The settings in force: the profile's, under `base`, under the user's words."""
     from nbutils.core import settings
 
-    overrides = {"llm_mode": mode, **gather(assign, config)}
+    overrides = base | gather(assign, config)
     overrides |= {} if max_cost is None else {"llm_max_cost": max_cost}
     return settings.resolve(profile, overrides)
 
 
-def tell_cost(found, chosen) -> None:
-    """Print the table of an estimate, and its sum in words."""
+def tell_cost(found, chosen, more: str = "") -> None:
+    """Print the table of an estimate, its sum in words, and what `more` there is."""
     typer.echo(found.round(4).to_string(index=False))
     total = found.iloc[-1]
     typer.echo(
         f"{chosen.llm.model}: about {total['cost']:.2f} {total['currency']} live, "
         f"{total['batch_cost']:.2f} by batch files; {total['cost_p90']:.2f} if every "
-        "answer is long. Tokens counted by MiniLM's tokenizer; repeats come on top."
+        "answer is long. Tokens counted by MiniLM's tokenizer; repeats come on "
+        f"top.{more}"
     )
 
 
@@ -36,13 +37,11 @@ def estimate(
     config: o.Config = None,
 ) -> None:
     """Say what a recording would ask and cost; nothing is asked."""
-    chosen = live_settings(profile, assign, config)
-    from nbutils.core.settings import ROOT
-    from nbutils.llm.store import Store
+    chosen = chosen_settings(profile, assign, config)
     from nbutils.synthesis import recording
 
-    store = Store(ROOT / chosen.llm.store)
-    tell_cost(recording.estimate(chosen, store, stages or ()), chosen)
+    more = " mgh and syneg are planned from recorded answers, by the default prompt."
+    tell_cost(recording.estimate(chosen, stages or ()), chosen, more)
 
 
 @app.command()
@@ -56,11 +55,11 @@ def record(
     live: o.Live = False,
 ) -> None:
     """Ask a server for every missing answer, and keep each as it arrives."""
-    chosen = live_settings(profile, assign, config, max_cost)
+    chosen = chosen_settings(profile, assign, config, max_cost, llm_mode="live")
     from nbutils.synthesis import recording
 
     with recording.on_terminal(chosen, batch, live) as (client, watch):
-        made = recording.record(chosen, client, stages or (), watch)
+        made = recording.record(client, stages or (), watch)
     for stage, (accepted, rejected) in made.items():
         count = f"{len(accepted)} records, {len(rejected)}"
         typer.echo(f"{stage}: {count} rejected for good")
@@ -85,7 +84,7 @@ def grade(
 
     By `--set mgh_calls=level` each negative is asked for alone.
     """
-    chosen = live_settings(profile, assign, config, max_cost, mode="replay")
+    chosen = chosen_settings(profile, assign, config, max_cost)
     from nbutils.core import files, retrieval, settings
     from nbutils.synthesis import from_sets, recording
 
@@ -95,6 +94,6 @@ def grade(
         return tell_cost(from_sets.estimate(requests, chosen), chosen)
     out = out or settings.ROOT / "runs" / profile / f"graded-{data.name}.jsonl"
     with recording.on_terminal(chosen, batch, live) as (client, watch):
-        made, rejected = from_sets.graded(requests, chosen, client, watch)
+        made, rejected = from_sets.graded(requests, client, watch)
     count = files.write_jsonl(out, made)
     typer.echo(f"{count} graded examples, {len(rejected)} rejected for good: {out}")

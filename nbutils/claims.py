@@ -204,8 +204,8 @@ def source_shows() -> list[Row]:
 
 def _leak(genuine: Mapping[str, Any], negatives: Mapping[str, Any]) -> tuple:
     """AUC, low, high of a classifier that never sees the query; texts by item."""
-    real, made = (pd.Series(texts).explode() for texts in (genuine, negatives))
-    return ladder.text_only_auc(real, made, real.index, made.index)
+    rows = (pd.Series(texts).explode() for texts in (genuine, negatives))
+    return ladder.text_only_auc(*(zip(own, own.index, strict=True) for own in rows))
 
 
 COMPUTED: dict[str, Callable[[], list[Row]]] = {

@@ -56,7 +56,9 @@ Assign = option(
     list[str] | None, "change a setting; repeat", "--set", metavar="NAME=VALUE"
 )
 Config = option(Path | None, "YAML file of settings")
-Stages = argument(list[str] | None, "brainstorm, seed, mgh, syneg, syneg-free; or all")
+Stages = argument(
+    list[str] | None, "brainstorm, seed, mgh, syneg, syneg-free; all if none"
+)
 Folder = argument(Path, "corpus.jsonl, queries.jsonl and qrels/, or a file of pairs")
 Split = option(str, "qrels/SPLIT.tsv names the queries")
 Skip = option(bool, "leave out what qrels name and the files lack", "--skip-missing")

@@ -1,4 +1,3 @@
 """Ask a language model, pay once, keep every answer; costs are said before."""
 
 from nbutils.llm.costs import price_table
-from nbutils.llm.store import Store

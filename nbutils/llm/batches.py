@@ -74,9 +74,11 @@ class Batches:
         by_key = {request.key: request for request in requests}
         try:
             for noted in self._noted():  # begun by an earlier run
-                if set(noted["keys"]) <= set(by_key):
-                    self._finish(noted, by_key)
-            left = self._left(requests)
+                # less what a merge that was broken off has stored
+                keys = [k for k in noted["keys"] if not self.client.store.answer(k)]
+                if keys and set(keys) <= set(by_key):
+                    self._finish({**noted, "keys": keys}, by_key)
+            left = self.client.lacking(requests)
             if self.live and len(left) < FEWEST:
                 return
             for start in range(0, len(left), MOST):
@@ -87,7 +89,7 @@ class Batches:
                 f"({self.client.server.in_short(error)}): run again to go on with it, "
                 "or leave out --batch to ask live"
             ) from None
-        left = self._left(left)
+        left = self.client.lacking(left)
         if left and not self.live:
             raise LabError(
                 f"{len(left)} of {len(requests)} requests have no answer from batch "
@@ -95,11 +97,16 @@ class Batches:
                 "again, or with --batch --live to ask them live at the full price"
             )
 
-    def _left(self, requests: list[ChatRequest]) -> list[ChatRequest]:
-        return [request for request in requests if not self.client.find(request)]
-
     def _submit(self, requests: list[ChatRequest]) -> dict[str, Any]:
-        """The note of a new file of these requests, of which there is no batch yet."""
+        """The note of a new file of these requests, of which there is no batch yet.
+
+        BudgetReached, before anything is sent, where it may cost more than is left.
+        """
+        if budget := self.client.budget:
+            most = sum(int(one.decoding["max_tokens"]) for one in requests)
+            cost = budget.price.cost(sum(r.tokens for r in requests), most, batch=True)
+            what = f"a batch file of {len(requests)} requests"
+            budget.check(cost, what, ", or leave out --batch to ask one by one")
         server, head = self.client.server, {"method": "POST", "url": ENDPOINT}
         text = ""
         for one in requests:
@@ -127,14 +134,16 @@ class Batches:
             time.sleep(self.poll_s)
         files = filter(None, (batch.output_file_id, batch.error_file_id))
         text = "\n".join(sdk.files.content(name).text for name in files)
-        reasons = Counter()
+        budget, reasons = self.client.budget, Counter()  # a sum of what was stored
         for key, found in answers_in(text, by_key):
             if isinstance(found, Answer):
+                if budget:
+                    budget.spent += budget.price.cost(*found.tokens, batch=True)
                 self.client.store.keep(by_key[key], found)
                 found = "" if found.text else "an answer without text"
             reasons[found] += bool(found)
         self._note(noted, ended=True)
-        lost = len(self._left([by_key[key] for key in noted["keys"]]))
+        lost = len(self.client.lacking(by_key[key] for key in noted["keys"]))
         for error in getattr(batch.errors, "data", None) or ():
             reasons[error_text(error.model_dump())] = lost
         self.say(

@@ -49,6 +49,10 @@ class Client:
         whole = found and (found.text.strip() or found.finish == "content_filter")
         return found if whole or not self.live else None
 
+    def lacking(self, requests: Iterable[ChatRequest]) -> list[ChatRequest]:
+        """Those that no recording and no store answers; nothing is asked."""
+        return [request for request in requests if not self.find(request)]
+
     def complete(self, request: ChatRequest) -> Answer:
         """The answer to one request; one that was cut off or filtered is one, too.
 
@@ -75,7 +79,7 @@ class Client:
         """
         requests = list(requests)
         unique = list({request.key: request for request in requests}.values())
-        if left := [request for request in unique if not self.find(request)]:
+        if left := self.lacking(unique):
             if not self.live:
                 raise LabError(_missing(left[0]))
             self.prefetch(left)
@@ -126,7 +130,7 @@ class Client:
         return Server(self.settings, self._before, self._transport)
 
     @cached_property
-    def _budget(self) -> Budget | None:
+    def budget(self) -> Budget | None:
         """What the settings allow, less what the answers in the store have cost."""
         if not self.settings.llm.max_cost:
             return None
@@ -135,7 +139,7 @@ class Client:
         return Budget(self.settings.llm.max_cost, price(""), spent)
 
     def _before(self) -> None:
-        """Ahead of every attempt: wait for its turn."""
+        """Ahead of every attempt at an answer: wait for its turn."""
         with self._lock:
             self.attempts += 1
         self._attempt_pace.take()
@@ -144,14 +148,13 @@ class Client:
         """The server's answer, asked for within the limits on tokens and money."""
         asked, most = request.tokens, int(request.decoding["max_tokens"])
         with self._lock:
-            server, budget = self.server, self._budget  # made by the first thread
+            server, budget = self.server, self.budget  # made by the first thread
         with budget.held(asked, most) if budget else nullcontext([0, 0]) as used:
             self._token_pace.take(asked + most)
             with self._lock:
                 self.requested += 1
             answer = server.complete(request)
-            names = "prompt_tokens", "completion_tokens"
-            used[:] = (answer.usage.get(name, 0) for name in names)
+            used[:] = answer.tokens
             self._token_pace.give_back(asked + most - sum(used))
         return answer
 

@@ -26,10 +26,10 @@ class Price(BaseModel, coerce_numbers_to_str=True):
     currency: str
     as_of: str
 
-    def cost(self, asked: float, answered: float) -> float:
-        """Of so many prompt and answer tokens, in `currency`, asked live."""
+    def cost(self, asked: float, answered: float, batch: bool = False) -> float:
+        """Of so many prompt and answer tokens, in `currency`, live or in a batch."""
         total = asked * self.input_per_million + answered * self.output_per_million
-        return total / 1e6
+        return total / 1e6 * (self.batch_factor if batch else 1)
 
 
 def price_table(path: str = "") -> pd.DataFrame:
@@ -54,10 +54,12 @@ def price_of(settings: Settings, model: str = "") -> Price:
     table = price_table(settings.llm.prices)
     for row in table[table["model"] == model].to_dict("records"):
         return Price(**row)
+    told = f"no price is known of model {model!r}"
+    if model == "recorded":
+        raise LabError(f"{told}: set llm_model ({', '.join(table['model'])})")
     raise LabError(
-        f"no price is known of model {model!r}{nearest(model, table['model'])}: "
-        "name a csv with llm_prices, of the columns "
-        f"{','.join(Price.model_fields)} (0 is a price)"
+        f"{told}{nearest(model, table['model'])}: name a csv with llm_prices, of the "
+        f"columns {','.join(Price.model_fields)} (0 is a price)"
     )
 
 
@@ -94,14 +96,25 @@ class BudgetReached(LabError):
 class Budget:
     """Lets requests through while what they may cost at most still fits `limit`.
 
-    The limit may be passed only by a prompt of more tokens than guessed, and by
-    attempts that were billed and brought no answer.
+    `spent` counts answers of earlier runs at the live price, those of batch files too:
+    the store does not say how one came. The limit may be passed only by a prompt of
+    more tokens than guessed, and by attempts that were billed and brought no answer.
     """
 
     def __init__(self, limit: float, price: Price, spent: float):
         self.limit, self.price, self.spent = limit, price, spent
         self._held: list[float] = []
         self._changed = threading.Condition()
+
+    def check(self, cost: float, what: str = "the next request", do: str = "") -> None:
+        """BudgetReached where `what` may cost more than is left; `do`: another way."""
+        if self.spent + sum(self._held) + cost > self.limit:
+            raise BudgetReached(
+                f"the budget of {self.limit:g} {self.price.currency} allows no more "
+                f"({self.spent:.4f} spent by this store; {what} may cost {cost:.4f}): "
+                "what had arrived is stored; raise llm_max_cost (--max-cost) to go "
+                f"on{do}"
+            )
 
     @contextmanager
     def held(self, asked: int, answered: int) -> Iterator[list[int]]:
@@ -111,15 +124,9 @@ class Budget:
         """
         cost, used = self.price.cost(asked, answered), [0, 0]
         with self._changed:
-            while self.spent + sum(self._held) + cost > self.limit:
-                if not self._held:
-                    raise BudgetReached(
-                        f"the budget of {self.limit:g} {self.price.currency} is "
-                        f"reached ({self.spent:.4f} spent by this store; the next "
-                        f"request may cost {cost:.4f}): what had arrived is stored; "
-                        "raise llm_max_cost (--max-cost) to go on"
-                    )
+            while self._held and self.spent + sum(self._held) + cost > self.limit:
                 self._changed.wait()
+            self.check(cost)
             self._held.append(cost)
         try:
             yield used

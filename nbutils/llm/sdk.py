@@ -53,7 +53,8 @@ class Server:
 
     `without` holds what the model does not take, by setting or by its word: names of
     `PARAMETERS`, "response_format", or "json_schema", the strictest form alone.
-    `before` is called ahead of every attempt. LabError where no model is named.
+    `before` is called ahead of every attempt at an answer; files and batches are none.
+    LabError where no model is named.
     """
 
     def __init__(
@@ -72,7 +73,10 @@ class Server:
         self.sdk = open_sdk(
             timeout=settings.llm.timeout_s,
             max_retries=settings.llm.retries,
-            hooks={"request": [lambda _: before()], "response": [_name_the_fault]},
+            hooks={
+                "request": [lambda request: before() if _asks(request) else None],
+                "response": [_name_the_fault],
+            },
             transport=transport,
         )
 
@@ -180,12 +184,17 @@ def text_of(error: Exception) -> str:
     return f"{text} - {body}" if bare and body else text
 
 
+def _asks(request: Any) -> bool:
+    """Whether an HTTP request is for an answer."""
+    return request.url.path.endswith("/chat/completions")
+
+
 def _name_the_fault(response: Any) -> None:
     """Make a 200 without an answer a 502, which the SDK asks again by itself.
 
     Not where that would fare no better; nor a fault that is about the answer's form.
     """
-    if not response.request.url.path.endswith("/chat/completions"):
+    if not _asks(response.request):
         return
     response.read()
     if response.status_code == 200:

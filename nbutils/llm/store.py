@@ -82,6 +82,12 @@ class Answer:
     time: str = ""
     finish: str = ""
 
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Those of the prompt and of the answer, as the server counted them."""
+        names = "prompt_tokens", "completion_tokens"
+        return tuple(self.usage.get(name, 0) for name in names)
+
 
 class Unanswered(LabError):
     """One request got no answer, after all retries."""

@@ -20,7 +20,6 @@ from nbutils.synthesis.judge import (
     judge_cost,
     judge_requests,
     share_answering,
-    unanswered,
 )
 from nbutils.synthesis.ladder import (
     RULES,

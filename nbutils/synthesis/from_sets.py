@@ -14,9 +14,8 @@ from pydantic import Field
 
 from nbutils.core.records import GradedExample, Rejection
 from nbutils.core.retrieval import RetrievalSet
-from nbutils.core.settings import ROOT, Settings
+from nbutils.core.settings import Settings
 from nbutils.llm.client import Client
-from nbutils.llm.store import Store
 from nbutils.synthesis import replies
 from nbutils.synthesis.generate import Made, Watch, fulfil
 from nbutils.synthesis.prompts import Planned
@@ -83,14 +82,12 @@ def seeded_requests(
     return requests
 
 
-def graded(
-    requests: Sequence[Planned], settings: Settings, client: Client, watch: Watch = None
-) -> Made:
+def graded(requests: Sequence[Planned], client: Client, watch: Watch = None) -> Made:
     """Ask `seeded_requests`: the graded examples, and what was rejected for good.
 
     Asked level by level, a query with a level that stays rejected is left out whole.
     """
-    answered, rejections = fulfil(requests, settings, client, watch)
+    answered, rejections = fulfil(requests, client, watch)
     if all(request.prompt is LADDER for request in requests):
         return answered, rejections
     written, examples = dict(answered), []
@@ -115,5 +112,4 @@ def estimate(requests: Sequence[Planned], settings: Settings) -> pd.DataFrame:
         (4 if request.prompt is LADDER else 1) * (count + 12)  # 12: keys and quotes
         for request, count in zip(requests, positives, strict=True)
     ]
-    store = Store(ROOT / settings.llm.store)
-    return estimated({STAGE: (requests, lengths)}, settings, store)
+    return estimated({STAGE: (requests, lengths)}, settings)

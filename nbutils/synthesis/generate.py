@@ -4,6 +4,7 @@ Stage 1 brainstorms tasks; stage 2 writes one graded example a call (Negative Ma
 after E5-mistral's two-step prompt). SyNeg adds negatives to a query and its positive.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -41,9 +42,7 @@ def open_client(settings: Settings) -> Client:
     return Client(settings, prompts.recorded_answers(settings))
 
 
-def fulfil(
-    requests: Sequence[Planned], settings: Settings, client: Client, watch: Watch = None
-) -> Made:
+def fulfil(requests: Sequence[Planned], client: Client, watch: Watch = None) -> Made:
     """Ask, parse, and ask again: (accepted, rejected), in the order of the requests.
 
     A rejected answer is asked for again at most `llm_reasks` times, by a request that
@@ -51,7 +50,8 @@ def fulfil(
     it stood, and replay takes the same way. The last outcome counts. LabError, before
     anything is asked, where no answer can reach half the words asked for.
     """
-    least = max((request.words for request in requests), default=0) / 2
+    settings, words = client.settings, (request.words for request in requests)
+    least = max(words, default=0) / 2
     if client.live and least > settings.llm.max_tokens:
         raise LabError(
             f"an answer that is let through has {least:.0f} words or more, and "
@@ -107,20 +107,18 @@ def without(made: Made, field: str, find: Callable, reason: str) -> Made:
     return [record for record, n in pairs if n < 0], rejections + gone
 
 
-def brainstorm(settings: Settings, client: Client, watch: Watch = None) -> Made:
+def brainstorm(client: Client, watch: Watch = None) -> Made:
     """The tasks of every family, without repeats. Always all: examples need them."""
-    families = settings.synthesis.families
+    families = client.settings.synthesis.families
     requests = [r for f in families for r in prompts.brainstorm_requests(f)]
-    answered, rejections = fulfil(requests, settings, client, watch)
+    answered, rejections = fulfil(requests, client, watch)
     tasks = [task for group in answered for task in group]
     return without((tasks, rejections), "text", repeats, "duplicate_task")
 
 
-def graded_examples(
-    tasks: Sequence[Task], settings: Settings, client: Client, watch: Watch = None
-) -> Made:
+def graded_examples(tasks: Sequence[Task], client: Client, watch: Watch = None) -> Made:
     """Graded examples of the given tasks, six a task, `max_items` a family."""
-    chosen, requests = settings.synthesis, []
+    chosen, requests = client.settings.synthesis, []
     for family in dict.fromkeys(task.family for task in tasks):
         own = [task for task in tasks if task.family == family]
         requests += spread(
@@ -128,45 +126,42 @@ def graded_examples(
             chosen.max_items,
             lambda r: (r.known["group"], r.known["split"]),
         )
-    made = fulfil(requests, settings, client, watch)
+    made = fulfil(requests, client, watch)
     made = without(made, "query", repeats, "duplicate_query")
     near = partial(near_duplicates, least=chosen.near_duplicate)
     return without(made, "query", near, "near_duplicate")
 
 
-def retrieval_items(settings: Settings, client: Client, watch: Watch = None) -> Made:
+def retrieval_items(client: Client, watch: Watch = None) -> Made:
     """Queries with three independent positives each, `max_items` a family."""
-    chosen, requests = settings.synthesis, []
+    chosen, requests = client.settings.synthesis, []
     for family in chosen.families:
         requests += islice(prompts.seed_requests(family), chosen.max_items or None)
-    made = fulfil(requests, settings, client, watch)
+    made = fulfil(requests, client, watch)
     return without(made, "query", repeats, "duplicate_query")
 
 
 def syneg_examples(
     items: Iterable[RetrievalItem],
-    settings: Settings,
     client: Client,
     watch: Watch = None,
     stages: Sequence[str] = ("syneg", "syneg-free"),
 ) -> Made:
     """SyNeg negatives of the given items: attribute matched, then freely drawn."""
-    chosen, requests = settings.synthesis, []
+    chosen = client.settings.synthesis
     parts = chosen.syneg_reflection, chosen.syneg_attributes
-    for item in items:
-        pair = {int(item.id.rsplit("/", 1)[1]): (item.query, item.positives[0])}
-        planned = prompts.syneg_requests(item.family, pair, *parts)
-        requests += [request for request in planned if request.stage in stages]
-    return fulfil(requests, settings, client, watch)
+    planned = prompts.syneg_requests(items, *parts)
+    requests = [request for request in planned if request.stage in stages]
+    return fulfil(requests, client, watch)
 
 
 def load(settings: Settings) -> Records:
     """All records of the settings' families (shipped: `core.read_records`)."""
-    by = settings, open_client(settings)
-    tasks, refused = brainstorm(*by)
-    graded, more = graded_examples(tasks, *by)
-    items, others = retrieval_items(*by)
-    syneg, last = syneg_examples(items, *by)
+    client = open_client(settings)
+    tasks, refused = brainstorm(client)
+    graded, more = graded_examples(tasks, client)
+    items, others = retrieval_items(client)
+    syneg, last = syneg_examples(items, client)
     return Records(tasks, graded, items, syneg, refused + more + others + last)
 
 
@@ -180,12 +175,12 @@ def write_shipped(folder: Path = RECORDS) -> None:
 
 def counts(records: Records) -> Mapping[str, int]:
     """How many of each kind there are."""
-    matched = sum(example.attribute == "matched" for example in records.syneg)
+    attributes = Counter(example.attribute for example in records.syneg)
     return {
         "tasks": len(records.tasks),
         "graded": len(records.graded),
         "items": len(records.items),
-        "syneg_matched": matched,
-        "syneg_free": len(records.syneg) - matched,
+        "syneg_matched": attributes["matched"],
+        "syneg_free": attributes["free"],
         "rejections": len(records.rejections),
     }

@@ -13,7 +13,6 @@ from nbutils.core.errors import LabError
 from nbutils.core.records import Verdict
 from nbutils.core.settings import Settings
 from nbutils.core.statistics import bootstrap, ratio
-from nbutils.llm.client import Client
 from nbutils.llm.costs import Price, price_table
 from nbutils.synthesis.prompts import Planned
 from nbutils.synthesis.recording import count_tokens
@@ -51,13 +50,6 @@ def judge_requests(
         ids = {"query_id": query, "document_id": document}
         asked.append(Planned(f"judge/{query}/{document}", JUDGE, filled, known=ids))
     return asked
-
-
-def unanswered(
-    asked: Iterable[Planned], settings: Settings, client: Client
-) -> list[Planned]:
-    """Those that no recording and no store answers; nothing is asked."""
-    return [one for one in asked if client.find(one.chat(settings)) is None]
 
 
 def judge_cost(asked: Sequence[Planned], settings: Settings) -> pd.DataFrame:

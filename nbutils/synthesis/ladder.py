@@ -4,7 +4,7 @@ Similarities go in as arrays of (examples × 5) cosines, columns P, N1, N2, N3, 
 `draws` are the `samples` and the `seed` of an interval (`statistics.bootstrap`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import combinations
 
@@ -166,22 +166,21 @@ def diversity(
 
 
 def text_only_auc(
-    genuine: Sequence[str],
-    negatives: Sequence[str],
-    genuine_items: Sequence[str],
-    negative_items: Sequence[str],
+    genuine: Iterable[tuple[str, str]],
+    negatives: Iterable[tuple[str, str]],
     *,
     kind: str = "words",
     **draws: int,
 ) -> tuple[float, float, float]:
     """AUC with which negatives are told from genuine texts without any query.
 
-    TF-IDF and logistic regression, scores from 5 folds that never split an item; 0.5
-    is what fair negatives give. Returns (auc, low, high), the interval from resampled
-    items. `kind` is "words", or "length" (shorter means negative).
+    Each text comes with its item. TF-IDF and logistic regression, scores from 5 folds
+    that never split an item; 0.5 is what fair negatives give. Returns (auc, low, high),
+    the interval from resampled items. `kind` is "words", or "length" (shorter means
+    negative). LabError for fewer than two items.
     """
-    texts = np.array([*genuine, *negatives], dtype=object)
-    items = np.array([*genuine_items, *negative_items])
+    genuine, negatives = [*genuine], [*negatives]
+    texts, items = np.array(genuine + negatives, dtype=object).reshape(-1, 2).T
     labels = np.repeat([0, 1], [len(genuine), len(negatives)])
     count = len(set(items))
     if count < 2:

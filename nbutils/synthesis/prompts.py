@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from nbutils.core.errors import known
 from nbutils.core.files import read_json, read_jsonl, read_sums, verify
-from nbutils.core.records import Task, split_of
+from nbutils.core.records import RetrievalItem, Task, split_of
 from nbutils.core.settings import DATA, Settings
 from nbutils.core.text import words
 from nbutils.llm.store import Answer, ChatRequest, chat_request
@@ -119,67 +119,63 @@ def mgh_requests(
     """Requests for graded examples; those of a task take turns in `languages`."""
     for task in tasks:
         for example in range(recording_plan()["mgh"]["examples_per_task"]):
-            place = task.family, task.group, task.index, example
-            yield mgh_request(*place, task.text, languages[example % len(languages)])
+            yield mgh_request(task, example, languages[example % len(languages)])
 
 
-def mgh_request(
-    family: str, group: str, number: int, example: int, task: str, language="English"
-) -> Planned:
+def mgh_request(task: Task, example: int, language: str = "English") -> Planned:
     """The request for one graded example of one task (Negative Matters, MGH)."""
-    plan, draw = recording_plan(), random.Random(f"{family}/{group}/{number}/{example}")
+    plan, group, place = recording_plan(), task.group, f"{task.index}/{example}"
+    draw = random.Random(f"{task.family}/{group}/{place}")
     kind, spec = plan["groups"][group], dict(plan["mgh"])
     spec["num_words"] = spec["num_words"].get(group, spec["num_words"]["other"])
     # from every list, in the plan's order: each draw moves the generator
     drawn = {name: draw.choice(of) for name, of in spec.items() if isinstance(of, list)}
-    variables = {"task": task, "language": language, **drawn}
+    variables = {"task": task.text, "language": language, **drawn}
     variables["group_definition"] = kind["definition"]
     for part in ("query", "document"):
         text = kind[f"{part}_spec"]
         variables[f"{part}_spec"] = text.format(**drawn)
         variables[f"{part}_words"] = drawn["num_words"] * ("{num_words}" in text)
-    own = {"family": family, "group": group, "task": task}
-    own["task_id"] = f"{family}/brainstorm/{group}/{number}"
-    own["split"] = split_of(family, number, plan["tasks_per_group"][group], example)
+    tasks, own = plan["tasks_per_group"][group], {"task": task.text, "task_id": task.id}
+    own |= {"family": task.family, "group": group}
+    own["split"] = split_of(task.family, task.index, tasks, example)
     count = variables["query_words"] + 5 * variables["document_words"]
-    name = f"{family}/mgh/{group}/{number}/{example}"
+    name = f"{task.family}/mgh/{group}/{place}"
     return Planned(name, MGH, variables, example, own, count)
 
 
 def syneg_requests(
-    family: str,
-    items: Mapping[int, tuple[str, str]],
-    reflection: bool = True,
-    attributes: bool = True,
+    items: Iterable[RetrievalItem], reflection: bool = True, attributes: bool = True
 ) -> Iterator[Planned]:
-    """Requests for SyNeg negatives; `items` maps a number to (query, positive).
+    """Requests for SyNeg negatives of items, beside their labelled positive.
 
     Each item is asked at the positive's own level ("syneg"); where the freely drawn
     level is another one, as the paper has it, also at that level ("syneg-free"). A
     prompt without attributes has no level, so there each is asked once.
     """
-    spec, own = recording_plan()["syneg"], domains(family)
-    matched, split = spec["matched_level"], split_of(family, None, 0, 0)
-    for i, (query, positive) in items.items():
-        draw = random.Random(f"{family}/syneg/{i}")
+    spec = recording_plan()["syneg"]
+    matched = spec["matched_level"]
+    for item in items:
+        number, positive = item.id.rsplit("/", 1)[1], item.positives[0]
+        draw = random.Random(f"{item.family}/syneg/{int(number)}")
         free, length = draw.choice(spec["levels"]), draw.choice(spec["lengths"])
         kinds = [("syneg", "matched" if attributes else "none", matched)]
         if attributes and free != matched:
             kinds.append(("syneg-free", "free", free))
-        example = {"user_query": query, "positive_document": positive}
+        example = {"user_query": item.query, "positive_document": positive}
         variables = {
-            "domain_name": own[i % len(own)],
+            "domain_name": item.domain,
             "example": json.dumps(example, indent=1, ensure_ascii=False),
             "positive": positive,
             "num_negatives": spec["num_negatives"],
             "length": length,
         }
-        given = {"item_id": f"{family}/seed/{i:02d}", "family": family, "split": split}
+        given = {"item_id": item.id, "family": item.family, "split": item.split}
         count = spec["num_negatives"] * len(words(positive))
         for stage, attribute, level in kinds:
             filled = {**variables, "difficult_level": level}
             known = {**given, "attribute": attribute, "level": level}
-            name = f"{family}/{stage}/{i:02d}"
+            name = f"{item.family}/{stage}/{number}"
             prompt = SYNEG[reflection, attributes]
             yield Planned(name, prompt, filled, known=known, words=count)
 
@@ -198,9 +194,8 @@ def recorded(family: str) -> list[tuple[Planned, str]]:
     }
     tasks = [task for r in brainstormed for task in parse(r, said[r.id])]
     items = [parse(seed, said[seed.id]) for seed in seeds]
-    pairs = {n: (item.query, item.positives[0]) for n, item in enumerate(items)}
-    mgh, syneg = mgh_requests(tasks), syneg_requests(family, pairs)
-    return [(r, said[r.id]) for r in (*brainstormed, *seeds, *mgh, *syneg)]
+    made = *mgh_requests(tasks), *syneg_requests(items)
+    return [(r, said[r.id]) for r in (*brainstormed, *seeds, *made)]
 
 
 def recorded_answers(settings: Settings) -> dict[str, Answer]:

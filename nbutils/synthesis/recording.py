@@ -20,7 +20,7 @@ from nbutils.core.records import Rejection
 from nbutils.core.settings import Settings
 from nbutils.llm.client import Client
 from nbutils.llm.costs import price_of
-from nbutils.llm.store import Store, rough_tokens
+from nbutils.llm.store import rough_tokens
 from nbutils.synthesis import generate
 from nbutils.synthesis.generate import Made, Watch
 from nbutils.synthesis.prompts import Planned, recorded
@@ -73,12 +73,11 @@ def _tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def estimate(
-    settings: Settings, store: Store, stages: Sequence[str] = ()
-) -> pd.DataFrame:
+def estimate(settings: Settings, stages: Sequence[str] = ()) -> pd.DataFrame:
     """What `record` would ask and cost, a table as of `estimated`.
 
-    Of each stage at most `max_items` requests a family, as long as recorded ones.
+    Of each stage at most `max_items` requests a family, as long as recorded ones: mgh
+    and syneg are planned from the recorded tasks and items, by the default prompt.
     """
     planned = {stage: ([], []) for stage in check_stages(stages)}
     pairs = [recorded(family) for family in settings.synthesis.families]
@@ -88,36 +87,35 @@ def estimate(
             own = [(r, text) for r, text in of_family if r.stage == stage]
             requests += [request for request, _ in own[: most or None]]
             lengths += count_tokens(text for _, text in own)
-    return estimated(planned, settings, store)
+    return estimated(planned, settings)
 
 
 def estimated(
-    planned: Mapping[str, tuple[Sequence[Planned], Sequence[int]]],
-    settings: Settings,
-    store: Store,
+    planned: Mapping[str, tuple[Sequence[Planned], Sequence[int]]], settings: Settings
 ) -> pd.DataFrame:
-    """One row a stage of what is missing in `store`, then a row `all`.
+    """One row a stage of what the settings' store lacks, then a row `all`.
 
     planned: stage to its requests and the tokens of answers like theirs. Columns:
     stage, requests, stored, ask, prompt_tokens, answer_mean and answer_p90 (tokens of
     one answer), from (`pilot`: the store's own answers of this model; `recordings`),
     cost, cost_p90 (if every answer were that long), batch_cost, currency.
     """
+    client = Client(settings.changed(llm_mode="live"))  # so only whole answers count
     price, rows = price_of(settings), []
     for stage, (requests, lengths) in planned.items():
-        chats = {request.chat(settings).key: request for request in requests}
-        stored = {key for key in chats if (a := store.answer(key)) and a.text.strip()}
-        ask = [request.text for key, request in chats.items() if key not in stored]
+        chats = {chat.key: chat for chat in (r.chat(settings) for r in requests)}
+        ask = client.lacking(chats.values())
+        texts = [chat.messages[0]["content"] for chat in ask]
         pilot = [
             tokens
-            for name, model, _, tokens in store.usage()
+            for name, model, _, tokens in client.store.usage()
             if tokens and model == price.model and name.split("/")[1:2] == [stage]
         ]
         told = len(pilot) >= PILOT
         tokens = np.array(pilot if told else lengths)
         rows.append({
-            "stage": stage, "requests": len(chats), "stored": len(stored),
-            "ask": len(ask), "prompt_tokens": sum(count_tokens(ask)),
+            "stage": stage, "requests": len(chats), "stored": len(chats) - len(ask),
+            "ask": len(ask), "prompt_tokens": sum(count_tokens(texts)),
             "answer_mean": tokens.mean(), "answer_p90": np.percentile(tokens, 90),
             "from": "pilot" if told else "recordings",
         })  # fmt: skip
@@ -132,7 +130,7 @@ def estimated(
 
 
 def record(
-    settings: Settings, client: Client, stages: Sequence[str] = (), watch: Watch = None
+    client: Client, stages: Sequence[str] = (), watch: Watch = None
 ) -> dict[str, Made]:
     """By stage what was made of `stages` (none: all) and of those they need."""
     wanted, made = check_stages(stages), {}
@@ -140,7 +138,7 @@ def record(
     for stage, (source, make) in STAGES.items():
         if stage in wanted or stage in needed:
             given = [made[source][0]] if source else []
-            made[stage] = make(*given, settings, client, watch)
+            made[stage] = make(*given, client, watch)
     return made
 
 
@@ -153,7 +151,7 @@ def on_terminal(
     `batch` and `live` are those of `Batches`. LabError where another run fills the same
     store: nothing is paid for twice.
     """
-    console, counts = Console(), Counter()
+    console, counts = Console(markup=False), Counter()  # others' words
     client = generate.open_client(settings)
     if batch:
         from nbutils.llm.batches import Batches  # the SDK is imported for it

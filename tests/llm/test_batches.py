@@ -9,9 +9,9 @@ import pytest
 from benchmarks.llm import HTTP
 from nbutils.core.errors import LabError
 from nbutils.core.settings import resolve
-from nbutils.llm import batches
+from nbutils.llm import batches, costs
 from nbutils.llm.client import Client
-from nbutils.llm.store import chat_request
+from nbutils.llm.store import Answer, chat_request
 
 
 class Killed(BaseException):
@@ -91,8 +91,9 @@ def provider(monkeypatch):
 def opened(provider, tmp_path):
     """Opens a client with its batches: (client, notes, what was said, requests)."""
 
-    def client_of(live=True):
-        settings = faults.settings_for(tmp_path / "s.sqlite", llm_retries=0)
+    def client_of(live=True, **changes):
+        chosen = {"llm_retries": 0, **changes}
+        settings = faults.settings_for(tmp_path / "s.sqlite", **chosen)
         transport = HTTP.MockTransport(lambda request: provider(request))
         client, said = Client(settings, transport=transport), []
         made = batches.Batches(client, said.append, live, poll_s=0)
@@ -110,6 +111,7 @@ def test_a_part_failed_batch_is_finished_live(provider, opened):
     assert len(provider.batches) == 1 and len(client.store) == 40
     failed = [r.key for n, r in enumerate(requests) if n % 5 == 4]
     assert sorted(provider.chats) == sorted(failed)
+    assert client.attempts == client.requested == 8  # files and looks are none
     assert json.loads(notes.read_text()) == []
     assert any("32 answers, 8 without one; 8: busy" in line for line in said)
     wanted = provider.answers[requests[0].messages[0]["content"]]
@@ -160,14 +162,14 @@ def test_few_requests_are_asked_live(provider, opened):
     assert not provider.batches and len(provider.chats) == batches.FEWEST - 1
 
 
-def killed(opened, provider, deadly, count=40):
+def killed(opened, provider, deadly, count=40, **changes):
     """Ask, and be killed at a path; returns a client opened after it."""
     provider.deadly = deadly
-    client, *_, requests = opened()
+    client, *_, requests = opened(**changes)
     with pytest.raises(Killed):
         client.complete_many(requests[:count])
     provider.deadly = ""
-    client, notes, _, requests = opened()
+    client, notes, _, requests = opened(**changes)
     assert json.loads(notes.read_text())
     return client, notes, requests
 
@@ -187,6 +189,47 @@ def test_a_batch_of_other_requests_is_left_for_the_run_that_asked(provider, open
     client.complete_many(faults.requests_of(50, client.settings)[10:])  # some of them
     assert len(provider.batches) == 2
     assert json.loads(notes.read_text())[0]["batch"] == "batch-0"
+
+
+@pytest.fixture
+def priced(tmp_path):
+    """Settings under which 300 tokens cost 1 + 4 = 5 live, and half by batch."""
+    path = tmp_path / "prices.csv"
+    columns = ",".join(costs.Price.model_fields)
+    path.write_text(f"{columns}\nserved,10000,20000,0.5,XYZ,2026-11\n")
+    return {"llm_prices": str(path), "llm_max_tokens": 400}
+
+
+def test_a_batch_that_may_pass_the_budget_is_not_uploaded(provider, opened, priced):
+    client, notes, _, requests = opened(llm_max_cost=160, **priced)  # 40 take 100
+    with pytest.raises(costs.BudgetReached, match=r"of 40 requests .*--max-cost.*or "):
+        client.complete_many(requests)
+    assert not provider.files and not provider.chats and not notes.exists()
+    most = costs.price_of(client.settings).cost(
+        sum(r.tokens for r in requests), 400 * len(requests)
+    )
+    client, *_ = opened(llm_max_cost=most / 2, **priced)
+    client.complete_many(requests)
+    assert len(client.store) == 40
+    assert client.budget.spent == pytest.approx(32 * 2.5 + 8 * 5)
+
+
+def test_a_batch_of_an_earlier_run_is_counted_once_at_its_price(
+    provider, opened, priced
+):
+    budget = {"llm_max_cost": 1e4, **priced}
+    client, _, requests = killed(opened, provider, "batch-0", live=False, **budget)
+    usage = {"prompt_tokens": 100, "completion_tokens": 200}
+    kept = Answer(requests[0].key, "of a merge that was broken off", usage)
+    client.store.keep(requests[0], kept)
+    with pytest.raises(LabError, match="1 of 39"):
+        client.complete_many(requests)
+    # what the first batch left without an answer, and no more, is in a second
+    file = provider.files[provider.batches["batch-1"]["input_file_id"]]
+    assert len(file.splitlines()) == 8
+    assert client.budget.spent == pytest.approx(5 + 38 * 2.5)
+    client, *_ = opened(**budget)
+    assert client.budget.spent == pytest.approx(39 * 5)  # the store does not say how
 
 
 def test_a_refusal_is_one_line_without_the_key(provider, opened, monkeypatch):

@@ -57,13 +57,12 @@ def test_a_missing_request_names_itself_and_the_way_out(tmp_path):
 def test_a_live_answer_is_stored_and_not_requested_again(server, live, tmp_path):
     settings = live()
     client = open_client(settings)
-    tasks, rejections = brainstorm(settings, client)
+    tasks, rejections = brainstorm(client)
     assert (len(tasks), rejections) == (20, [])
     assert client.requested == len(server.seen) == 5
     assert server.seen[0]["model"] == "served"
     for mode in ("live", "replay"):
-        again = live(llm_mode=mode)
-        assert brainstorm(again, open_client(again))[0] == tasks
+        assert brainstorm(open_client(live(llm_mode=mode)))[0] == tasks
     request = PLANNED[0].chat(settings)
     answer = client.complete(request)
     assert len(server.seen) == 5 and answer == client.store.answer(request.key)
@@ -87,9 +86,8 @@ def test_a_refused_answer_stays_and_is_asked_again_with_its_fault(
     text, finish, reason, turns, server, live
 ):
     def ask(**changes):
-        settings = live(**changes)
-        client = open_client(settings)
-        return *fulfil(PLANNED[:1], settings, client), len(client.store.usage())
+        client = open_client(live(**changes))
+        return *fulfil(PLANNED[:1], client), len(client.store.usage())
 
     server.says = lambda body: (200, faults.completion(body, text, finish))
     paid = 2
@@ -140,7 +138,7 @@ def test_a_refused_key_is_said_and_never_shown(server, live, caplog, capsys):
     bad = {"error": {"message": f"Incorrect API key: {faults.KEY}"}}
     server.says = lambda body: (401, bad)
     with caplog.at_level(logging.DEBUG), pytest.raises(LabError) as caught:
-        brainstorm(live(), open_client(live()))
+        brainstorm(open_client(live()))
     assert "OPENAI_API_KEY" in str(caught.value) and "\n" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert "planted" not in f"{caught.value}{caplog.text}{capsys.readouterr()}"
@@ -268,6 +266,8 @@ def test_own_prices_go_before_the_shipped_ones(tmp_path):
     assert costs.price_table(str(path))["model"].is_unique
     with pytest.raises(LabError, match=r"did you mean 'gpt-4o'.*llm_prices"):
         costs.price_of(settings.changed(llm_model="gpt-4oo"))
+    with pytest.raises(LabError, match=r"'recorded': set llm_model .*gpt-4o-mini"):
+        costs.price_of(resolve())
 
 
 def test_a_pace_spreads_units_over_the_minute(monkeypatch):

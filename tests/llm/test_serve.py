@@ -72,14 +72,14 @@ def test_nonsense_is_kept_named_and_asked_for_again(url, model, live, monkeypatc
     )  # fmt: skip
     planned = list(brainstorm_requests("health"))[:2]
     client = open_client(settings)
-    accepted, rejections = fulfil(planned, settings, client)
+    accepted, rejections = fulfil(planned, client)
     assert accepted == [] and len(rejections) == 2
     assert {r.reason for r in rejections} <= {"not_json", "cut_off"}
     assert client.requested == len(client.store) == 4
     answer = client.find(planned[0].chat(settings))
     assert answer.text and answer.usage["completion_tokens"] > 0
     again = open_client(settings)
-    assert fulfil(planned, settings, again) == (accepted, rejections)
+    assert fulfil(planned, again) == (accepted, rejections)
     assert again.requested == 0
     other = open_client(settings.changed(llm_model="other"))
     with pytest.raises(LabError, match="check llm_model"):

@@ -24,7 +24,7 @@ def fulfil():
     """Asks planned requests under settings: what was made, and rejected."""
 
     def asked(requests, settings):
-        return generate.fulfil(requests, settings, generate.open_client(settings))
+        return generate.fulfil(requests, generate.open_client(settings))
 
     return asked
 
@@ -49,10 +49,10 @@ def test_verdicts_are_estimated_asked_once_and_replayed(answering, live, fulfil)
     assert row["prompt_tokens"] > 3 * 90
     per_token = 0.15 * row["prompt_tokens"] + 0.60 * row["answer_tokens"]
     assert row["cost"] == pytest.approx(per_token / 1e6) == 2 * row["batch_cost"]
-    client = generate.open_client(settings)
-    assert judge.unanswered(asked, settings, client) == asked and not server.seen
+    client, chats = generate.open_client(settings), [r.chat(settings) for r in asked]
+    assert client.lacking(chats) == chats and not server.seen
     fulfil(asked[:1], settings)
-    assert judge.unanswered(asked, settings, client) == asked[1:]
+    assert client.lacking(chats) == chats[1:]
     verdicts, rejections = fulfil(asked, settings)
     found = {verdict.document_id: verdict.answers for verdict in verdicts}
     assert found == {"a": True, "b": False, "c": True}
@@ -136,7 +136,7 @@ def graded():
 
     def written(data, settings):
         asked = from_sets.seeded_requests(data, settings)
-        return from_sets.graded(asked, settings, generate.open_client(settings))
+        return from_sets.graded(asked, generate.open_client(settings))
 
     return written
 
@@ -229,15 +229,17 @@ def test_the_command_tells_the_cost_then_grades_and_goes_on(
     assert "6 graded examples" in run() and len(server.seen) == 6  # replayed
     asked = [example.query for example in read_jsonl(out, GradedExample)]
     assert asked == [f"which is {n}" for n in range(6)]
+    named = ["--profile", "paper", "--set", "llm_temperature=0.5"]  # its mode is live
+    assert "6 graded examples" in run(*named) and len(server.seen) == 12
 
 
 # -- SyNeg's prompt without its parts
 
 
 def test_the_four_prompts_differ_in_what_they_leave_out():
+    items = read_records(resolve("smoke")).items[:1]
     for reflection, attributes in replies.SYNEG:
-        item = {0: ("query", "the positive")}
-        first, *more = prompts.syneg_requests("health", item, reflection, attributes)
+        first, *more = prompts.syneg_requests(items, reflection, attributes)
         assert not more or attributes
         assert ("[Reasoning]" in first.text) == reflection
         assert ('"reasoning"' in first.text) == reflection
@@ -251,8 +253,8 @@ def test_an_answer_to_the_plain_prompt_needs_no_reasoning(answering, live):
     base = read_records(resolve("smoke")).items[0]
     item = base.model_copy(update={"positives": ("a text", "b", "c")})
     client = generate.open_client(settings)
-    (made,), rejections = generate.syneg_examples([item], settings, client)
+    (made,), rejections = generate.syneg_examples([item], client)
     assert (rejections, made.reasoning, made.attribute) == ([], "", "none")
     replay = resolve(overrides={"syneg_reflection": False, "families": ["health"]})
     with pytest.raises(LabError, match="not among the recorded answers"):
-        generate.syneg_examples([base], replay, generate.open_client(replay))
+        generate.syneg_examples([base], generate.open_client(replay))

@@ -41,7 +41,7 @@ def command(settings, name, *more, code=0):
 
 def test_an_estimate_counts_what_is_missing_and_follows_the_price(priced):
     settings, count = priced(), recording.count_tokens
-    table = recording.estimate(settings, Store(settings.llm.store)).set_index("stage")
+    table = recording.estimate(settings).set_index("stage")
     pairs = prompts.recorded("health")
     assert table.loc["all", "requests"] == len(pairs) == table.loc["all", "ask"]
     texts, said = zip(
@@ -69,16 +69,23 @@ def test_a_pilot_tells_the_lengths_and_is_not_asked_again(priced):
         usage = {"prompt_tokens": 5, "completion_tokens": 100 + number}
         chat = request.chat(settings)
         store.keep(chat, Answer(chat.key, "x", usage))
-    row = recording.estimate(settings, store, ["seed"]).iloc[0]
+    row = recording.estimate(settings, ["seed"]).iloc[0]
     assert (row["stored"], row["ask"], row["from"]) == (6, 42, "pilot")
     assert row["answer_mean"] == pytest.approx(102.5)
+    filtered, blank = list(prompts.seed_requests("health"))[6:8]
+    for request, finish in ((filtered, "content_filter"), (blank, "stop")):
+        chat = request.chat(settings)
+        store.keep(chat, Answer(chat.key, " ", finish=finish))
+    row = recording.estimate(settings, ["seed"]).iloc[0]
+    assert (row["stored"], row["ask"]) == (7, 41)  # what is filtered is answered
     other = settings.changed(llm_model="gpt-4o")
-    row = recording.estimate(other, store, ["seed"]).iloc[0]
+    row = recording.estimate(other, ["seed"]).iloc[0]
     assert (row["stored"], row["from"]) == (0, "recordings")
 
 
 def test_the_estimate_is_printed_and_what_is_wrong_named(priced):
-    assert "XYZ live" in command(priced(), "estimate", "seed")
+    said = command(priced(), "estimate", "seed")
+    assert "XYZ live" in said and "by the default prompt" in said
     assert "llm_prices" in command(priced(llm_model="gpt-4"), "estimate", code=1)
     assert "did you mean 'seed'" in command(priced(), "estimate", "sed", code=1)
 
@@ -86,7 +93,7 @@ def test_the_estimate_is_printed_and_what_is_wrong_named(priced):
 def test_a_budget_stops_in_time_and_a_higher_one_goes_on(server, priced):
     def items_for(cost):
         settings = priced(llm_max_cost=cost, llm_in_flight=4)
-        return generate.retrieval_items(settings, generate.open_client(settings))
+        return generate.retrieval_items(generate.open_client(settings))
 
     for _ in range(2):  # also after a restart
         with pytest.raises(costs.BudgetReached, match="--max-cost"):
@@ -102,14 +109,13 @@ def test_a_budget_stops_in_time_and_a_higher_one_goes_on(server, priced):
 def test_answers_that_can_never_be_long_enough_are_not_paid_for(server, priced):
     settings = priced(llm_max_tokens=50)
     with pytest.raises(LabError, match=r"1\d\d words or more.*llm_max_tokens is 50"):
-        generate.retrieval_items(settings, generate.open_client(settings))
+        generate.retrieval_items(generate.open_client(settings))
     assert not server.seen
 
 
 def test_record_asks_for_the_stages_and_what_they_need(server, priced):
-    settings, seen = priced(max_items=5), {"seed": [], "syneg": []}
-    client = generate.open_client(settings)
-    made = recording.record(settings, client, ["syneg"], lambda s, o: seen[s].append(o))
+    client, seen = generate.open_client(priced(max_items=5)), {"seed": [], "syneg": []}
+    made = recording.record(client, ["syneg"], lambda s, o: seen[s].append(o))
     assert list(made) == ["seed", "syneg"]
     for stage, (accepted, rejected) in made.items():
         assert len(accepted) == 5 and rejected == []
@@ -126,6 +132,12 @@ def test_the_command_records_resumes_and_counts_what_is_rejected(server, priced)
         server.answers[prompt] = text.replace('"title"', '"name"')
     said = command(*arguments, "max_items=7", "--set", "llm_reasks=0")
     assert "rejected: wrong_keys │ 3" in said and "accepted" in said
+
+
+def test_a_servers_words_are_no_markup(server, priced, capsys):
+    with recording.on_terminal(priced(), batch=True) as (client, _):
+        client.prefetch.__self__.say("no [/v1/x] here")
+    assert "no [/v1/x] here" in capsys.readouterr().out
 
 
 def test_record_mode_asks_also_for_what_is_shipped(server, priced):

@@ -2,6 +2,8 @@
 
 import hashlib
 import shutil
+from dataclasses import replace
+from functools import partial
 from statistics import NormalDist
 
 import numpy as np
@@ -70,6 +72,9 @@ def test_counts_and_no_rejections(loaded):
         "tasks": 140, "graded": 840, "items": 336,
         "syneg_matched": 336, "syneg_free": 153, "rejections": 0,
     }  # fmt: skip
+    bare = loaded.syneg[0].model_copy(update={"attribute": "none"})
+    found = generate.counts(replace(loaded, syneg=[bare]))
+    assert found["syneg_matched"] == found["syneg_free"] == 0
 
 
 def test_nothing_held_out_is_in_train_and_records_point_at_each_other(loaded):
@@ -163,7 +168,7 @@ def test_a_query_that_was_written_before_is_refused(answering, live, loaded):
     answering(lambda prompt: said["health/mgh/sts/0/0"])
     tasks = [task for task in loaded.tasks if task.id == "health/brainstorm/sts/0"]
     client = generate.open_client(live())
-    (kept,), refused = generate.graded_examples(tasks, live(), client)
+    (kept,), refused = generate.graded_examples(tasks, client)
     assert [r.reason for r in refused] == ["duplicate_query"] * 5
     assert {r.detail for r in refused} == {f"repeats {kept.id}"}
 
@@ -185,11 +190,10 @@ def test_near_duplicates_are_those_of_the_definition(least):
 def test_graded_examples_are_freed_of_near_duplicates_by_the_setting():
     settings = resolve("smoke")
     tasks = read_records(settings).tasks
-    client = generate.open_client(settings)
-    kept, rejections = generate.graded_examples(tasks, settings, client)
+    kept, rejections = generate.graded_examples(tasks, generate.open_client(settings))
     assert rejections == []
-    loose = settings.changed(near_duplicate=1e-9)
-    fewer, refused = generate.graded_examples(tasks, loose, client)
+    loose = generate.open_client(settings.changed(near_duplicate=1e-9))
+    fewer, refused = generate.graded_examples(tasks, loose)
     assert len(fewer) + len(refused) == len(kept) and refused
     assert {r.reason for r in refused} == {"near_duplicate"}
 
@@ -291,8 +295,10 @@ def test_auc_with_ties_and_its_interval():
     scores = np.round(draw.normal(labels * 0.7, 1), 1)
     area, _, _ = ladder.auc_interval(labels, scores, items, samples=500)
     assert area == pytest.approx(roc_auc_score(labels, scores), abs=1e-6)
-    texts, shorter, ids = ["one two three"] * 9, ["one two"] * 9, list("abcdefghi")
-    assert ladder.text_only_auc(texts, shorter, ids, ids, kind="length")[0] == 1
+    both = ([(text, item) for item in "abcdefghi"] for text in ("one two", "one"))
+    assert ladder.text_only_auc(*both, kind="length")[0] == 1
+    with pytest.raises(LabError, match="two items or more"):
+        ladder.text_only_auc([], [])
 
     def trial(draw):
         shared = draw.normal(size=60)  # both texts of an item score alike
@@ -310,17 +316,12 @@ def test_the_text_only_check_finds_the_leak_and_its_absence(loaded):
         own = [(text, e.item_id) for text in e.negatives if e.item_id in free]
         negatives[e.attribute] += own
 
-    def leak(genuine, negatives):
-        (texts, ids), (others, of) = (
-            zip(*p, strict=True) for p in (genuine, negatives)
-        )
-        return ladder.text_only_auc(texts, others, ids, of)
-
-    found = {attribute: leak(genuine, own) for attribute, own in negatives.items()}
+    leak = partial(ladder.text_only_auc, genuine)
+    found = {attribute: leak(own) for attribute, own in negatives.items()}
     assert len(free) == 153
     assert found["free"][1] > found["matched"][2]  # intervals apart
     assert found["free"][0] > 0.8 and found["matched"][0] < 0.7
-    same = leak(genuine[::2], genuine[1::2])
+    same = ladder.text_only_auc(genuine[::2], genuine[1::2])
     assert same[1] < 0.5  # texts of one kind: no leak is claimed
 
 
