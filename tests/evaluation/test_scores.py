@@ -1,6 +1,8 @@
 """Local mteb tasks, BM25 beside them, and what each query got."""
 
 import pickle
+import re
+from dataclasses import replace
 
 import mteb
 import numpy as np
@@ -21,6 +23,8 @@ from nbutils.encoder.vectors import embed
 from nbutils.evaluation import scores
 from nbutils.evaluation.runs import SCIFACT
 from nbutils.evaluation.tasks import judgements, local_tasks, named_tasks
+from nbutils.pages.execute import find
+from nbutils.pages.source import load, yours
 
 KINDS = {"Retrieval", "Reranking", "STS", "PairClassification"}
 
@@ -188,9 +192,32 @@ def test_named_tasks_are_mtebs_in_english_and_superseded_ones_too():
         named_tasks(["SciFakt"])
 
 
-def test_minilm_reaches_its_public_value_on_scifact():
-    """64.5 NDCG@10 at 256 tokens (its public value), through our own path."""
-    wide = resolve(overrides={"max_length": 256})
-    data = retrieval.read_set(SCIFACT, "test")
-    found = scores.set_scores(load_encoder(wide), wide, data)
-    assert found["ndcg"].mean() == pytest.approx(0.645, abs=0.005)
+def test_minilm_scores_as_plain_sentence_transformers_does():
+    """All test claims of SciFact, on a part of it: the answers and every 11th abstract.
+
+    Measured once: `SentenceTransformer(minilm_folder()).encode` at its own 256 tokens
+    in 32 bits, all cosines, pytrec_eval's NDCG@10. The tolerance is for bfloat16.
+    """
+    settings = resolve(overrides={"max_length": 256})
+    whole = retrieval.read_set(SCIFACT, "test")
+    answers = {name for own in whole.positives.values() for name in own}
+    kept = whole.corpus["id"].isin(answers) | (whole.corpus.index % 11 == 0)
+    part = replace(whole, corpus=whole.corpus[kept])
+    assert (len(part.queries), len(part.corpus)) == (300, 736)
+    found = scores.set_scores(load_encoder(settings), settings, part)
+    assert found["ndcg"].mean() == pytest.approx(0.81629, abs=0.001)
+
+
+def test_the_page_reports_minilms_public_value_on_scifact():
+    """64.5 NDCG@10 on all 5,183 abstracts, by the same path as above."""
+    path = find("06")
+    if remark := yours(path):
+        pytest.skip(remark)
+    printed = [
+        output.get("text", "")
+        for cell in load(path).cells
+        for output in cell.get("outputs", [])
+        if "on_scifact" in cell.source
+    ]
+    (value,) = re.findall(r"MiniLM, published +NDCG@10 (\S+)", "".join(printed))
+    assert float(value) == pytest.approx(0.645, abs=0.005)

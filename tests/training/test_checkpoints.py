@@ -21,14 +21,20 @@ CHANGES = {
     "lora_dropout": 0.2, "batch_size": 4, "mini_batch": 4, "gradient_cache": True,
 }  # fmt: skip
 DATA = [instance(n) for n in range(12)]
+KILLED = {"first": ("training_step", 2, 0), "sixth": ("training_step", 6, 4),
+          "saving": ("save", 4, 6)}  # fmt: skip
+"""Function whose call of this number kills the process, and the step that is saved."""
 DIES = """
-import sys
+import os, sys
 from training.made import dies
-from training.test_checkpoints import run
+from training.test_checkpoints import KILLED, run
 from nbutils.training import checkpoints, loop
-folder, last, name = sys.argv[1:]
-dies(checkpoints if name == "save" else loop, name, int(last))
-run(folder)
+for case, (name, call, _) in KILLED.items():
+    if not os.fork():
+        dies(checkpoints if name == "save" else loop, name, call)
+        run(f"{sys.argv[1]}/{case}")
+        os._exit(0)
+    print(os.wait()[1])
 """
 
 
@@ -76,18 +82,23 @@ def stopped(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    ("call", "where", "saved"),
-    [(2, "training_step", 0), (6, "training_step", 4), (4, "save", 6)],
-)
-def test_a_killed_run_goes_on_bit_for_bit(whole, tmp_path, call, where, saved):
-    done = launch("-c", DIES, str(tmp_path), str(call), where)
-    assert done.returncode == -signal.SIGKILL, done.stderr[-800:]
-    settings = resolve("smoke", CHANGES)
-    state = checkpoints.read(tmp_path, settings, checkpoints.data_digest(DATA))
-    assert (state["step"] if state else 0) == saved
-    same(run(tmp_path), whole)
-    same(run(tmp_path), whole)  # and a finished one is only read
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """The folder in which each case of KILLED left its own; the imports are shared."""
+    folder = tmp_path_factory.mktemp("killed")
+    done = launch("-c", DIES, str(folder))
+    ends = [*map(int, done.stdout.split())]
+    assert ends == [signal.SIGKILL] * len(KILLED), done.stderr[-800:]
+    return folder
+
+
+@pytest.mark.parametrize("case", KILLED)
+def test_a_killed_run_goes_on_bit_for_bit(whole, killed, case):
+    folder, settings = killed / case, resolve("smoke", CHANGES)
+    state = checkpoints.read(folder, settings, checkpoints.data_digest(DATA))
+    assert (state["step"] if state else 0) == KILLED[case][-1]
+    same(run(folder), whole)
+    same(run(folder), whole)  # and a finished one is only read
 
 
 def test_a_checkpoint_with_names_of_before_goes_on(whole, stopped):

@@ -1,6 +1,7 @@
 """Two processes train as one does with the same global batch, and go on as one."""
 
 import json
+import sys
 
 import pandas as pd
 import pytest
@@ -71,14 +72,14 @@ torch.save(found, f"{folder}/{number}.pt")
 )
 
 
-def run_script(folder, text: str, count: int, given: str = "0"):
-    """Run a script on some processes; returns how it ended and what each one left."""
+def run_script(folder, text: str, given: str = "0"):
+    """Run a script on two processes; returns how it ended and what each one left."""
     folder.mkdir(exist_ok=True)
     script = folder / "script.py"
     script.write_text(text)
     done = launch(
         "-m", "torch.distributed.run", "--master-addr", "127.0.0.1", "--master-port",
-        free_port(), "--nproc-per-node", str(count), str(script), str(folder), given,
+        free_port(), "--nproc-per-node", "2", str(script), str(folder), given,
     )  # fmt: skip
     return done, [torch.load(path) for path in sorted(folder.glob("*.pt"))]
 
@@ -89,9 +90,12 @@ def equal(one: dict, two: dict, error: float = 0.0) -> None:
         assert torch.allclose(two[name], wanted, rtol=error, atol=error), name
 
 
-def test_two_processes_train_as_one_does(tmp_path):
-    done, (alone,) = run_script(tmp_path / "one", PAIR, 1)
-    done, pair = run_script(tmp_path / "two", PAIR, 2)
+def test_two_processes_train_as_one_does(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "add_up", processes.add_up)  # the script counts
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path), "0"])
+    exec(PAIR, {})
+    alone = torch.load(tmp_path / "0.pt")
+    done, pair = run_script(tmp_path / "two", PAIR)
     assert [left["place"] for left in pair] == [(0, 2), (1, 2)], done.stderr[-3000:]
     for cached in (False, True):
         wanted, first, second = (left[cached] for left in (alone, *pair))
@@ -108,8 +112,8 @@ def test_two_processes_train_as_one_does(tmp_path):
 
 
 def test_two_killed_processes_go_on_bit_for_bit(tmp_path, capsys):
-    _, wanted = run_script(tmp_path / "whole", STOPPED, 2)
-    killed, left = run_script(tmp_path / "killed", STOPPED, 2, "6")
+    _, wanted = run_script(tmp_path / "whole", STOPPED)
+    killed, left = run_script(tmp_path / "killed", STOPPED, "6")
     assert "SIGKILL" in killed.stderr and not left, killed.stderr[-2000:]
     hosts = {path.parent.name for path in tmp_path.glob("killed/*/checkpoint.pt")}
     assert hosts == {"host0"}
@@ -118,7 +122,7 @@ def test_two_killed_processes_go_on_bit_for_bit(tmp_path, capsys):
     assert kept["step"] == 3 and len(kept["random"]) == 2
     states = [state["torch"] for state in kept["random"]]
     assert not torch.equal(*states)  # each process draws its own dropout
-    _, found = run_script(tmp_path / "killed", STOPPED, 2)
+    _, found = run_script(tmp_path / "killed", STOPPED)
     for one, two in zip(wanted, found, strict=True):
         assert (one["steps"], two["steps"]) == (8, 5)
         assert one["losses"] == two["losses"]
