@@ -133,10 +133,11 @@ def mine(
     report = audit.check_mined(negatives, data, chosen.mining.negatives_per_query)
     typer.echo(report.drop(columns="example").round(4).to_string(index=False))
     whose = ", ".join(negatives["teacher"].unique())
+    rows = "" if form == "table" else f", as {len(made)} rows of {form}"
     typer.echo(
         f"{len(negatives)} negatives of {negatives['query_id'].nunique()} of "
         f"{len(data.queries)} queries, {len(data.corpus)} documents, by {whose} "
-        f"({chosen.mining.mining_method}): written to {out}"
+        f"({chosen.mining.mining_method}): written to {out}{rows}"
     )
     if chosen.mining.ensemble == "intra_sample":  # repeats are kept on purpose
         report.loc[report["check"] == "duplicate", "passed"] = True
@@ -164,6 +165,7 @@ def score(
     models: argument(list[str], "folders of trained students, or encoders by name"),
     split: o.Split = "test",
     out: option(Path, "scores of every query, .parquet too") = Path("runs/scores.csv"),
+    skip_missing: o.Skip = False,
     profile: o.Profile = "workshop",
     assign: o.Assign = None,
     config: o.Config = None,
@@ -174,7 +176,8 @@ def score(
     from nbutils.evaluation import runs, studies
 
     chosen = settings.resolve(profile, gather(assign, config))
-    data = retrieval.read_set(folder, split)
+    data = retrieval.read_set(folder, split, skip_missing, typer.echo)
+    out = out if out.suffix in (".parquet", ".csv") else Path(f"{out}.csv")
     table = runs.score_models(models, chosen, data)
     files.write_table(out, table)
     means = table.groupby("variant", sort=False)["ndcg"].mean()

@@ -36,7 +36,8 @@ def test_a_set_is_mined_trained_on_and_scored(folder):
     assert changed == 1
     names = {"FOLDER": folder}
     exec(code, names)
-    assert all(one.retrieved for one in names["data"])
+    assert all(len(one.retrieved) == 4 for one in names["data"])
+    assert (folder / "runs" / "mine" / "run.json").is_file()
     assert all(one.positive not in one.retrieved for one in names["data"])
     assert set(names["scores"]["query_id"]) == {f"q{n}" for n in range(6)}
 

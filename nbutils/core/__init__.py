@@ -1,8 +1,14 @@
 """What every room shares: settings, records, files, retrieval sets, statistics."""
 
 from nbutils.core.errors import LabError, known
-from nbutils.core.files import read_table, verify, write_jsonl, write_table
-from nbutils.core.records import LEVELS, RECORDS, Records, read_records
+from nbutils.core.files import (
+    read_jsonl,
+    read_table,
+    verify,
+    write_jsonl,
+    write_table,
+)
+from nbutils.core.records import LEVELS, RECORDS, GradedExample, Records, read_records
 from nbutils.core.retrieval import (
     HELD_OUT,
     RetrievalSet,

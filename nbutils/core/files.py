@@ -25,7 +25,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
     The block writes a file or a folder there.
     """
-    path = Path(path)
+    path = Path(path).resolve()  # what a link leads to
     path.parent.mkdir(parents=True, exist_ok=True)
     made = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
     older = Path(f"{made}.older")
@@ -145,14 +145,19 @@ IDS = dict.fromkeys(("query_id", "document_id", "positive_id"), str)
 """Columns that are no numbers, whatever a csv makes of them."""
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
-    """A parquet or csv table; LabError if missing, damaged or, under sums, changed."""
+def read_table(path: str | Path, words: bool = False) -> pd.DataFrame:
+    """A parquet or csv table; LabError if missing, damaged or, under sums, changed.
+
+    `words`: all that a csv holds is text, numbers too.
+    """
     path = _existing(path)
     if (path.parent / SUMS).is_file():
         verify(path)
     try:
         csv = path.suffix == ".csv"
-        return pd.read_csv(path, dtype=IDS) if csv else pd.read_parquet(path)
+        told = {"keep_default_na": False, "na_values": [""]}  # "None" is a word
+        told["dtype"] = str if words else IDS
+        return pd.read_csv(path, **told) if csv else pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise LabError(f"{path} cannot be read as a table: {error}") from None
 

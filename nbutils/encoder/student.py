@@ -25,6 +25,7 @@ from nbutils.encoder import models
 from nbutils.encoder.backbone import NOT_SAVED, Backbone
 from nbutils.encoder.models import TINY, device_of, load_pretrained, module_types
 from nbutils.encoder.pooling import TokenPooling
+from nbutils.encoder.transformer import refused
 
 FREE = NOT_SAVED | {"compute_dtype", "ata_gradient"}
 """Settings in which a run may differ from the student that it loads."""
@@ -51,7 +52,10 @@ def build_student(settings: Settings) -> SentenceTransformer:
     Everything follows the settings; only the adapters are trainable. Before training
     the adapters change nothing.
     """
-    device = device_of(settings)
+    device, name = device_of(settings), settings.encoder.student
+    if settings.encoder.text_format == "plain" and models.prompts_of(name):
+        change = "text_format to one that writes them"
+        raise refused(name, "its prompts would be lost", change)
     backbone = Backbone(settings.encoder, device)
     backbone.add_lora(settings.seed)
     if settings.encoder.gradient_checkpointing:
@@ -59,8 +63,26 @@ def build_student(settings: Settings) -> SentenceTransformer:
     return as_encoder(backbone, device)
 
 
+def check_student(model: SentenceTransformer) -> None:
+    """LabError for an encoder that is no student."""
+    if not isinstance(model[0], Backbone):
+        raise LabError(
+            "this encoder is no student: name it in the setting student, and take "
+            "build_student"
+        )
+
+
+def check_folder(folder: str | Path) -> None:
+    """LabError for a folder of other files, which a student would replace."""
+    folder = Path(folder)
+    full = folder.is_dir() and any(folder.iterdir())
+    if full and not (folder / "modules.json").is_file():
+        raise LabError(f"{folder} holds other files: name a new folder")
+
+
 def save_student(model: SentenceTransformer, folder: str | Path) -> Path:
     """Save to a folder that `load_student` opens; whole or not at all."""
+    check_folder(folder)
     with atomic(folder) as made:
         model.save(str(made), create_model_card=False)
     return Path(folder)
@@ -88,6 +110,8 @@ def export_student(model: SentenceTransformer, folder: str | Path) -> Path:
     pooled, the library leaves out as many tokens as a prompt has alone, which may be
     one more or less. LabError for what no plain module does: ATA, templates.
     """
+    check_folder(folder)
+    check_student(model)
     section = model[0].section.model_copy(update={"pooling": model[1].mode})
     for name, able in PLAIN.items():
         if (value := getattr(section, name)) not in able:
@@ -144,6 +168,8 @@ def load_student(
     if settings:
         section = model[0].section.model_copy(update={"pooling": model[1].mode})
         asked = settings.encoder.model_dump(exclude=FREE)
+        if Path(asked["student"]).is_dir():
+            asked["student"] = str(Path(asked["student"]).resolve())
         for name, found in section.model_dump(exclude=FREE).items():
             if found != asked[name]:
                 raise LabError(
@@ -168,12 +194,16 @@ def load_encoder(settings: Settings, name: str | None = None) -> SentenceTransfo
         section = Encoder(student=name, **plain)
         model = as_encoder(Backbone(section, device), device)
     else:
+        name = models.local_name(name)
         packages = {kind.split(".")[0] for kind in module_types(name)}
         own = {"nbutils"} <= packages <= {"nbutils", "sentence_transformers"}
         trusted = own and Path(name).is_dir()
         model = load_pretrained(
             SentenceTransformer, name, device=device, trust_remote_code=trusted
         )
+    words = getattr(model, "tokenizer", None)
+    if getattr(words, "pad_token", "") is None:  # of decoders, as the student has it
+        words.pad_token = words.eos_token
     longest = model.max_seq_length or math.inf
     if longest > settings.encoder.max_length:
         with contextlib.suppress(AttributeError):  # a table of words cuts nothing

@@ -22,7 +22,7 @@ from nbutils.core.settings import Settings
 from nbutils.encoder.student import unpack_student
 from nbutils.encoder.vectors import embed, fingerprint
 from nbutils.evaluation.tasks import judgements, local_tasks
-from nbutils.mining.teachers import BM25Teacher
+from nbutils.mining.teachers import BM25Teacher, query_prompt
 
 Run = Mapping[str, Mapping[str, float]]
 """What a search found: query id to {document id: score}."""
@@ -57,6 +57,7 @@ class CachedEncoder(AbsEncoder):
         prompt, role = None, ""
         if self.section is None and prompt_type:  # with a prompt or route of its own
             role = PromptType(prompt_type).value
+            prompt = query_prompt(self.model) if role == "query" else None
         elif prompt_type == PromptType.query and self.section.text_format != "plain":
             written = task_metadata.prompt
             prompt = written.get("query") if isinstance(written, dict) else written

@@ -16,9 +16,10 @@ INSTRUCTION = "Given a query, retrieve the text that matches it"
 
 
 def judgements(data: RetrievalSet) -> dict[str, dict[str, int]]:
-    """{query: {document: 1}} of all right answers, labelled and planted."""
+    """{query: {document: grade}} of all right answers, labelled and planted."""
     return {
         query: dict.fromkeys([*labelled, *data.planted.get(query, ())], 1)
+        | data.grades.get(query, {})
         for query, labelled in data.positives.items()
     }
 

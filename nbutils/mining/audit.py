@@ -22,8 +22,12 @@ def check_mined(
 
     wanted: negatives a query should have. One row a check: check, count, of, share,
     passed (always, where it only informs), example. With `fail`, LabError names every
-    check that did not pass.
+    check that did not pass, and for a table of another form or set.
     """
+    if not {"query_id", "document_id", "ceiling"} <= set(negatives.columns):
+        raise LabError("this is no table of mined negatives: mine with --format table")
+    if lost := set(negatives["query_id"]) - data.queries.keys():
+        raise LabError(f"query {min(lost)!r} is mined and not in this set")
     query, document = negatives["query_id"], negatives["document_id"]
     mined, drawn = set(query), negatives["backfilled"].astype(bool)
     anyones = {name for names in data.positives.values() for name in names}

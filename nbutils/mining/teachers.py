@@ -16,6 +16,7 @@ from typing import Self
 import bm25s
 import numpy as np
 import pandas as pd
+from sentence_transformers import SentenceTransformer
 
 from nbutils.core.draws import key, uniform
 from nbutils.core.errors import LabError
@@ -32,6 +33,11 @@ QUERY_PROMPTS = ("query", "web_search_query", "retrieval.query", "s2p_query")
 """Names under which published encoders store the prompt that queries get."""
 
 UNSPACED = re.compile(f"[{SIGNS}]+")
+
+
+def query_prompt(model: SentenceTransformer) -> str | None:
+    """What an encoder's queries get: the first of QUERY_PROMPTS that it has."""
+    return next(filter(None, map(model.prompts.get, QUERY_PROMPTS)), None)
 
 
 class RowTeacher:
@@ -130,8 +136,7 @@ class EncoderTeacher(TextTeacher):
         if packed and model.device.type == "cpu":
             model = unpack_student(model)
         self.model, self.settings, self.name = model, settings, name
-        own = (model.prompts.get(prompt) for prompt in QUERY_PROMPTS)
-        self.query_prompt = next(filter(None, own), None)
+        self.query_prompt = query_prompt(model)
         self.device = device_of(settings)
         dtype = compute_dtype(settings.encoder.compute_dtype, model.device.type)
         self.fingerprint = digest(fingerprint(model), self.query_prompt, str(dtype))

@@ -70,15 +70,25 @@ def set_instances(
     mined: pd.DataFrame | None = None,
     written: Mapping[str, Sequence[str]] | None = None,
     instruction: str = RETRIEVAL_INSTRUCTION,
+    graded: Sequence[GradedExample] = (),
 ) -> list[TrainingInstance]:
     """The queries of any retrieval set, with their mined and `written` negatives.
 
     mined: columns query_id and document_id; written: query id to texts of a language
     model. The first labelled positive is trained on, the others are never negatives.
-    LabError for a table of another form, or of documents that the set has not.
+    graded: ladders for its queries, such as `nbutils grade` writes. LabError for a
+    table of another form or of documents that the set has not, and for negatives of
+    which none is for its queries.
     """
     texts, written = data.corpus.set_index("id")["text"], written or {}
     retrieved = {} if mined is None else _by_query(mined, texts)
+    ladders = {e.query: dict(zip(LEVELS, e.negatives, strict=True)) for e in graded}
+    for kind, found, own in (
+        ("mined negative", retrieved, data.queries),
+        ("graded example", ladders, data.queries.values()),
+    ):
+        if found and found.keys().isdisjoint(own):
+            raise LabError(f"no {kind} is for a query of this part of {data.name}")
     return [
         TrainingInstance(
             id=query_id,
@@ -86,6 +96,7 @@ def set_instances(
             instruction=instruction,
             query=query,
             positive=texts[data.positives[query_id][0]],
+            graded=ladders.get(query, {}),
             synthetic=tuple(written.get(query_id, ())),
             retrieved=retrieved.get(query_id, ()),
             known_positives=tuple(texts[i] for i in data.positives[query_id][1:]),

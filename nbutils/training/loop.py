@@ -17,7 +17,7 @@ from nbutils.core.errors import LabError
 from nbutils.core.files import atomic, write_json, write_table
 from nbutils.core.records import TrainingInstance
 from nbutils.core.settings import Settings
-from nbutils.encoder.student import save_student
+from nbutils.encoder.student import check_folder, check_student, save_student
 from nbutils.training import checkpoints
 from nbutils.training.curriculum import plan
 from nbutils.training.gradcache import Batch, backward, make_batch
@@ -40,6 +40,7 @@ def train(
     CPU). LabError for a loss that is not finite, adapters that get no gradient, memory
     that does not suffice and another run's checkpoint.
     """
+    check_student(model)
     chosen, steps = settings.training, plan(data, settings)
     if chosen.warmup_steps >= len(steps):
         raise LabError(
@@ -169,6 +170,7 @@ def save_run(
 
     `log`, what `train` returned, is `steps.csv` and, if evaluated, `curve.csv`.
     """
+    check_folder(folder)
     steps, curve = log
     made = {
         "settings": settings.flat(),

@@ -63,6 +63,7 @@ def test_a_set_is_queries_with_positives_and_documents_with_a_text(change, writt
     assert data.queries == {"q2": "ask 2", "q1": "ask 1"}
     assert data.positives == {"q2": ["d2", "d1"], "q1": ["d1"]}
     assert data.corpus.to_dict("list") == {"id": ["d1", "d2"], "text": ["T\none", "2"]}
+    assert data.grades == {"q2": {"d1": 2}}
 
 
 BAD = [
@@ -146,9 +147,26 @@ def test_pairs_of_a_query_and_a_positive_are_a_set(form, tmp_path):
             write_table(path, frame)
         data = read_set(path)
         assert data.name == "pairs"  # of which results are named
-    assert data.queries == {"q0": "ask 2", "q1": "ask 1"}
+    assert list(data.queries.values()) == ["ask 2", "ask 1"]
     assert data.corpus["text"].tolist()[:2] == ["two", "one"]
-    assert data.positives == {"q0": ["d0", "d1"], "q1": ["d1"]}
+    texts = data.corpus.set_index("id")["text"]
+    told = [[texts[i] for i in own] for own in data.positives.values()]
+    assert told == [["two", "one"], ["one"]]
+    again = pair_set(PAIRS[::-1])  # names are those of the texts, in any order
+    assert again.queries == data.queries
+    assert {q: {*own} for q, own in again.positives.items()} == {
+        q: {*own} for q, own in data.positives.items()
+    }
+
+
+def test_words_that_pandas_takes_for_nothing_and_numbers_are_texts(tmp_path):
+    (tmp_path / "pairs.csv").write_text("q,a\nwhich?,None\nwhen?,1984\n07,N/A\n")
+    data = read_set(tmp_path / "pairs.csv")
+    assert list(data.queries.values()) == ["which?", "when?", "07"]
+    assert data.corpus["text"].tolist() == ["None", "1984", "N/A"]
+    (tmp_path / "pairs.csv").write_text("q,a\nwhich?,\n")
+    with pytest.raises(LabError, match="row 1: nan is no text"):
+        read_set(tmp_path / "pairs.csv")
 
 
 @pytest.mark.parametrize("value", [None, 3, float("nan"), " ", ["a"], {"text": "a"}])

@@ -112,6 +112,7 @@ def test_a_setting_has_a_place_a_flat_name_and_a_bare_one(tmp_path):
         ("seed: \xff\xfe\n", "is not valid YAML"),
         ("sead: 1\n", "did you mean 'seed'"),
         ("seed: '3'\n", "setting 'seed' cannot be '3'"),
+        ("llm.mode: live\nllm_mode: replay\n", "names llm_mode twice"),
     ],
 )
 def test_a_faulty_settings_file_is_named(text, cause, tmp_path):

@@ -15,7 +15,9 @@ from sentence_transformers import (
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
 )
+from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer import losses
+from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import AutoModel
 
 from nbutils.core.errors import LabError
@@ -235,6 +237,55 @@ def test_what_plain_modules_cannot_do_is_not_exported(change, settings, tmp_path
     with pytest.raises(LabError, match=f"has no module for {name}={value}"):
         export_student(build_student(settings.changed(**changes)), tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+def test_what_a_folder_holds_is_not_replaced_by_a_student(saved, settings, tmp_path):
+    model, _ = saved
+    (tmp_path / "thesis.txt").write_text("mine")
+    for folder in (tmp_path, tmp_path / "link"):
+        if folder.name == "link":
+            folder.symlink_to(tmp_path)
+        for save in (save_student, export_student):
+            with pytest.raises(LabError, match="holds other files"):
+                save(model, folder)
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+    (tmp_path / "own").mkdir()
+    (tmp_path / "other").symlink_to(tmp_path / "own")
+    save_student(model, tmp_path / "other")
+    assert (tmp_path / "own" / "modules.json").is_file()
+
+
+def test_an_encoder_that_is_no_student_is_named(settings, tmp_path):
+    plain = SentenceTransformer(modules=list(load_encoder(settings))[1:])
+    with pytest.raises(LabError, match="this encoder is no student"):
+        export_student(plain, tmp_path / "x")
+
+
+def test_a_model_of_a_relative_folder_opens_from_elsewhere(
+    settings, tmp_path, monkeypatch
+):
+    source = models.tiny_folder("tiny-mistral", tmp_path / "models")
+    monkeypatch.chdir(source.parent)
+    named = settings.changed(student=source.name, text_format="inst")
+    folder = save_student(build_student(named), tmp_path / "student")
+    wanted = load_student(folder, named).encode(TEXTS)
+    monkeypatch.chdir(tmp_path)
+    assert np.allclose(load_student(folder).encode(TEXTS), wanted, atol=1e-6)
+    here = DATA.relative_to(ROOT) / "models" / "student-minilm-seed0"
+    assert models.local_name(str(here)) == str(ROOT / here)
+    (tmp_path / here).mkdir(parents=True)  # one's own goes before the project's
+    assert models.local_name(str(here)) == str(here)
+
+
+def test_a_student_keeps_its_encoders_prompts_or_is_refused(settings, tmp_path):
+    model = load_encoder(settings)
+    parts = [Transformer(str(models.tiny_folder("tiny-bert"))), Pooling(64)]
+    model = SentenceTransformer(modules=parts, prompts={"query": "query: "})
+    model.save(str(tmp_path / "e5"))
+    named = {"student": str(tmp_path / "e5"), "quantization": "none"}
+    with pytest.raises(LabError, match="its prompts would be lost; set text_format"):
+        build_student(settings.changed(**named, text_format="plain"))
+    build_student(settings.changed(**named, text_format="{instruction}{text}"))
 
 
 # -- save and load ---------------------------------------------------------------------

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import mteb
 import numpy as np
+import pandas as pd
 import pytest
 from mteb.types import PromptType
 from sentence_transformers import SentenceTransformer
@@ -106,6 +107,22 @@ def test_peoples_encoders_are_asked_by_their_own_roles(kind, settings, tmp_path)
     encode = getattr(model, f"encode_{kind.value}")
     wanted = encode(batches[0]["text"], normalize_embeddings=True)
     assert np.allclose(found, wanted, atol=1e-6)
+    model.prompts = {"s2p_query": "ask: ", "query": "", "document": "read: "}
+    again = scores.CachedEncoder(model, settings, "theirs")  # by the name of others
+    found = again.encode(batches, task_metadata=None, prompt_type=kind)
+    assert np.allclose(found, wanted, atol=1e-6)
+
+
+def test_a_better_grade_is_worth_more():
+    data = retrieval.RetrievalSet(
+        "graded", {"q": "?"}, pd.DataFrame({"id": ["a", "b"], "text": ["a", "b"]}),
+        {"q": ["a", "b"]}, grades={"q": {"b": 2}},
+    )  # fmt: skip
+    right, turned = {"q": {"a": 0.1, "b": 0.9}}, {"q": {"a": 0.9, "b": 0.1}}
+    assert scores.ndcg_per_query(right, data)["q"] == 1
+    # (1 + 2 / log2 3) / (2 + 1 / log2 3), gains as trec_eval has them
+    worse = scores.ndcg_per_query(turned, data)["q"]
+    assert worse == pytest.approx(0.8597, abs=1e-4)
 
 
 def test_tasks_are_pickled_and_loaded_again(data, ladder):

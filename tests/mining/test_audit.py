@@ -37,6 +37,18 @@ def test_audit_passes_clean_negatives_and_counts_what_it_knows():
 
 
 @pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda table: table.drop(columns="ceiling"), "no table of mined negatives"),
+        (lambda table: table.assign(query_id="c"), "query 'c' is mined and not in"),
+    ],
+)
+def test_a_table_of_another_form_or_set_is_named(change, told):
+    with pytest.raises(LabError, match=told):
+        audited(change)
+
+
+@pytest.mark.parametrize(
     ("check", "change"),
     [
         ("own positive", lambda t: t.assign(document_id=["p", "p"])),

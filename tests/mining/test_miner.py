@@ -197,6 +197,7 @@ def test_pairs_are_mined_into_a_trainers_format(tmp_path):
     said, well = command(*words, "--format", "n-tuple", mining_method="naive")
     assert well and "30 documents" in said
     made = pd.read_parquet(out)
+    assert f"as {len(made)} rows of n-tuple" in said
     assert list(made) == ["anchor", "positive", *(f"negative_{n}" for n in range(1, 5))]
     assert made[["anchor", "positive"]].to_numpy().tolist() == [
         [row["question"], row["answer"]] for row in rows

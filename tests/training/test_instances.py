@@ -64,6 +64,20 @@ def test_a_set_takes_mined_rows_by_names_that_look_like_numbers(tmp_path):
         instances.set_instances(data, mined.assign(document_id="x"))
     with pytest.raises(LabError, match="no table of mined negatives"):
         instances.set_instances(data, pd.DataFrame({"anchor": ["which?"]}))
+    with pytest.raises(LabError, match="no mined negative is for a query of this part"):
+        instances.set_instances(data, mined.assign(query_id="2"))
+
+
+def test_a_set_takes_the_ladders_that_were_written_for_its_queries(records):
+    corpus = pd.DataFrame({"id": ["d"], "text": ["right"]})
+    data = RetrievalSet(
+        "own", {"1": "which?", "2": "who?"}, corpus, {"1": ["d"], "2": ["d"]}
+    )
+    ladder = records.graded[0].model_copy(update={"query": "which?"})
+    one, other = instances.set_instances(data, graded=[ladder])
+    assert tuple(one.graded.values()) == ladder.negatives and other.graded == {}
+    with pytest.raises(LabError, match="no graded example is for a query"):
+        instances.set_instances(data, graded=records.graded[:1])
 
 
 def test_records_that_ask_the_same_share_their_positives(tmp_path):
