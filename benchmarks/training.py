@@ -5,11 +5,11 @@ batches of recorded texts. `changes` are the settings of another student.
 """
 
 import itertools
+import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -30,8 +30,8 @@ from nbutils.encoder.student import build_student
 from nbutils.encoder.transformer import keep_differentiable, quantization_config
 from nbutils.training import gradcache, instances, loop
 
-STEPS, ROUNDS = 3, 3
-"""Steps that are timed in each round after one that is not, and rounds."""
+ROUNDS = 3
+"""Steps of each side that are timed, in turn; each is on another batch."""
 Batches = Sequence[gradcache.Batch]
 
 
@@ -43,9 +43,13 @@ def student_settings(**changes: Any) -> Settings:
 
 @cache
 def recorded() -> list[TrainingInstance]:
-    """Recorded graded examples that have retrieved negatives too."""
+    """Recorded graded examples that have retrieved negatives too, in one random order.
+
+    As recorded, neighbours are alike in length, and batches of them are not.
+    """
     data = instances.training_data(read_records(resolve()))
-    return [i for i in data if i.graded and len(i.retrieved) > 1]
+    chosen = [i for i in data if i.graded and len(i.retrieved) > 1]
+    return random.Random(0).sample(chosen, len(chosen))
 
 
 def batches(settings: Settings, count: int) -> Batches:
@@ -55,6 +59,11 @@ def batches(settings: Settings, count: int) -> Batches:
         gradcache.make_batch(recorded()[n * size :][:size], "N2", settings, n)
         for n in range(count)
     ]
+
+
+def turns(settings: Settings, rounds: int = ROUNDS) -> Batches:
+    """A small batch, whose step loads libraries and kernels, and one for each round."""
+    return [*batches(settings.changed(batch_size=2), 1), *batches(settings, rounds)]
 
 
 def our_steps(
@@ -97,29 +106,28 @@ def peer_model(settings: Settings, upcast: bool = False) -> SentenceTransformer:
     return model
 
 
-def peer_columns(made: Batches) -> Dataset:
-    """The batches' rows as the peer reads them: anchor, positive, negatives."""
-    rows = []
-    for batch in made:
-        count = len(batch.instances)
-        asked = [instance.query for instance in batch.instances]
-        negatives = np.reshape(batch.documents[count:], (count, -1))
-        rows += np.c_[asked, batch.documents[:count], negatives].tolist()
-    names = ["anchor", "positive", *(f"negative_{n}" for n in range(len(rows[0]) - 2))]
-    return Dataset.from_list([dict(zip(names, row, strict=True)) for row in rows])
+def peer_columns(batch: gradcache.Batch) -> Dataset:
+    """The batch's rows as the peer reads them: anchor, positive, negatives."""
+    count = len(batch.instances)
+    queries = [instance.query for instance in batch.instances]
+    columns = {"anchor": queries, "positive": batch.documents[:count]}
+    negatives = np.reshape(batch.documents[count:], (count, -1)).T.tolist()
+    named = {f"negative_{n}": texts for n, texts in enumerate(negatives)}
+    return Dataset.from_dict(columns | named)
 
 
 def peer_seconds(
-    model: SentenceTransformer, made: Batches, settings: Settings, cached: bool,
-    steps: int = STEPS,
-) -> float:  # fmt: skip
-    """Median seconds of a step of the library's own trainer, after one not counted.
+    model: SentenceTransformer, batch: gradcache.Batch, settings: Settings,
+    cached: bool, steps: int = 1,
+) -> list[float]:  # fmt: skip
+    """Seconds of each of a few steps of the library's own trainer, all on one batch.
 
     `cached`: with its GradCache, in the settings' mini-batches.
     """
-    chosen, device, ends = settings.training, model.device.type, []
-    clock = TrainerCallback()  # between two ends lie collating and the whole step
-    clock.on_step_end = lambda *given, **named: ends.append(time.perf_counter())
+    chosen, device, ticks = settings.training, model.device.type, []
+    clock = TrainerCallback()  # an epoch is one step: it is collated, then taken
+    clock.on_epoch_begin = lambda *given, **named: ticks.append(time.perf_counter())
+    clock.on_step_end = clock.on_epoch_begin
     bf16 = compute_dtype(settings.encoder.compute_dtype, device) == torch.bfloat16
     kind, named = losses.MultipleNegativesRankingLoss, {}
     if cached:
@@ -127,7 +135,7 @@ def peer_seconds(
         named["mini_batch_size"] = chosen.mini_batch
     with tempfile.TemporaryDirectory() as folder:
         arguments = training_args.SentenceTransformerTrainingArguments(
-            folder, max_steps=steps + 1, per_device_train_batch_size=chosen.batch_size,
+            folder, max_steps=steps, per_device_train_batch_size=chosen.batch_size,
             learning_rate=chosen.learning_rate, seed=settings.seed, bf16=bf16,
             optim={"adamw": "adamw_torch"}.get(chosen.optimizer, chosen.optimizer),
             gradient_checkpointing=settings.encoder.gradient_checkpointing,
@@ -136,25 +144,24 @@ def peer_seconds(
             save_strategy="no", logging_strategy="no", report_to="none",
         )  # fmt: skip
         trainer.SentenceTransformerTrainer(
-            model, arguments, peer_columns(made), callbacks=[clock],
+            model, arguments, peer_columns(batch), callbacks=[clock],
             loss=kind(model, scale=1 / chosen.temperature, **named),
         ).train()  # fmt: skip
-    return median(b - a for a, b in itertools.pairwise(ends))
+    return [end - begin for begin, end in zip(ticks[::2], ticks[1::2], strict=True)]
 
 
-def step_row(name: str = "step_vs_st", rounds: int = ROUNDS, **changes: Any) -> Row:
+def step_row(name: str = "step_vs_st", **changes: Any) -> Row:
     """Seconds of a step; peer: the library's trainer with the faster of its losses."""
     settings = student_settings(**changes)
-    made = batches(settings, 4)
-    step, model = our_steps(settings, made), peer_model(settings)
+    made, model = turns(settings), peer_model(settings)
+    step = our_steps(settings, made)
 
-    def ours() -> float:
-        step()
-        return median(step().seconds for _ in range(STEPS))
+    def peer(cached: bool) -> Callable[[], float]:
+        coming = iter(made)
+        return lambda: peer_seconds(model, next(coming), settings, cached)[0]
 
-    peer = partial(peer_seconds, model, made, settings)
-    ways = [ours, partial(peer, cached=False), partial(peer, cached=True)]
-    (value,), (plain,), (cached,) = in_turn(ways, rounds, warm_up=0)
+    ways = [lambda: step().seconds, peer(cached=False), peer(cached=True)]
+    (value,), (plain,), (cached,) = in_turn(ways, ROUNDS)
     return row(name, value, "s", min(plain, cached))
 
 
@@ -167,32 +174,33 @@ def cached_settings(cached: bool) -> Settings:
 def memory_of_step(cached: bool) -> float:
     """MB that a step needs at its peak beyond what stood before it, in this process."""
     settings = cached_settings(cached)
-    sizes = settings.changed(batch_size=4), settings
-    step = our_steps(settings, [batches(of_size, 1)[0] for of_size in sizes])
-    step()  # the first step of a process loads libraries and kernels
+    step = our_steps(settings, turns(settings, 1))
+    step()
     return step().more
+
+
+def time_row(name: str, ours: Settings, peer: Settings) -> Row:
+    """Seconds of our step with two settings, of which the second is the peer's."""
+    made = turns(ours)
+    return timed_row(name, *(our_steps(way, made) for way in (ours, peer)), ROUNDS)
 
 
 def gradcache_rows() -> list[Row]:
     """Rows `gradcache_memory` and `gradcache_time`; peer: the plain step."""
     memory, plain = (in_process(memory_of_step, way) for way in (True, False))
-    made = batches(student_settings(), 1)
-    steps = (our_steps(cached_settings(way), made) for way in (True, False))
-    times = timed_row("gradcache_time", *steps, ROUNDS)
-    return [row("gradcache_memory", memory, "MB", plain), times]
+    seconds = time_row("gradcache_time", cached_settings(True), cached_settings(False))
+    return [row("gradcache_memory", memory, "MB", plain), seconds]
 
 
 def token_row(name: str, cached: bool) -> Row:
     """Seconds of a step with mini-batches by tokens; peer: no limit in tokens."""
     usual = student_settings(gradient_cache=cached)
-    ways, made = (usual, usual.changed(mini_batch_tokens=0)), batches(usual, 2)
-    steps = (our_steps(settings, made) for settings in ways)
-    return timed_row(name, *steps, 2 * ROUNDS, warm_up=2)
+    return time_row(name, usual, usual.changed(mini_batch_tokens=0))
 
 
 def rows(out: str) -> list[Row]:
     """The suite `training`."""
     tokens = token_row("token_budget", False), token_row("token_budget gradcache", True)
-    language_model = {"student": SMOLLM2, "batch_size": 24, "mixing": "hybrid"}
+    language_model = {"student": SMOLLM2, "batch_size": 12, "mixing": "hybrid"}
     llm = step_row("step_vs_st_llm", **language_model)
     return [step_row(), llm, *gradcache_rows(), *tokens]
