@@ -4,7 +4,7 @@ The model has Mistral-7B's shape and random weights; a small one runs on a CPU t
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -74,12 +74,9 @@ def random_model(config: MistralConfig, /, name: str, device_map: dict, **given:
     return model
 
 
-@contextmanager
-def random_weights(config: MistralConfig) -> Iterator[None]:
+def random_weights(config: MistralConfig) -> AbstractContextManager:
     """Within the block, a transformer that is loaded is a random one of this shape."""
-
-    with patch.object(AutoModel, "from_pretrained", partial(random_model, config)):
-        yield
+    return patch.object(AutoModel, "from_pretrained", partial(random_model, config))
 
 
 def student(config: MistralConfig, settings: Settings) -> SentenceTransformer:

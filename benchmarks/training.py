@@ -1,14 +1,14 @@
 """What a training step costs beside sentence-transformers, and what GradCache saves.
 
 Both sides train the same 4-bit backbone with the same adapters, pooling, precision and
-batches of recorded texts. `changes` are the settings of another student.
+batches of recorded texts.
 """
 
 import itertools
 import random
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
@@ -28,11 +28,11 @@ from nbutils.core.settings import resolve
 from nbutils.encoder.models import compute_dtype, device_of, local_name, quiet
 from nbutils.encoder.student import build_student
 from nbutils.encoder.transformer import keep_differentiable, quantization_config
-from nbutils.training import gradcache, instances, loop
+from nbutils.training import instances, loop
+from nbutils.training.gradcache import Batch, make_batch
 
 ROUNDS = 3
 """Steps of each side that are timed, in turn; each is on another batch."""
-Batches = Sequence[gradcache.Batch]
 
 
 def student_settings(**changes: Any) -> Settings:
@@ -52,22 +52,22 @@ def recorded() -> list[TrainingInstance]:
     return random.Random(0).sample(chosen, len(chosen))
 
 
-def batches(settings: Settings, count: int) -> Batches:
+def batches(settings: Settings, count: int) -> list[Batch]:
     """`count` batches of recorded training texts, the same in every call."""
     size = settings.training.batch_size
     return [
-        gradcache.make_batch(recorded()[n * size :][:size], "N2", settings, n)
+        make_batch(recorded()[n * size :][:size], "N2", settings, n)
         for n in range(count)
     ]
 
 
-def turns(settings: Settings, rounds: int = ROUNDS) -> Batches:
+def turns(settings: Settings, rounds: int = ROUNDS) -> list[Batch]:
     """A small batch, whose step loads libraries and kernels, and one for each round."""
     return [*batches(settings.changed(batch_size=2), 1), *batches(settings, rounds)]
 
 
 def our_steps(
-    settings: Settings, made: Batches, model: SentenceTransformer | None = None
+    settings: Settings, made: list[Batch], model: SentenceTransformer | None = None
 ) -> Callable[[], Any]:
     """A function that measures the next step of the model (None: a fresh student)."""
     model = model or build_student(settings)
@@ -106,7 +106,7 @@ def peer_model(settings: Settings, upcast: bool = False) -> SentenceTransformer:
     return model
 
 
-def peer_columns(batch: gradcache.Batch) -> Dataset:
+def peer_columns(batch: Batch) -> Dataset:
     """The batch's rows as the peer reads them: anchor, positive, negatives."""
     count = len(batch.instances)
     queries = [instance.query for instance in batch.instances]
@@ -117,10 +117,9 @@ def peer_columns(batch: gradcache.Batch) -> Dataset:
 
 
 def peer_seconds(
-    model: SentenceTransformer, batch: gradcache.Batch, settings: Settings,
-    cached: bool, steps: int = 1,
-) -> list[float]:  # fmt: skip
-    """Seconds of each of a few steps of the library's own trainer, all on one batch.
+    model: SentenceTransformer, batch: Batch, settings: Settings, cached: bool, steps=1
+) -> list[float]:
+    """Seconds of each step of the library's own trainer, all on one batch.
 
     `cached`: with its GradCache, in the settings' mini-batches.
     """
@@ -129,10 +128,10 @@ def peer_seconds(
     clock.on_epoch_begin = lambda *given, **named: ticks.append(time.perf_counter())
     clock.on_step_end = clock.on_epoch_begin
     bf16 = compute_dtype(settings.encoder.compute_dtype, device) == torch.bfloat16
-    kind, named = losses.MultipleNegativesRankingLoss, {}
+    kind, scale = losses.MultipleNegativesRankingLoss, 1 / chosen.temperature
     if cached:
-        kind = losses.CachedMultipleNegativesRankingLoss
-        named["mini_batch_size"] = chosen.mini_batch
+        size = chosen.mini_batch
+        kind = partial(losses.CachedMultipleNegativesRankingLoss, mini_batch_size=size)
     with tempfile.TemporaryDirectory() as folder:
         arguments = training_args.SentenceTransformerTrainingArguments(
             folder, max_steps=steps, per_device_train_batch_size=chosen.batch_size,
@@ -143,10 +142,9 @@ def peer_seconds(
             use_cpu=device == "cpu", dataloader_pin_memory=False, disable_tqdm=True,
             save_strategy="no", logging_strategy="no", report_to="none",
         )  # fmt: skip
-        trainer.SentenceTransformerTrainer(
-            model, arguments, peer_columns(batch), callbacks=[clock],
-            loss=kind(model, scale=1 / chosen.temperature, **named),
-        ).train()  # fmt: skip
+        given = model, arguments, peer_columns(batch)
+        also = {"loss": kind(model, scale=scale), "callbacks": [clock]}
+        trainer.SentenceTransformerTrainer(*given, **also).train()
     return [end - begin for begin, end in zip(ticks[::2], ticks[1::2], strict=True)]
 
 
@@ -179,28 +177,21 @@ def memory_of_step(cached: bool) -> float:
     return step().more
 
 
-def time_row(name: str, ours: Settings, peer: Settings) -> Row:
-    """Seconds of our step with two settings, of which the second is the peer's."""
-    made = turns(ours)
-    return timed_row(name, *(our_steps(way, made) for way in (ours, peer)), ROUNDS)
-
-
-def gradcache_rows() -> list[Row]:
-    """Rows `gradcache_memory` and `gradcache_time`; peer: the plain step."""
-    memory, plain = (in_process(memory_of_step, way) for way in (True, False))
-    seconds = time_row("gradcache_time", cached_settings(True), cached_settings(False))
-    return [row("gradcache_memory", memory, "MB", plain), seconds]
-
-
-def token_row(name: str, cached: bool) -> Row:
-    """Seconds of a step with mini-batches by tokens; peer: no limit in tokens."""
-    usual = student_settings(gradient_cache=cached)
-    return time_row(name, usual, usual.changed(mini_batch_tokens=0))
-
-
 def rows(out: str) -> list[Row]:
-    """The suite `training`."""
-    tokens = token_row("token_budget", False), token_row("token_budget gradcache", True)
-    language_model = {"student": SMOLLM2, "batch_size": 12, "mixing": "hybrid"}
-    llm = step_row("step_vs_st_llm", **language_model)
-    return [step_row(), llm, *gradcache_rows(), *tokens]
+    """The suite `training`.
+
+    The peer of GradCache is the plain step; of mini-batches by tokens, none by tokens.
+    """
+    language_model = {"student": SMOLLM2, "batch_size": 24, "mixing": "hybrid"}
+    found = [step_row(), step_row("step_vs_st_llm", **language_model)]
+    memory, plain = (in_process(memory_of_step, cached) for cached in (True, False))
+    found.append(row("gradcache_memory", memory, "MB", plain))
+    pairs = {"gradcache_time": (cached_settings(True), cached_settings(False))}
+    for name, cached in ("token_budget", False), ("token_budget gradcache", True):
+        usual = student_settings(gradient_cache=cached)
+        pairs[name] = usual, usual.changed(mini_batch_tokens=0)
+    for name, pair in pairs.items():
+        made = turns(pair[0])
+        steps = (our_steps(settings, made) for settings in pair)
+        found.append(timed_row(name, *steps, ROUNDS))
+    return found
