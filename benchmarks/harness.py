@@ -71,12 +71,10 @@ def in_turn(
     return [pd.DataFrame(calls[warm_up:]).median() for calls in found]
 
 
-def timed_row(
-    name: str, ours: Callable, peer: Callable, rounds: int, warm_up: int = 1
-) -> Row:
+def timed_row(name: str, ours: Callable, peer: Callable, rounds: int) -> Row:
     """A row of median seconds of two functions that take turns."""
     ways = [lambda way=way: measured(way).seconds for way in (ours, peer)]
-    (value,), (other,) = in_turn(ways, rounds, warm_up)
+    (value,), (other,) = in_turn(ways, rounds)
     return row(name, value, "s", other)
 
 

@@ -45,11 +45,9 @@ def through_sdk(settings: Settings, requests: list[ChatRequest]) -> None:
     """Ask the same through the SDK alone, as many at once; keep nothing."""
     sdk = openai.OpenAI(http_client=openai.DefaultHttpxClient(transport=server()))
 
-    def ask(request: ChatRequest) -> str:
-        response = sdk.chat.completions.create(
-            model=request.model, messages=list(request.messages), **request.decoding
-        )
-        return response.choices[0].message.content
+    def ask(request: ChatRequest) -> None:
+        named = {"model": request.model, "messages": list(request.messages)}
+        sdk.chat.completions.create(**named, **request.decoding)
 
     with ThreadPoolExecutor(settings.llm.in_flight) as pool:
         list(pool.map(ask, requests))

@@ -48,8 +48,8 @@ def rows(out: str) -> list[Row]:
 
 
 def beside_peer(folder: str, rounds: int) -> list[pd.Series]:
-    """What `ours` and `theirs` cost, medians of processes that take turns."""
-    ways = [partial(in_process, job, folder) for job in (ours, theirs)]
+    """What our job and the peer's cost: medians of processes that take turns."""
+    ways = [partial(in_process, costs, side, folder) for side in ("ours", "peer")]
     return in_turn(ways, rounds, warm_up=0)
 
 
@@ -104,17 +104,6 @@ def our_job(given: RetrievalSet, vectors: dict) -> Callable:
     return job
 
 
-def ours(folder: str) -> dict[str, float]:
-    """Seconds, MB, share of queries with all negatives; seconds of another method."""
-    our_job(*read(folder, 200))()  # libraries load what they load once
-    found, seconds, _, memory = measured(our_job(*read(folder)))
-    full = (found.queries["found"] == NEGATIVES).mean()
-    again = [partial(mine, found.pool, mining_method=method) for method in METHODS]
-    refilter = max(measured(way).seconds for way in again)
-    costs = {"seconds": seconds, "memory": memory, "refilter": refilter}
-    return {**costs, "full": float(full)}
-
-
 def peer_job(given: RetrievalSet, vectors: dict) -> Callable:
     """The same by sentence-transformers with FAISS and its own defaults."""
     texts = given.corpus.set_index("id")["text"]
@@ -135,13 +124,19 @@ def peer_job(given: RetrievalSet, vectors: dict) -> Callable:
     )  # fmt: skip
 
 
-def theirs(folder: str) -> dict[str, float]:
-    """What the peer's job costs, and the share of queries with all negatives."""
-    peer_job(*read(folder, 200))()
+def costs(side: str, folder: str) -> dict[str, float]:
+    """Seconds, MB, share of queries with all negatives; ours: seconds to refilter."""
+    job = {"ours": our_job, "peer": peer_job}[side]
+    job(*read(folder, 200))()  # libraries load what they load once
     given, vectors = read(folder)
-    found, seconds, _, memory = measured(peer_job(given, vectors))
-    full = len(found) / len(given.queries)
-    return {"seconds": seconds, "memory": memory, "full": full}
+    found, seconds, _, memory = measured(job(given, vectors))
+    made = {"seconds": seconds, "memory": memory}
+    if side == "peer":
+        return made | {"full": len(found) / len(given.queries)}
+    again = [partial(mine, found.pool, mining_method=method) for method in METHODS]
+    refilter = max(measured(way).seconds for way in again)
+    full = float((found.queries["found"] == NEGATIVES).mean())
+    return made | {"refilter": refilter, "full": full}
 
 
 def scale_rows(folder: str) -> list[Row]:

@@ -1,7 +1,4 @@
-"""What ATA costs: against a mean, against attention matrices, against plain encode.
-
-`changes` are settings by name: they say which student.
-"""
+"""What ATA costs: against a mean, against attention matrices, against plain encode."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -9,7 +6,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness import Row, in_process, in_turn, measured, row, timed_row
+from benchmarks.harness import Row, in_process, measured, row, timed_row
 from benchmarks.training import peer_model
 from nbutils.core.records import read_records
 from nbutils.core.sections import MINILM, SMOLLM2
@@ -28,6 +25,7 @@ GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 WHOLE = {"quantization": "none", "compute_dtype": "float32"}
 STUDENTS = {"minilm": {"student": MINILM, **WHOLE}, "llm": {"student": SMOLLM2}}
 Changes = Mapping[str, Any]
+"""Settings by name: they say which student."""
 Features = dict[str, torch.Tensor]
 
 
@@ -66,7 +64,7 @@ def features_of(texts: int, length: int) -> Features:
 @torch.inference_mode()
 def timed_rows(
     name: str, way: str, peer: str, changes: Changes,
-    lengths: Sequence[int] = LENGTHS, repeats: int = 20,
+    lengths: Sequence[int] = LENGTHS, repeats: int = 10,
 ) -> list[Row]:  # fmt: skip
     """Rows `name length`: seconds of a batch by one way of `forward_of`; and a peer."""
     ways, rows = [forward_of(chosen, changes) for chosen in (way, peer)], []
@@ -85,11 +83,10 @@ def memory_of(way: str, changes: Changes, length: int) -> float:
 
 def memory_row(kind: str, changes: Changes) -> Row:
     """Row `memory_vs_eager`: MB over a mean's peak with ATA; peer: with matrices."""
-    ways = [
-        partial(in_process, memory_of, way, changes, TOKENS, **GIVE_BACK)
+    mean, ata, matrices = (
+        in_process(memory_of, way, changes, TOKENS, **GIVE_BACK)
         for way in ("mean", "ata", "matrices")
-    ]
-    (mean,), (ata,), (matrices,) = in_turn(ways, 3, warm_up=0)
+    )
     name = f"memory_vs_eager {kind} {TOKENS}"
     return row(name, max(0.0, ata - mean), "MB", matrices - mean)
 

@@ -1,15 +1,15 @@
 """What a training step costs beside sentence-transformers, and what GradCache saves.
 
 Both sides train the same 4-bit backbone with the same adapters, pooling, precision and
-batches of recorded texts. `changes` are the settings of another student.
+batches of recorded texts.
 """
 
 import itertools
+import random
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache, partial
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -27,11 +27,11 @@ from nbutils.core.settings import Settings, resolve
 from nbutils.encoder.models import compute_dtype, device_of, local_name, quiet
 from nbutils.encoder.student import build_student
 from nbutils.encoder.transformer import keep_differentiable, quantization_config
-from nbutils.training import gradcache, instances, loop
+from nbutils.training import instances, loop
+from nbutils.training.gradcache import Batch, make_batch
 
-STEPS, ROUNDS = 3, 3
-"""Steps that are timed in each round after one that is not, and rounds."""
-Batches = Sequence[gradcache.Batch]
+ROUNDS = 3
+"""Steps of each side that are timed, in turn; each is on another batch."""
 
 
 def student_settings(**changes: Any) -> Settings:
@@ -42,22 +42,29 @@ def student_settings(**changes: Any) -> Settings:
 
 @cache
 def recorded() -> list[TrainingInstance]:
-    """Recorded graded examples that have retrieved negatives too."""
+    """Recorded graded examples that have retrieved negatives too, in one random order.
+
+    As recorded, neighbours are alike in length, and batches of them are not.
+    """
     data = instances.training_data(read_records(resolve()))
-    return [i for i in data if i.graded and len(i.retrieved) > 1]
+    chosen = [i for i in data if i.graded and len(i.retrieved) > 1]
+    return random.Random(0).sample(chosen, len(chosen))
 
 
-def batches(settings: Settings, count: int) -> Batches:
+def batches(settings: Settings, count: int) -> list[Batch]:
     """`count` batches of recorded training texts, the same in every call."""
     size = settings.training.batch_size
-    return [
-        gradcache.make_batch(recorded()[n * size :][:size], "N2", settings, n)
-        for n in range(count)
-    ]
+    parts = [recorded()[n * size :][:size] for n in range(count)]
+    return [make_batch(part, "N2", settings, n) for n, part in enumerate(parts)]
+
+
+def turns(settings: Settings, rounds: int = ROUNDS) -> list[Batch]:
+    """A small batch, whose step loads libraries and kernels, and one for each round."""
+    return [*batches(settings.changed(batch_size=2), 1), *batches(settings, rounds)]
 
 
 def our_steps(
-    settings: Settings, made: Batches, model: SentenceTransformer | None = None
+    settings: Settings, made: list[Batch], model: SentenceTransformer | None = None
 ) -> Callable[[], Any]:
     """A function that measures the next step of the model (None: a fresh student)."""
     model = model or build_student(settings)
@@ -96,37 +103,35 @@ def peer_model(settings: Settings, upcast: bool = False) -> SentenceTransformer:
     return model
 
 
-def peer_columns(made: Batches) -> Dataset:
-    """The batches' rows as the peer reads them: anchor, positive, negatives."""
-    rows = []
-    for batch in made:
-        count = len(batch.instances)
-        asked = [instance.query for instance in batch.instances]
-        negatives = np.reshape(batch.documents[count:], (count, -1))
-        rows += np.c_[asked, batch.documents[:count], negatives].tolist()
-    names = ["anchor", "positive", *(f"negative_{n}" for n in range(len(rows[0]) - 2))]
-    return Dataset.from_list([dict(zip(names, row, strict=True)) for row in rows])
+def peer_columns(batch: Batch) -> Dataset:
+    """The batch's rows as the peer reads them: anchor, positive, negatives."""
+    count = len(batch.instances)
+    queries = [instance.query for instance in batch.instances]
+    columns = {"anchor": queries, "positive": batch.documents[:count]}
+    negatives = np.reshape(batch.documents[count:], (count, -1)).T.tolist()
+    named = {f"negative_{n}": texts for n, texts in enumerate(negatives)}
+    return Dataset.from_dict(columns | named)
 
 
 def peer_seconds(
-    model: SentenceTransformer, made: Batches, settings: Settings, cached: bool,
-    steps: int = STEPS,
-) -> float:  # fmt: skip
-    """Median seconds of a step of the library's own trainer, after one not counted.
+    model: SentenceTransformer, batch: Batch, settings: Settings, cached: bool, steps=1
+) -> list[float]:
+    """Seconds of each step of the library's own trainer, all on one batch.
 
     `cached`: with its GradCache, in the settings' mini-batches.
     """
-    chosen, device, ends = settings.training, model.device.type, []
-    clock = TrainerCallback()  # between two ends lie collating and the whole step
-    clock.on_step_end = lambda *given, **named: ends.append(time.perf_counter())
+    chosen, device, ticks = settings.training, model.device.type, []
+    clock = TrainerCallback()  # an epoch is one step: it is collated, then taken
+    clock.on_epoch_begin = lambda *given, **named: ticks.append(time.perf_counter())
+    clock.on_step_end = clock.on_epoch_begin
     bf16 = compute_dtype(settings.encoder.compute_dtype, device) == torch.bfloat16
-    kind, named = losses.MultipleNegativesRankingLoss, {}
+    kind, scale = losses.MultipleNegativesRankingLoss, 1 / chosen.temperature
     if cached:
-        kind = losses.CachedMultipleNegativesRankingLoss
-        named["mini_batch_size"] = chosen.mini_batch
+        size = chosen.mini_batch
+        kind = partial(losses.CachedMultipleNegativesRankingLoss, mini_batch_size=size)
     with tempfile.TemporaryDirectory() as folder:
         arguments = training_args.SentenceTransformerTrainingArguments(
-            folder, max_steps=steps + 1, per_device_train_batch_size=chosen.batch_size,
+            folder, max_steps=steps, per_device_train_batch_size=chosen.batch_size,
             learning_rate=chosen.learning_rate, seed=settings.seed, bf16=bf16,
             optim={"adamw": "adamw_torch"}.get(chosen.optimizer, chosen.optimizer),
             gradient_checkpointing=settings.encoder.gradient_checkpointing,
@@ -134,27 +139,27 @@ def peer_seconds(
             use_cpu=device == "cpu", dataloader_pin_memory=False, disable_tqdm=True,
             save_strategy="no", logging_strategy="no", report_to="none",
         )  # fmt: skip
-        trainer.SentenceTransformerTrainer(
-            model, arguments, peer_columns(made), callbacks=[clock],
-            loss=kind(model, scale=1 / chosen.temperature, **named),
-        ).train()  # fmt: skip
-    return median(b - a for a, b in itertools.pairwise(ends))
+        given = model, arguments, peer_columns(batch)
+        also = {"loss": kind(model, scale=scale), "callbacks": [clock]}
+        trainer.SentenceTransformerTrainer(*given, **also).train()
+    return [end - begin for begin, end in zip(ticks[::2], ticks[1::2], strict=True)]
 
 
-def step_row(name: str = "step_vs_st", rounds: int = ROUNDS, **changes: Any) -> Row:
-    """Seconds of a step; peer: the library's trainer with the faster of its losses."""
+def step_row(name: str = "step_vs_st", kinds=(False, True), **changes: Any) -> Row:
+    """Seconds of a step; peer: the library's trainer with the faster of its losses.
+
+    `kinds`: which of them take part, plain (False) and cached (True).
+    """
     settings = student_settings(**changes)
-    made = batches(settings, 4)
-    step, model = our_steps(settings, made), peer_model(settings)
+    made, model = turns(settings), peer_model(settings)
+    step = our_steps(settings, made)
 
-    def ours() -> float:
-        step()
-        return median(step().seconds for _ in range(STEPS))
+    def peer(cached: bool) -> Callable[[], float]:
+        coming = iter(made)
+        return lambda: peer_seconds(model, next(coming), settings, cached)[0]
 
-    peer = partial(peer_seconds, model, made, settings)
-    ways = [ours, partial(peer, cached=False), partial(peer, cached=True)]
-    (value,), (plain,), (cached,) = in_turn(ways, rounds, warm_up=0)
-    return row(name, value, "s", min(plain, cached))
+    (value,), *others = in_turn([lambda: step().seconds, *map(peer, kinds)], ROUNDS)
+    return row(name, value, "s", min(seconds for (seconds,) in others))
 
 
 def cached_settings(cached: bool) -> Settings:
@@ -166,32 +171,26 @@ def cached_settings(cached: bool) -> Settings:
 def memory_of_step(cached: bool) -> float:
     """MB that a step needs at its peak beyond what stood before it, in this process."""
     settings = cached_settings(cached)
-    sizes = settings.changed(batch_size=4), settings
-    step = our_steps(settings, [batches(of_size, 1)[0] for of_size in sizes])
-    step()  # the first step of a process loads libraries and kernels
+    step = our_steps(settings, turns(settings, 1))
+    step()
     return step().more
 
 
-def gradcache_rows() -> list[Row]:
-    """Rows `gradcache_memory` and `gradcache_time`; peer: the plain step."""
-    memory, plain = (in_process(memory_of_step, way) for way in (True, False))
-    made = batches(student_settings(), 1)
-    steps = (our_steps(cached_settings(way), made) for way in (True, False))
-    times = timed_row("gradcache_time", *steps, ROUNDS)
-    return [row("gradcache_memory", memory, "MB", plain), times]
-
-
-def token_row(name: str, cached: bool) -> Row:
-    """Seconds of a step with mini-batches by tokens; peer: no limit in tokens."""
-    usual = student_settings(gradient_cache=cached)
-    ways, made = (usual, usual.changed(mini_batch_tokens=0)), batches(usual, 2)
-    steps = (our_steps(settings, made) for settings in ways)
-    return timed_row(name, *steps, 2 * ROUNDS, warm_up=2)
-
-
 def rows(out: str) -> list[Row]:
-    """The suite `training`."""
-    tokens = token_row("token_budget", False), token_row("token_budget gradcache", True)
+    """The suite `training`: GradCache beside plain steps, limits in tokens beside none.
+
+    The library's plain loss stands for both in the language model's row: there its
+    cached one took an eighth more or worse on every batch tried.
+    """
     language_model = {"student": SMOLLM2, "batch_size": 24, "mixing": "hybrid"}
-    llm = step_row("step_vs_st_llm", **language_model)
-    return [step_row(), llm, *gradcache_rows(), *tokens]
+    found = [step_row(), step_row("step_vs_st_llm", [False], **language_model)]
+    memory, whole = (in_process(memory_of_step, cached) for cached in (True, False))
+    found.append(row("gradcache_memory", memory, "MB", whole))
+    pairs = {"gradcache_time": (cached_settings(True), cached_settings(False))}
+    for name, cached in ("token_budget", False), ("token_budget gradcache", True):
+        usual = student_settings(gradient_cache=cached)
+        pairs[name] = usual, usual.changed(mini_batch_tokens=0)
+    for name, pair in pairs.items():
+        steps = (our_steps(settings, turns(settings)) for settings in pair)
+        found.append(timed_row(name, *steps, ROUNDS))
+    return found

@@ -17,7 +17,7 @@ def test_steps_take_turns_on_the_same_batches(monkeypatch):
 
     monkeypatch.setattr(loop, "backward", noted)
     ways = (training.our_steps(chosen, made) for chosen in (settings, cut))
-    row = timed_row("a", *ways, rounds=2, warm_up=2)
+    row = timed_row("a", *ways, rounds=3)
     assert row["value"] > 0 and row["ratio"] == row["value"] / row["peer"]
     assert seen == 2 * [(64, 0), (0, 0), (0, 1), (64, 1)]
 
@@ -25,7 +25,8 @@ def test_steps_take_turns_on_the_same_batches(monkeypatch):
 def test_the_peer_reads_the_batches_as_we_do():
     changes = {"batch_size": 3, "mixing": "hybrid", "retrieved_per_query": 1}
     made = training.batches(training.student_settings(**changes), 2)
-    row, batch = training.peer_columns(made)[3], made[1]
+    batch = made[1]
+    row = training.peer_columns(batch)[0]
     assert [*row] == ["anchor", "positive", "negative_0", "negative_1"]
     places = (0, 3, 4)  # of three positives and two negatives each
     own = [batch.instances[0].query, *(batch.documents[place] for place in places)]
@@ -33,6 +34,6 @@ def test_the_peer_reads_the_batches_as_we_do():
 
 
 def test_a_step_beside_the_librarys_trainer(monkeypatch):
-    monkeypatch.setattr(training, "STEPS", 1)
-    row = training.step_row("mine", 1, batch_size=2, max_length=32)
+    monkeypatch.setattr(training, "ROUNDS", 1)
+    row = training.step_row("mine", batch_size=3, max_length=32)
     assert row["name"] == "mine" and row["value"] > 0 and row["peer"] > 0
