@@ -5,13 +5,17 @@ import re
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import seaborn as sns
+from PIL import Image
 
 from nbutils.core.errors import LabError
 from nbutils.core.files import write_sums
 from nbutils.core.settings import ROOT
 from nbutils.pages.run import start, table
+from nbutils.plots.style import canvas
 
 
 @pytest.fixture
@@ -89,6 +93,20 @@ def test_metrics_are_finite_numbers_or_nothing_is_written(run, capsys):
     written = json.loads((run.folder / "metrics.json").read_text())["metrics"]
     assert [row["value"] for row in written] == [0.375, 1]
     assert "2 numbers in metrics.json" in capsys.readouterr().out
+
+
+def test_a_stored_figure_keeps_the_colour_of_a_few_marks(run):
+    fig, axis = canvas()
+    for number, colour in enumerate(sns.color_palette("colorblind")):
+        axis.plot(range(9), [number] * 9, color=colour, label=f"line {number}")
+    axis.plot(0, -1, "X", color=(0.8, 0.1, 0.1))
+    axis.legend()
+    run.figure("marks", (fig, "Lines."))
+    with Image.open(run.path("figures/marks.png")) as stored:
+        colours = [np.array(c) for _, c in stored.convert("RGB").getcolors(1 << 16)]
+    for wanted in (*sns.color_palette("colorblind"), (0.8, 0.1, 0.1)):
+        away = min(np.abs(own / 255 - wanted).max() for own in colours)
+        assert away < 0.06, wanted
 
 
 def test_a_figure_without_a_description_is_refused(run):
