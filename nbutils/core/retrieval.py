@@ -197,7 +197,8 @@ def local_set(name: str, records: Records) -> RetrievalSet:
     own = [r for r in (*records.graded, *records.items) if r.split == name]
     if not any(isinstance(record, GradedExample) for record in own):
         raise LabError(
-            f"no recorded example is in split {name!r}: check families and max_items"
+            f"no recorded example is in split {name!r}: check max_items, and families "
+            "(industry is the one held out)"
         )
     texts: dict[str, str] = {}
     positives, planted = {}, {}

@@ -174,8 +174,8 @@ def load_student(
             if found != asked[name]:
                 raise LabError(
                     f"the student in {folder} was trained with {name}={found!r}, the "
-                    f"settings say {asked[name]!r}: run notebook 05 with these "
-                    "settings first"
+                    f"settings say {asked[name]!r}: run the whole notebook 05 with "
+                    "these settings first"
                 )
     return model
 

@@ -16,6 +16,7 @@ from mteb.models.model_meta import ModelMeta
 from mteb.types import PromptType
 from sentence_transformers import SentenceTransformer
 
+from nbutils.core.errors import LabError
 from nbutils.core.records import RUNGS, Records
 from nbutils.core.retrieval import HELD_OUT, RetrievalSet, ladder_ids, local_set
 from nbutils.core.settings import Settings
@@ -97,21 +98,28 @@ def evaluate(
 ) -> tuple[pd.DataFrame, dict[str, Run]]:
     """(Table of task, type, metric and score; runs by name of the retrieval task).
 
-    `model` is anything mteb takes. mteb's own cache of scores stays unused.
+    `model` is anything mteb takes. mteb's own cache of scores stays unused. LabError
+    where a task's data must be fetched and there is no network.
     """
     rows, runs = [], {}
     disable_progress_bars()
     with TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        results = mteb.evaluate(
-            model,
-            list(tasks),
-            cache=None,
-            co2_tracker=False,
-            overwrite_strategy="always",
-            prediction_folder=folder,
-            show_progress_bar=False,
-        )
+        try:
+            results = mteb.evaluate(
+                model,
+                list(tasks),
+                cache=None,
+                co2_tracker=False,
+                overwrite_strategy="always",
+                prediction_folder=folder,
+                show_progress_bar=False,
+            )
+        except ConnectionError as error:
+            raise LabError(
+                f"a task's data cannot be fetched ({error}): run once with a network, "
+                "or set tasks=[local]"
+            ) from None
         for result, task in zip(results.task_results, tasks, strict=True):
             told, score = task.metadata, float(result.get_score())
             rows.append([told.name, told.type, told.main_score, score])

@@ -137,6 +137,8 @@ def named_tasks(names: Sequence[str]) -> list[mteb.AbsTask]:
     english = {"languages": ["eng"], "exclusive_language_filter": True}
     found: list[mteb.AbsTask] = []
     for name in names:
+        if name == "local":
+            raise LabError("the task local stands alone: tasks=[local], or others")
         try:
             found += mteb.get_tasks(tasks=[name], **english)
         except KeyError:

@@ -22,7 +22,7 @@ def token_strip(
     `pooled` (n,) is 1 where a token is pooled; what is left out is hatched.
     """
     names = list(dict.fromkeys(parts))
-    colours = dict(zip(names, sns.color_palette("pastel"), strict=False))
+    colours = dict(zip(names, sns.color_palette("pastel", len(names)), strict=True))
     rows, left = -(-len(tokens) // width), []
     fig, axis = canvas(8, 0.45 * rows + 0.3)
     centred = style.CENTRED | {"fontsize": 8}

@@ -209,6 +209,19 @@ def test_named_tasks_are_mtebs_in_english_and_superseded_ones_too():
         named_tasks(["SciFakt"])
 
 
+def test_what_cannot_be_fetched_or_mixed_is_said_in_one_line(data, monkeypatch):
+    with pytest.raises(LabError, match="the task local stands alone"):
+        named_tasks(["local", "SciFact"])
+    (task, *_) = local_tasks(data, {})
+
+    def unreached(*_, **__):
+        raise ConnectionError("Couldn't reach 'mteb/scifact' on the Hub")
+
+    monkeypatch.setattr(type(task), "load_data", unreached)
+    with pytest.raises(LabError, match=r"cannot be fetched .* or set tasks=\[local\]"):
+        scores.evaluate(scores.BM25Search(), [task])
+
+
 def test_minilm_scores_as_plain_sentence_transformers_does():
     """All test claims of SciFact, on a part of it: the answers and every 11th abstract.
 

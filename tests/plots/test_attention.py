@@ -18,6 +18,11 @@ def test_a_strip_holds_every_token_once_and_hatches_what_is_not_pooled():
     assert texts(axis.get_legend().get_texts()) == [*parts, "not pooled"]
 
 
+def test_a_long_template_has_a_colour_for_every_part():
+    parts = [f"template: {number}" for number in range(15)]
+    check(attention.token_strip(parts, [0] * 15, parts), "15 tokens")
+
+
 def test_matrices_stand_side_by_side_and_name_their_leaders():
     received = np.full((2, 4, 4), 0.2)
     received[:, :, 1] = 0.4
