@@ -1,7 +1,4 @@
-"""What ATA costs: against a mean, against attention matrices, against plain encode.
-
-`changes` are settings by name: they say which student.
-"""
+"""What ATA costs: against a mean, against attention matrices, against plain encode."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -28,6 +25,7 @@ GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 WHOLE = {"quantization": "none", "compute_dtype": "float32"}
 STUDENTS = {"minilm": {"student": MINILM, **WHOLE}, "llm": {"student": SMOLLM2}}
 Changes = Mapping[str, Any]
+"""Settings by name: they say which student."""
 Features = dict[str, torch.Tensor]
 
 
@@ -66,7 +64,7 @@ def features_of(texts: int, length: int) -> Features:
 @torch.inference_mode()
 def timed_rows(
     name: str, way: str, peer: str, changes: Changes,
-    lengths: Sequence[int] = LENGTHS, repeats: int = 20,
+    lengths: Sequence[int] = LENGTHS, repeats: int = 10,
 ) -> list[Row]:  # fmt: skip
     """Rows `name length`: seconds of a batch by one way of `forward_of`; and a peer."""
     ways, rows = [forward_of(chosen, changes) for chosen in (way, peer)], []
