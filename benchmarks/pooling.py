@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness import Row, in_process, in_turn, measured, row, timed_row
+from benchmarks.harness import Row, in_process, measured, row, timed_row
 from benchmarks.training import peer_model
 from nbutils.core.records import read_records
 from nbutils.core.sections import MINILM, SMOLLM2
@@ -83,11 +83,10 @@ def memory_of(way: str, changes: Changes, length: int) -> float:
 
 def memory_row(kind: str, changes: Changes) -> Row:
     """Row `memory_vs_eager`: MB over a mean's peak with ATA; peer: with matrices."""
-    ways = [
-        partial(in_process, memory_of, way, changes, TOKENS, **GIVE_BACK)
+    mean, ata, matrices = (
+        in_process(memory_of, way, changes, TOKENS, **GIVE_BACK)
         for way in ("mean", "ata", "matrices")
-    ]
-    (mean,), (ata,), (matrices,) = in_turn(ways, 3, warm_up=0)
+    )
     name = f"memory_vs_eager {kind} {TOKENS}"
     return row(name, max(0.0, ata - mean), "MB", matrices - mean)
 
