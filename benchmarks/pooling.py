@@ -91,7 +91,7 @@ def memory_row(kind: str, changes: Changes) -> Row:
     return row(name, max(0.0, ata - mean), "MB", matrices - mean)
 
 
-def throughput_row(changes: Changes, name: str, count: int = 512) -> Row:
+def throughput_row(changes: Changes, name: str, count: int = 96) -> Row:
     """Texts a second through `encode` with ATA; peer: the library's modules, a mean.
 
     Both have the settings' backbone and adapters.
