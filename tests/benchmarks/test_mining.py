@@ -4,7 +4,7 @@ from benchmarks import mining
 
 
 def test_the_data_starve_the_peer_and_not_us(tmp_path, monkeypatch):
-    monkeypatch.setattr(mining, "in_process", lambda job, folder: job(folder))
+    monkeypatch.setattr(mining, "in_process", lambda job, *more: job(*more))
     mining.write_vectors(str(tmp_path), 60, 1200, topical=True)
     ours, peer = mining.beside_peer(str(tmp_path), 1)
     assert ours.full == 1.0 and peer.full < 0.1
