@@ -146,7 +146,8 @@ def diversity(
     `vectors` as of `cosines`. `distinct_2` and `distinct_3` over all texts of the rung
     (as many for each); `words` is the mean length. `alike` (low, high) is the mean
     cosine of two texts of the same task and rung, averaged over tasks; `minus_P`
-    (minus_low, minus_high) its difference to the positives', task by task.
+    (minus_low, minus_high) its difference to the positives', task by task; nan
+    where no task has two examples.
     """
     blocks = vectors.reshape(-1, 6, vectors.shape[1]).astype(np.float64)
     tasks, alike, rows = pd.Series([e.task_id for e in examples]), [], []
@@ -154,7 +155,7 @@ def diversity(
         if (n := len(places)) > 1:  # of unit vectors, each with itself is 1
             total = np.square(blocks[places, 1:].sum(axis=0)).sum(axis=1)
             alike.append((total - n) / (n * (n - 1)))
-    positives, *_ = columns = np.array(alike).T
+    positives, *_ = columns = np.reshape(alike, (-1, len(RUNGS))).T
     for place, (rung, own) in enumerate(zip(RUNGS, columns, strict=True), 1):
         texts = texts_of(examples)[place::6]
         distinct = distinct_n(texts, 2), distinct_n(texts, 3)
