@@ -24,7 +24,8 @@ def token_strip(
     names = list(dict.fromkeys(parts))
     colours = dict(zip(names, sns.color_palette("pastel", len(names)), strict=True))
     rows, left = -(-len(tokens) // width), []
-    fig, axis = canvas(8, 0.45 * rows + 0.3)
+    # as high as the tokens' rows or the legend's lines
+    fig, axis = canvas(8, max(0.45 * rows + 0.3, 0.2 * (len(names) + 2)))
     centred = style.CENTRED | {"fontsize": 8}
     cells = zip(tokens, parts, pooled, strict=True)
     for place, (token, part, kept) in enumerate(cells):
