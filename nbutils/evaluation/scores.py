@@ -149,7 +149,7 @@ def beats_n1(run: Run, ladder: Mapping[str, Sequence[str]]) -> pd.Series:
 
 
 def set_scores(
-    model: "SentenceTransformer | CachedEncoder",
+    model: SentenceTransformer | CachedEncoder,
     settings: Settings,
     data: RetrievalSet,
     ladder: Mapping[str, Sequence[str]] | None = None,
