@@ -6,6 +6,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect
 
 from nbutils.core.settings import ROOT
 
@@ -79,8 +80,11 @@ def answered(page, body: str) -> str:
     for key in ("Home", "Shift+End"):
         page.keyboard.press(key)
     page.keyboard.insert_text(body)
+    prompt = cell.locator(".jp-InputPrompt")
+    before = prompt.inner_text()
     page.keyboard.press("Control+Enter")
-    page.wait_for_function(BUSY)
+    # it may be busy for too short a time to be seen so
+    expect(prompt).not_to_have_text(before, timeout=120_000)
     until_idle(page)
     return cell.locator(".jp-OutputArea-output").inner_text().strip()
 
