@@ -6,10 +6,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect
 
 from nbutils.core.settings import ROOT
 
+API = pytest.importorskip("playwright.sync_api", reason="no playwright: make e2e")
 NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]"
 BUSY = PROMPTS + ".some(prompt => prompt.textContent.includes('*'))"
@@ -84,7 +84,7 @@ def answered(page, body: str) -> str:
     before = prompt.inner_text()
     page.keyboard.press("Control+Enter")
     # it may be busy for too short a time to be seen so
-    expect(prompt).not_to_have_text(before, timeout=120_000)
+    API.expect(prompt).not_to_have_text(before, timeout=120_000)
     until_idle(page)
     return cell.locator(".jp-OutputArea-output").inner_text().strip()
 
