@@ -120,7 +120,8 @@ def mine(
     out = out if out.suffix in (".parquet", ".csv") else Path(f"{out}.parquet")
     if known("format", form, formats.FORMATS) != "table" and out.suffix == ".csv":
         raise LabError(f"a csv holds no lists, which {form} may need: name a .parquet")
-    if scores and chosen.mining.ensemble.startswith("intra"):
+    ensemble = chosen.mining.ensemble
+    if scores and ensemble.startswith("intra"):
         raise LabError("scores of several teachers do not compare: mine with one")
     processes.place()  # each process takes its own GPU before a model is loaded
     with files.alone(out, processes.is_main()):
@@ -130,7 +131,8 @@ def mine(
             files.write_table(out, made)
     if not processes.is_main():
         return
-    report = audit.check_mined(negatives, data, chosen.mining.negatives_per_query)
+    wanted, repeats = chosen.mining.negatives_per_query, ensemble == "intra_sample"
+    report = audit.check_mined(negatives, data, wanted, repeats=repeats)
     typer.echo(report.drop(columns="example").round(4).to_string(index=False))
     whose = ", ".join(negatives["teacher"].unique())
     rows = "" if form == "table" else f", as {len(made)} rows of {form}"
@@ -139,8 +141,6 @@ def mine(
         f"{len(data.queries)} queries, {len(data.corpus)} documents, by {whose} "
         f"({chosen.mining.mining_method}): written to {out}{rows}"
     )
-    if chosen.mining.ensemble == "intra_sample":  # repeats are kept on purpose
-        report.loc[report["check"] == "duplicate", "passed"] = True
     audit.demand(report)  # the table is written: what was mined is not lost
 
 

@@ -7,7 +7,6 @@ the settings' section `mining` as its recipe, and `check_mined` audits what leav
 
 from nbutils.mining.audit import (
     check_mined,
-    demand,
     false_negatives,
     hardness,
     rate,

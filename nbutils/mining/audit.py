@@ -16,18 +16,24 @@ from nbutils.core.text import normalise
 
 
 def check_mined(
-    negatives: pd.DataFrame, data: RetrievalSet, wanted: int, *, fail: bool = False
+    negatives: pd.DataFrame,
+    data: RetrievalSet,
+    wanted: int,
+    *,
+    repeats: bool = False,
+    fail: bool = False,
 ) -> pd.DataFrame:
     """Check mined negatives (`methods.Mined.negatives`) of a set.
 
-    wanted: negatives a query should have. One row a check: check, count, of, share,
-    passed (always, where it only informs), example. With `fail`, LabError names every
-    check that did not pass, and for a table of another form or set.
+    wanted: negatives a query should have; repeats: whether they are kept on purpose,
+    as by intra-sample ensembles. One row a check: check, count, of, share, passed
+    (always, where it only informs), example. LabError for a table of another form or
+    set and, with `fail`, that names every check that did not pass.
     """
     if not {"query_id", "document_id", "ceiling"} <= set(negatives.columns):
         raise LabError("this is no table of mined negatives: mine with --format table")
     if lost := set(negatives["query_id"]) - data.queries.keys():
-        raise LabError(f"query {min(lost)!r} is mined and not in this set")
+        raise LabError(f"query {min(lost)!r} is mined, not of this set: mine this one")
     query, document = negatives["query_id"], negatives["document_id"]
     mined, drawn = set(query), negatives["backfilled"].astype(bool)
     anyones = {name for names in data.positives.values() for name in names}
@@ -47,6 +53,8 @@ def check_mined(
         "at or above ceiling": (negatives["score"] >= negatives["ceiling"]) & ~drawn,
     }
     known = {"another query's positive": document.isin(anyones) & ~own}
+    if repeats:
+        known["duplicate"] = faults.pop("duplicate")
     known["backfilled"] = drawn
     if data.planted:
         known["planted false negative"] = _is_in(negatives, data.planted)

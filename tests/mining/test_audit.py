@@ -36,11 +36,20 @@ def test_audit_passes_clean_negatives_and_counts_what_it_knows():
     assert added.loc["shortfall", "count"] == added.loc["backfilled", "count"] == 2
 
 
+def test_repeats_that_are_kept_on_purpose_are_counted_and_no_fault():
+    def twice(table):
+        return pd.concat([table, table.head(1)])
+
+    assert not audited(twice).loc["duplicate", "passed"]
+    report = audited(twice, repeats=True, fail=True)
+    assert report.loc["duplicate", ["count", "passed"]].tolist() == [1, True]
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
         (lambda table: table.drop(columns="ceiling"), "no table of mined negatives"),
-        (lambda table: table.assign(query_id="c"), "query 'c' is mined and not in"),
+        (lambda table: table.assign(query_id="c"), "query 'c' is mined, not of"),
     ],
 )
 def test_a_table_of_another_form_or_set_is_named(change, told):
